@@ -1,0 +1,182 @@
+"""The data's core types: what a data set holds, and what a detector answers.
+
+Letters: N objects of an image, D detections of an image, C classes with the background as class 0.
+Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 alone is (0, 0, 1, 1),
+and its width is x2 - x1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+
+ImageId = Union[int, str]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the field or value."""
+
+    def __init__(self, path: Union[str, Path], problem: str) -> None:
+        super().__init__(path, problem)  # both, so that the error survives pickling between processes
+        self.path = str(path)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def _check_lengths(owner: str, n: int, **arrays: Any) -> None:
+    for name, value in arrays.items():
+        if value is not None and len(value) != n:
+            raise ValueError(f"{owner}: {n} boxes but {len(value)} {name}")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a data set and its objects.
+
+    boxes (N, 4) xyxy; classes (N,) int64 in 1..C-1; crowd, difficult, truncated (N,) bool;
+    areas (N,) float32 in square pixels; masks: None, or N COCO segmentations (polygons or RLE).
+    height and width are those of the image as the loader will decode it.
+    """
+
+    image_id: ImageId
+    path: Path
+    height: int
+    width: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    truncated: np.ndarray
+    areas: np.ndarray
+    masks: Optional[tuple[Any, ...]] = None
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"ImageRecord {self.image_id}: boxes of shape {self.boxes.shape}")
+        _check_lengths(
+            f"ImageRecord {self.image_id}",
+            len(self.boxes),
+            classes=self.classes,
+            crowd=self.crowd,
+            difficult=self.difficult,
+            truncated=self.truncated,
+            areas=self.areas,
+            masks=self.masks,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass
+class DataNotes:
+    """What reading a data set had to mend, and the files it skipped; reported, never silent."""
+
+    clipped: int = 0
+    dropped: int = 0
+    size_mismatch: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Sentences for people; empty when there was nothing to mend."""
+        told = [
+            (self.clipped, "boxes reached outside their image and were clipped"),
+            (self.dropped, "boxes were empty or inverted and were dropped"),
+            (self.size_mismatch, "annotations gave another image size than the file has"),
+        ]
+        out = [f"{count} {what}" for count, what in told if count]
+        if self.skipped:
+            out.append(f"{len(self.skipped)} bad entries were skipped:")
+            out += [f"  {reason}" for reason in self.skipped]
+        return out
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A list of records with class names. Class k is `class_names[k - 1]`; 0 is the background.
+
+    category_ids: the COCO category id of each class name, in the same order.
+    annotation_file: the COCO JSON that the records came from, if any.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    notes: DataNotes = field(default_factory=DataNotes)
+    category_ids: Optional[tuple[int, ...]] = None
+    annotation_file: Optional[Path] = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with the background."""
+        return len(self.class_names) + 1
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        return self.records[index]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image, in its stored pixels, best score first.
+
+    boxes (D, 4) xyxy float32; scores (D,) float32; classes (D,) int64 in 1..C-1;
+    masks: None, or D RLE dictionaries.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    masks: Optional[Sequence[Any]] = None
+
+    def __post_init__(self) -> None:
+        _check_lengths(
+            "Detections",
+            len(self.boxes),
+            scores=self.scores,
+            classes=self.classes,
+            masks=self.masks,
+        )
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No detections."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: Any) -> Detections:
+        """The detections that a boolean mask, a slice or an index array picks."""
+        masks = self.masks
+        if masks is not None:
+            masks = [masks[i] for i in np.arange(len(self))[keep]]
+        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep], masks)
+
+
+def clean_boxes(
+    boxes: np.ndarray, height: int, width: int, notes: DataNotes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clip boxes (N, 4) to the image and find those worth keeping; counts both in `notes`.
+
+    Returns (clipped boxes (N, 4) float32, keep (N,) bool): a box with no area inside the image, or
+    with a coordinate that is not finite, is not kept.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    limit = np.array([width, height, width, height], np.float64)
+    with np.errstate(invalid="ignore"):
+        clipped = np.clip(boxes, 0, limit)
+        right_way = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    keep = right_way & inside & np.isfinite(boxes).all(axis=1)
+    notes.dropped += int((~keep).sum())
+    notes.clipped += int((keep & (clipped != boxes).any(axis=1)).sum())
+    return clipped.astype(np.float32), keep

@@ -1,0 +1,48 @@
+"""Install mxrcnn: `pip install .[cpu]` on CPUs, `pip install .[cu112]` on NVIDIA GPUs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CUDA_LIBRARIES = [
+    "nvidia-cuda-runtime-cu11",
+    "nvidia-cublas-cu11",
+    "nvidia-cufft-cu11",
+    "nvidia-cusolver-cu11",
+    "nvidia-curand-cu11",
+    "nvidia-cuda-nvrtc-cu11",
+    "nvidia-nvtx-cu11",
+    "nvidia-nccl-cu11",
+    "nvidia-cudnn-cu11>=8.1,<9",
+]
+
+setup(
+    name="mxrcnn",
+    version="0.1.0",
+    description="Train, evaluate and deploy object detectors with Apache MXNet's symbolic API",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.13",
+    packages=find_packages(include=["mxrcnn", "mxrcnn.*", "symnet", "symnet.*"]),
+    install_requires=[
+        "numpy>=1.22,<2",
+        "Pillow>=9.2",
+        "matplotlib>=3.5",
+        "pycocotools>=2.0.6",
+        "defusedxml>=0.7",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "cpu": ["mxnet==1.9.1"],
+        "cu112": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "dev": [
+            "pytest>=7.4",
+            "hypothesis>=6.80",
+            "ruff==0.17.5",
+            "gluoncv==0.10.5.post0",
+            "tensorboardX>=2.6",
+        ],
+    },
+)

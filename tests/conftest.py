@@ -1,0 +1,20 @@
+"""Where the tests find real data, and what happens where it is missing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data: MXRCNN_TEST_DATA, or ../shared/data beside the clone."""
+    folder = Path(os.environ.get("MXRCNN_TEST_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        message = f"real data not found at {folder}; set MXRCNN_TEST_DATA to its folder"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
