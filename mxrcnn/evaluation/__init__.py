@@ -1,0 +1,1 @@
+"""Measuring detectors: Pascal VOC's and COCO's average precision, proposal recall, reports."""

@@ -1,0 +1,204 @@
+"""The whole configuration of a run: frozen dataclasses, overrides `key=value`, JSON both ways."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from symnet import get_detector
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be; the message names the key and the value."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how they become network inputs.
+
+    mean and std are of the channels red, green, blue, 0-255; short_side and long_side in pixels
+    (0: no limit); pad_multiple: padded sides are multiples of it, so that shapes are few.
+    class_names: "auto" (found in the data), "voc" (the 20), or names. flip: each image is also used
+    mirrored, so an epoch has twice the images.
+    """
+
+    dataset: str = "synthetic"
+    root: str = "data/synthetic"
+    imageset: str = "2007_train"
+    val_imageset: str = ""
+    class_names: tuple[str, ...] = ("auto",)
+    short_side: int = 600
+    long_side: int = 1000
+    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    flip: bool = True
+    pad_multiple: int = 32
+    exif_orientation: bool = False
+    keep_empty: bool = True
+    use_difficult: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it trains. lr is for the whole batch; fixed are prefixes of parameters that do not move.
+
+    lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
+    from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
+    val_every: epochs between validations (0: never). keep: how many checkpoints to keep, besides
+    the best.
+    """
+
+    batch_size: int = 1
+    epochs: int = 10
+    lr: float = 0.001
+    lr_decay_epoch: tuple[int, ...] = (7,)
+    lr_decay: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_gradient: float = 5.0
+    warmup_steps: int = 0
+    warmup_factor: float = 0.1
+    fixed: tuple[str, ...] = ("conv1", "conv2")
+    pretrained: str = ""
+    seed: int = 0
+    checkpoint_steps: int = 0
+    keep: int = 2
+    val_every: int = 0
+    log_interval: int = 20
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's configuration; `model` is the detector's own config class."""
+
+    network: str
+    model: Any
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def make_config(network: str = "faster_rcnn_vgg16") -> Config:
+    """The defaults of a network."""
+    return Config(network=network, model=get_detector(network).config())
+
+
+def _closest(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
+
+
+def _coerce(key: str, value: Any, wanted: Any) -> Any:
+    """The value as the annotated type, or ConfigError that names the key."""
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(_coerce(key, item, args[0]) for item in items)
+    if wanted is bool and isinstance(value, bool):
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is float and number:
+        return float(value)
+    if wanted is int and number and int(value) == value:
+        return int(value)
+    if wanted is str and not isinstance(value, (list, tuple, dict, bool)):
+        return str(value)
+    raise ConfigError(f"{key}={value!r}: expected {getattr(wanted, '__name__', wanted)}")
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"unknown setting {where}{key}{_closest(key, hints)}")
+    return cls(**{key: _coerce(where + key, value, hints[key]) for key, value in values.items()})
+
+
+def _parse(text: str) -> Any:
+    """A value from the command line: a Python literal, a,b,c as a tuple, or the text itself."""
+    lowered = text.strip().lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(_parse(part) for part in text.split(",")) if "," in text else text
+
+
+def override(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with some fields replaced; keys are `section.field`, or a field known to one section.
+
+    Values are of the field's type (lists become tuples). Raises ConfigError for unknown or ambiguous
+    keys and wrong types.
+    """
+    sections = ("model", "data", "train")
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        if section and section not in sections:
+            raise ConfigError(f"unknown section in {key}{_closest(section, sections)}")
+        fields = {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in sections}
+        homes = [s for s in ([section] if section else sections) if name in fields[s]]
+        if len(homes) != 1:
+            known = [f"{s}.{n}" for s in sections for n in fields[s]]
+            known += [n for s in sections for n in fields[s]]
+            raise ConfigError(f"unknown or ambiguous setting {key}{_closest(key, known)}")
+        part = getattr(config, homes[0])
+        hints = typing.get_type_hints(type(part))
+        part = dataclasses.replace(part, **{name: _coerce(key, value, hints[name])})
+        config = dataclasses.replace(config, **{homes[0]: part})
+    return config
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`key=value` words as a dictionary for `override`."""
+    out = {}
+    for word in settings:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {word}: expected key=value")
+        out[key.strip()] = _parse(value)
+    return out
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain dictionaries and lists."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The inverse of to_dict; fields that are not there get their defaults, unknown ones raise."""
+    try:
+        detector = get_detector(values["network"])
+    except KeyError as error:
+        raise ConfigError(f"config without a known network: {error}") from None
+    for key in values:
+        if key not in ("network", "model", "data", "train"):
+            raise ConfigError(f"unknown setting {key}")
+    return Config(
+        network=values["network"],
+        model=_build(detector.config, values.get("model", {}), "model."),
+        data=_build(DataConfig, values.get("data", {}), "data."),
+        train=_build(TrainConfig, values.get("train", {}), "train."),
+    )
+
+
+def dump_json(config: Config) -> str:
+    """The config as JSON text."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def load_json(path: Path) -> Config:
+    """The config of a JSON file; ConfigError names the file and the key."""
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, ConfigError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error

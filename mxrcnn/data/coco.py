@@ -1,0 +1,460 @@
+"""COCO detection JSON: reading it, finding it in the usual layouts, writing a Dataset as COCO.
+
+Letters: N objects of an image. Boxes in the files are xywh and 0-based; here they are xyxy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from os.path import isfile  # False, not an error, for names that no file can have
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from mxrcnn.data.images import image_size, path_inside
+from mxrcnn.data.records import (
+    DataError,
+    DataNotes,
+    Dataset,
+    ImageId,
+    ImageRecord,
+    clean_boxes,
+)
+from mxrcnn.data.voc import PROGRESS_FROM, check_class_names, closest, skipping
+
+IMAGE_FOLDERS = (".", "images", "JPEGImages", "VOC2007/JPEGImages")
+
+
+class _Image(NamedTuple):
+    image_id: ImageId
+    path: Path
+    height: int
+    width: int
+
+
+class _Object(NamedTuple):
+    """An annotation whose fields are checked; box is xyxy."""
+
+    box: tuple[float, float, float, float]
+    category_id: int
+    crowd: bool
+    difficult: bool
+    area: float | None
+    mask: Any
+
+
+def load_coco(
+    annotation_file: str | Path,
+    image_root: str | Path | None = None,
+    class_names: Sequence[str] | str | None = None,
+    skip_bad: bool = False,
+    exif_orientation: bool = False,
+    require_images: bool = True,
+) -> Dataset:
+    """Read a COCO detection file.
+
+    image_root: where the `file_name`s are; None looks in the file's folder, then in its `images`,
+    `JPEGImages` and `VOC2007/JPEGImages`, for the first image.
+    class_names: only these categories, in this order, "voc" for the 20 of VOC; None or "auto" for
+    all, in order of their ids. Class k has the COCO id `category_ids[k - 1]`.
+    skip_bad: leave out bad images and annotations and say why in `notes.skipped`.
+    exif_orientation: sizes are those of images turned upright, always read from the files;
+    otherwise sizes come from the JSON, and from the files where the JSON has none.
+    require_images: with False image files may be missing, for scoring stored detections.
+
+    `difficult` is the annotation's `ignore`. `masks` are the `segmentation` entries as they are,
+    None for an object without one; records have `masks=None` if no object of the file has one.
+    Raises DataError, naming file, entry and field; broken categories raise even with skip_bad.
+    """
+    path = Path(annotation_file)
+    document = _read_json(path)
+    notes = DataNotes()
+    categories = _categories(path, document)
+    names, ids = _choose_classes(path, categories, class_names)
+    entries = _entries(path, document, "images")
+    rules = _ImageRules(
+        path, _image_root(path, image_root, entries), exif_orientation, require_images
+    )
+    images = _read_images(rules, entries, notes, skip_bad)
+    objects = _read_objects(path, document, images, categories, notes, skip_bad)
+    with_masks = any(o.mask is not None for group in objects.values() for o in group)
+    class_of = {category_id: k for k, category_id in enumerate(ids, start=1)}
+    records = tuple(
+        _record(image, objects.get(image.image_id, []), class_of, with_masks, notes)
+        for image in images.values()
+        if image is not None
+    )
+    if not records:
+        reason = notes.skipped[0] if notes.skipped else "images is empty"
+        raise DataError(path, f"has no usable image; {reason}")
+    return Dataset(
+        name=path.stem,
+        class_names=names,
+        records=records,
+        notes=notes,
+        category_ids=ids,
+        annotation_file=path,
+    )
+
+
+def resolve_coco(root: str | Path, imageset: str) -> tuple[Path, Path]:
+    """Find (annotation file, image folder) of an image set such as `val2017` in the usual layouts.
+
+    The file: `annotations/instances_{imageset}.json`, `annotations/{imageset}.json`,
+    `{imageset}.json`, `instances_{imageset}.json`, `{imageset}/_annotations.coco.json`, or
+    imageset as a path to a .json, from here or from root.
+    The images: `{imageset}`, `images/{imageset}`, `images`, `JPEGImages` or `VOC2007/JPEGImages` of
+    root; where none of them exists, the folder of the annotation file.
+    Raises DataError, listing what was tried and what is there, unless exactly one file fits.
+    """
+    root = Path(root)
+    if imageset.endswith(".json"):
+        tried = [root / imageset, Path(imageset)]
+    else:
+        tried = [
+            root / "annotations" / f"instances_{imageset}.json",
+            root / "annotations" / f"{imageset}.json",
+            root / f"{imageset}.json",
+            root / f"instances_{imageset}.json",
+            root / imageset / "_annotations.coco.json",
+        ]
+    found = {path.resolve(): path for path in tried if path.is_file()}
+    if len(found) != 1:
+        there = sorted([*root.glob("*.json"), *root.glob("*/*.json")])
+        raise DataError(
+            root,
+            f"{len(found) or 'no'} annotation files fit image set {imageset!r}; "
+            f"tried: {', '.join(map(str, tried))}; "
+            f"JSON files there: {', '.join(map(str, there)) or 'none'}",
+        )
+    annotation_file = next(iter(found.values()))
+    split = annotation_file.stem.replace("instances_", "", 1)
+    if annotation_file.name.startswith("_annotations."):
+        return annotation_file, annotation_file.parent
+    folders = (split, f"images/{split}", *IMAGE_FOLDERS[1:])
+    images = next((root / f for f in folders if (root / f).is_dir()), annotation_file.parent)
+    return annotation_file, images
+
+
+def dataset_to_coco(dataset: Dataset) -> dict[str, Any]:
+    """Any Dataset as a COCO dictionary that `json.dump` takes, to score it with COCO's metrics.
+
+    Annotation ids count from 1; category ids are `dataset.category_ids`, or 1..C-1.
+    A difficult object has `"ignore": 1` and `"iscrowd": 0`. Beware: pycocotools' COCOeval
+    overwrites `ignore` by `iscrowd`, so it counts difficult objects like any other; who wants them
+    ignored has to set iscrowd.
+    """
+    ids = dataset.category_ids or tuple(range(1, dataset.num_classes))
+    annotations: list[dict[str, Any]] = []
+    for record in dataset.records:
+        for i in range(len(record)):
+            entry = _annotation(record, i, ids[record.classes[i] - 1])
+            annotations.append({"id": len(annotations) + 1, **entry})
+    return {
+        "info": {"description": dataset.name},
+        "licenses": [],
+        "images": [
+            {"id": r.image_id, "file_name": r.path.name, "height": r.height, "width": r.width}
+            for r in dataset.records
+        ],
+        "categories": [
+            {"id": category_id, "name": name, "supercategory": "none"}
+            for category_id, name in zip(ids, dataset.class_names)
+        ],
+        "annotations": annotations,
+    }
+
+
+def _annotation(record: ImageRecord, i: int, category_id: int) -> dict[str, Any]:
+    """Object i of a record as a COCO annotation without its id."""
+    x1, y1, x2, y2 = record.boxes[i].tolist()
+    entry = {
+        "image_id": record.image_id,
+        "category_id": category_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": float(record.areas[i]),
+        "iscrowd": int(record.crowd[i]),
+        "ignore": int(record.difficult[i]),
+    }
+    mask = record.masks[i] if record.masks is not None else None
+    if mask is not None:
+        entry["segmentation"] = _json_mask(mask)
+    return entry
+
+
+def _json_mask(mask: Any) -> Any:
+    """A segmentation without bytes: pycocotools encodes RLE counts to bytes."""
+    if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
+        return {**mask, "counts": mask["counts"].decode("ascii")}
+    return mask
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(path, f"unreadable: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise DataError(path, f"holds a JSON {type(document).__name__}, not a COCO object")
+    return document
+
+
+def _entries(path: Path, document: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(document.get(key), list):
+        raise DataError(path, f"{key} is missing or not a list")
+    return document[key]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _numbers(values: Any) -> bool:
+    """Whether values is a list of finite numbers."""
+    if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
+        return False
+    try:
+        return math.isfinite(sum(map(abs, values)))
+    except OverflowError:
+        return False
+
+
+def _object_field(path: Path, where: str, entry: Any, key: str) -> Any:
+    """entry[key] of an entry that must be an object that has the key."""
+    if not isinstance(entry, dict):
+        raise DataError(path, f"{where} is not an object: {short(entry)}")
+    if key not in entry:
+        raise DataError(path, f"{where}.{key} is missing")
+    return entry[key]
+
+
+def _categories(path: Path, document: dict[str, Any]) -> dict[int, str]:
+    """Category id -> name, in order of the ids."""
+    categories: dict[int, str] = {}
+    for index, entry in enumerate(_entries(path, document, "categories")):
+        where = f"categories[{index}]"
+        category_id = _object_field(path, where, entry, "id")
+        name = _object_field(path, where, entry, "name")
+        if not _is_int(category_id) or category_id in categories:
+            raise DataError(path, f"{where}.id is not a new integer: {short(category_id)}")
+        if not isinstance(name, str) or not name or name in categories.values():
+            raise DataError(path, f"{where}.name is not a new name: {short(name)}")
+        categories[category_id] = name
+    if not categories:
+        raise DataError(path, "categories is empty")
+    return dict(sorted(categories.items()))
+
+
+def _choose_classes(
+    path: Path, categories: dict[int, str], class_names: Sequence[str] | str | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(class names, their category ids), in the order of the classes."""
+    if class_names is None or class_names == "auto":
+        return tuple(categories.values()), tuple(categories)
+    names = check_class_names(path, class_names)
+    id_of = {name: category_id for category_id, name in categories.items()}
+    for name in names:
+        if name not in id_of:
+            raise DataError(
+                path, f"no category {name!r}; the closest there is {closest(name, id_of)!r}"
+            )
+    return names, tuple(id_of[name] for name in names)
+
+
+class _ImageRules(NamedTuple):
+    """Where image files are and how their sizes are found."""
+
+    annotation_file: Path
+    root: Path
+    exif_orientation: bool
+    require_images: bool
+
+
+def _image_root(path: Path, image_root: str | Path | None, entries: list[Any]) -> Path:
+    """The given folder, or the first of the usual ones that has the first named image."""
+    if image_root is not None:
+        return Path(image_root)
+    names = (e["file_name"] for e in entries if isinstance(e, dict) and "file_name" in e)
+    name = next((n for n in names if isinstance(n, str)), None)
+    folders = [path.parent / folder for folder in IMAGE_FOLDERS]
+    if name is None:
+        return folders[0]
+    return next((f for f in folders if isfile(f / name)), folders[0])
+
+
+def _read_images(
+    rules: _ImageRules, entries: list[Any], notes: DataNotes, skip_bad: bool
+) -> dict[ImageId, _Image | None]:
+    """Image id -> image, in the file's order; None for an image that was skipped."""
+    images: dict[ImageId, _Image | None] = {}
+    path = rules.annotation_file
+    quiet = None if len(entries) > PROGRESS_FROM else True
+    for index, entry in enumerate(tqdm(entries, "finding images", leave=False, disable=quiet)):
+        where = f"images[{index}]"
+        with skipping(notes, skip_bad):
+            image_id = _object_field(path, where, entry, "id")
+            if not (_is_int(image_id) or isinstance(image_id, str)):
+                raise DataError(path, f"{where}.id is no integer or string: {short(image_id)}")
+            if image_id in images:
+                raise DataError(path, f"{where}.id is there twice: {short(image_id)}")
+            images[image_id] = None
+            images[image_id] = _read_image_entry(rules, where, entry, notes)
+    return images
+
+
+def _read_image_entry(
+    rules: _ImageRules, where: str, entry: dict[str, Any], notes: DataNotes
+) -> _Image:
+    path = rules.annotation_file
+    name = _object_field(path, where, entry, "file_name")
+    if not isinstance(name, str):
+        raise DataError(path, f"{where}.file_name is not a string: {short(name)}")
+    try:
+        file = path_inside(rules.root, name)
+    except ValueError as error:
+        raise DataError(path, f"{where}.file_name: {error}") from error
+    exists = isfile(file)
+    if rules.require_images and not exists:
+        raise DataError(file, f"no such image ({path.name}, {where})")
+    stated = tuple(_side(path, where, entry, side) for side in ("height", "width"))
+    if exists and (rules.exif_orientation or None in stated):
+        height, width = image_size(file, rules.exif_orientation)
+        notes.size_mismatch += None not in stated and stated != (height, width)
+    elif None in stated:
+        raise DataError(path, f"{where} has no height and width, and there is no image file")
+    else:
+        height, width = stated
+    return _Image(entry["id"], file, height, width)
+
+
+def _side(path: Path, where: str, entry: dict[str, Any], side: str) -> int | None:
+    """height or width as stated; None for one that is missing, null or 0."""
+    value = entry.get(side)
+    if value is None or value == 0:
+        return None
+    if not _is_int(value) or value < 0:
+        raise DataError(path, f"{where}.{side} is not a number of pixels: {short(value)}")
+    return value
+
+
+def _read_objects(
+    path: Path,
+    document: dict[str, Any],
+    images: dict[ImageId, _Image | None],
+    categories: dict[int, str],
+    notes: DataNotes,
+    skip_bad: bool,
+) -> dict[ImageId, list[_Object]]:
+    """Image id -> its objects, in the file's order. Those of skipped images are left out."""
+    objects: dict[ImageId, list[_Object]] = {}
+    seen: set[ImageId] = set()
+    for index, entry in enumerate(_entries(path, document, "annotations")):
+        where = f"annotations[{index}]"
+        with skipping(notes, skip_bad):
+            image_id = _known(path, where, entry, "image_id", images)
+            if images[image_id] is None:
+                continue
+            _check_new_id(path, where, entry, seen)
+            objects.setdefault(image_id, []).append(_read_object(path, where, entry, categories))
+    return objects
+
+
+def _known(path: Path, where: str, entry: Any, key: str, known: Any) -> Any:
+    """entry[key], which must be one of `known`."""
+    value = _object_field(path, where, entry, key)
+    if not (_is_int(value) or isinstance(value, str)) or value not in known:
+        raise DataError(path, f"{where}.{key} is unknown: {short(value)}")
+    return value
+
+
+def _check_new_id(path: Path, where: str, entry: dict[str, Any], seen: set[ImageId]) -> None:
+    """An annotation needs no id, but two with the same id would hide each other in pycocotools."""
+    annotation_id = entry.get("id")
+    if annotation_id is None:
+        return
+    if not (_is_int(annotation_id) or isinstance(annotation_id, str)) or annotation_id in seen:
+        raise DataError(path, f"{where}.id is not a new id: {short(annotation_id)}")
+    seen.add(annotation_id)
+
+
+def _read_object(
+    path: Path, where: str, entry: dict[str, Any], categories: dict[int, str]
+) -> _Object:
+    category_id = _known(path, where, entry, "category_id", categories)
+    bbox = _object_field(path, where, entry, "bbox")
+    if not _numbers(bbox) or len(bbox) != 4:
+        raise DataError(path, f"{where}.bbox is not 4 finite numbers: {short(bbox)}")
+    area = entry.get("area")
+    if area is not None and not (_numbers([area]) and area >= 0):
+        raise DataError(path, f"{where}.area is not a finite number from 0: {short(area)}")
+    x, y, width, height = bbox
+    return _Object(
+        box=(x, y, x + width, y + height),
+        category_id=category_id,
+        crowd=_flag(path, where, entry, "iscrowd"),
+        difficult=_flag(path, where, entry, "ignore"),
+        area=area,
+        mask=_mask(path, where, entry.get("segmentation")),
+    )
+
+
+def _flag(path: Path, where: str, entry: dict[str, Any], key: str) -> bool:
+    value = entry.get(key) or 0
+    if value not in (0, 1):
+        raise DataError(path, f"{where}.{key} is not 0 or 1: {short(value)}")
+    return bool(value)
+
+
+def _mask(path: Path, where: str, mask: Any) -> Any:
+    """The segmentation as it is, or None for none; polygons and RLE are checked for their form."""
+    if mask is None or mask == []:
+        return None
+    if isinstance(mask, dict):
+        size, counts = mask.get("size"), mask.get("counts")
+        good = _numbers(size) and len(size) == 2 and (isinstance(counts, str) or _numbers(counts))
+    else:
+        good = isinstance(mask, list) and all(
+            _numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask
+        )
+    if not good:
+        raise DataError(
+            path, f"{where}.segmentation is neither polygons of x, y nor RLE: {short(mask)}"
+        )
+    return mask
+
+
+def _record(
+    image: _Image,
+    objects: list[_Object],
+    class_of: dict[int, int],
+    with_masks: bool,
+    notes: DataNotes,
+) -> ImageRecord:
+    """The record of an image with those objects whose category is a class."""
+    objects = [o for o in objects if o.category_id in class_of]
+    boxes = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
+    boxes, keep = clean_boxes(boxes, image.height, image.width, notes)
+    boxes = boxes[keep]
+    objects = [o for o, kept in zip(objects, keep) if kept]
+    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = [box if o.area is None else o.area for o, box in zip(objects, box_areas)]
+    return ImageRecord(
+        image_id=image.image_id,
+        path=image.path,
+        height=image.height,
+        width=image.width,
+        boxes=boxes,
+        classes=np.array([class_of[o.category_id] for o in objects], np.int64),
+        crowd=np.array([o.crowd for o in objects], bool),
+        difficult=np.array([o.difficult for o in objects], bool),
+        truncated=np.zeros(len(objects), bool),
+        areas=np.array(areas, np.float32),
+        masks=tuple(o.mask for o in objects) if with_masks else None,
+    )

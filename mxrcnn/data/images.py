@@ -1,0 +1,98 @@
+"""Image files: size from the header, pixels as RGB, and names that stay in their folder.
+
+Only the formats below are opened: Pillow's other readers (EPS starts Ghostscript) stay out of reach
+whatever a file's ending says. Pillow's limit against decompression bombs stays in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mxrcnn.data.records import DataError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+ORIENTATION_TAG = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+
+
+def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, int]:
+    """(height, width) of an image file in pixels, from its header alone.
+
+    With `exif_orientation`, the size after turning the image upright, as `read_image` does.
+    Raises DataError for a missing file, a header that cannot be read, or a decompression bomb.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        turned = exif_orientation and image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
+    return (width, height) if turned else (height, width)
+
+
+def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
+    """The pixels of an image file, (H, W, 3) uint8 RGB.
+
+    Grey, palette and CMYK images become RGB; an alpha channel is dropped, not blended; 16-bit grey
+    keeps its high byte. With `exif_orientation` the image is turned upright first.
+    Raises DataError for a file that is missing, truncated, undecodable or a decompression bomb.
+    """
+    with _opened(path) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened) if exif_orientation else opened
+        pixels = _rgb(Path(path), image)
+    return pixels
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """`folder / name`, for a name that comes from a data file.
+
+    Raises ValueError for a name that is empty, absolute or has a `..` part, by POSIX or Windows
+    rules. Links are followed: a data set may link its folders to another disk.
+    """
+    ways = PurePosixPath(name), PureWindowsPath(name)
+    absolute = any(way.drive or way.root for way in ways)
+    if absolute or any(".." in way.parts for way in ways) or "\0" in name or not ways[0].name:
+        raise ValueError(f"{name!r} is not a file name inside {folder}")
+    return folder / name
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The image, its header read; whatever Pillow raises meanwhile becomes a DataError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise DataError(
+                    path, f"{image.width}x{image.height} pixels: over Pillow's limit of {limit}"
+                )
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(path, "no such image file") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(path, f"too many pixels: {error}") from error
+    except Exception as error:  # on broken files Pillow's readers raise nearly anything
+        raise DataError(path, f"not a readable image: {error}") from error
+
+
+def _rgb(path: Path, image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded image of any mode."""
+    if image.mode == "F":
+        raise DataError(path, "floating-point pixels have no agreed range")
+    if image.mode.startswith("I"):
+        return _from_wide_grey(path, np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _from_wide_grey(path: Path, grey: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 from integer grey (H, W) in 0..65535: the high byte, three times."""
+    if grey.min() < 0 or grey.max() > 65535:
+        raise DataError(path, f"grey values {grey.min()}..{grey.max()} are outside 0..65535")
+    return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -1,0 +1,276 @@
+"""Batches, ahead of the one who needs them: planned in a seeded order, made by parallel workers.
+
+A plan names a batch's images and shape; it depends on the data, the seed and the epoch alone, so
+the number of workers changes nothing but speed. Workers never import mxnet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.config import Config, DataConfig
+from mxrcnn.data.records import DataError, Dataset, ImageId, ImageRecord
+from mxrcnn.data.transforms import (
+    load_sample,
+    padded_size,
+    resized_size,
+    stack_images,
+    trainable_objects,
+)
+from symnet import get_detector
+from symnet.detector import ImageTargetsInput
+from symnet.targets import pad_objects
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which images make a batch, mirrored or not, and the (H, W) that holds them."""
+
+    epoch: int
+    index: int
+    records: tuple[ImageRecord, ...]
+    flips: tuple[bool, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays by the graph's input names, and where they came from (on the host only)."""
+
+    epoch: int
+    index: int
+    image_ids: tuple[ImageId, ...]
+    data: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+class TrainingPlan:
+    """The order of a data set for training: epoch -> plans of equally large batches.
+
+    Images are grouped by aspect (landscape, portrait), so that a batch needs little padding. A
+    group's last batch is filled up with images of the same group: none is left out.
+    """
+
+    def __init__(self, dataset: Dataset, config: Config) -> None:
+        data = config.data
+        records = dataset.records
+        if not data.keep_empty:
+            records = tuple(r for r in records if trainable_objects(r, data).any())
+        if not records:
+            raise DataError(
+                dataset.annotation_file or data.root,
+                f"no images to train on in {dataset.name}"
+                + ("" if data.keep_empty else " (keep_empty is off)"),
+            )
+        self._records = records
+        self._sizes = [resized_size(r.height, r.width, data)[:2] for r in records]
+        self._batch_size = config.train.batch_size
+        self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
+        self._seed = config.train.seed
+        flips = (False, True) if data.flip else (False,)
+        wide = np.array([width >= height for height, width in self._sizes])
+        self._groups = [
+            np.array([(i, flip) for flip in flips for i in np.flatnonzero(wide == side)])
+            for side in (True, False)
+            if (wide == side).any()
+        ]
+        self.capacity = max(1, *(int(trainable_objects(r, data).sum()) for r in records))
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return sum(-(-len(group) // self._batch_size) for group in self._groups)
+
+    def largest_size(self) -> tuple[int, int]:
+        """The (H, W) of largest area that a batch can have."""
+        shapes = {padded_size([size], self._multiple) for size in self._sizes}
+        if self._batch_size == 1:
+            return max(shapes, key=lambda shape: shape[0] * shape[1])
+        sides = [
+            padded_size([self._sizes[i] for i in group[:, 0]], self._multiple)
+            for group in self._groups
+        ]
+        return max(sides, key=lambda shape: shape[0] * shape[1])
+
+    def epoch(self, epoch: int) -> list[BatchPlan]:
+        """The plans of one epoch."""
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = []
+        for group in self._groups:
+            order = rng.permutation(len(group))
+            missing = -len(order) % self._batch_size
+            order = np.concatenate([order, rng.integers(0, len(group), missing)])
+            batches += list(group[order].reshape(-1, self._batch_size, 2))
+        return [
+            self._plan(epoch, index, batches[place])
+            for index, place in enumerate(rng.permutation(len(batches)))
+        ]
+
+    def _plan(self, epoch: int, index: int, entries: np.ndarray) -> BatchPlan:
+        images = entries[:, 0].tolist()
+        return BatchPlan(
+            epoch,
+            index,
+            tuple(self._records[i] for i in images),
+            tuple(bool(flip) for flip in entries[:, 1]),
+            tuple((self._seed, epoch, index, place) for place in range(len(images))),
+            padded_size([self._sizes[i] for i in images], self._multiple),
+        )
+
+    def stream(self, epoch: int, index: int) -> Iterator[BatchPlan]:
+        """Plans without end, from that batch of that epoch on."""
+        for current in itertools.count(epoch):
+            yield from self.epoch(current)[index:]
+            index = 0
+
+
+def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int) -> list[BatchPlan]:
+    """Every image once, in batches of equal shape; the last batch of a shape may be smaller."""
+    multiple = np.lcm(data.pad_multiple, stride)
+    shapes: dict[tuple[int, int], list[ImageRecord]] = {}
+    for record in dataset.records:
+        size = padded_size([resized_size(record.height, record.width, data)[:2]], multiple)
+        shapes.setdefault(size, []).append(record)
+    chunks = [
+        (size, tuple(records[start : start + batch_size]))
+        for size, records in shapes.items()
+        for start in range(0, len(records), batch_size)
+    ]
+    return [
+        BatchPlan(0, index, records, (False,) * len(records), (), size)
+        for index, (size, records) in enumerate(chunks)
+    ]
+
+
+def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch:
+    """Decode, transform and assign targets: the arrays of one batch."""
+    detector = get_detector(config.network)
+    samples = [load_sample(r, config.data, flip) for r, flip in zip(plan.records, plan.flips)]
+    targets = [
+        detector.assign_targets(
+            config.model,
+            ImageTargetsInput(sample.gt_boxes, sample.size, plan.size),
+            np.random.default_rng(seed),
+        )
+        for sample, seed in zip(samples, plan.seeds)
+    ]
+    return Batch(
+        plan.epoch,
+        plan.index,
+        tuple(record.image_id for record in plan.records),
+        {
+            "data": stack_images(samples, plan.size),
+            "im_info": np.stack([sample.im_info for sample in samples]),
+            "gt_boxes": pad_objects([sample.gt_boxes for sample in samples], capacity),
+        },
+        {name: np.stack([target[name] for target in targets]) for name in detector.label_names},
+    )
+
+
+def make_test_batch(data: DataConfig, plan: BatchPlan) -> Batch:
+    """Decode and transform: the images of one batch."""
+    samples = [load_sample(record, data) for record in plan.records]
+    return Batch(
+        plan.epoch,
+        plan.index,
+        tuple(record.image_id for record in plan.records),
+        {
+            "data": stack_images(samples, plan.size),
+            "im_info": np.stack([sample.im_info for sample in samples]),
+        },
+        {},
+    )
+
+
+def default_workers() -> int:
+    """Half of the cores that this process may use, from 1 to 8."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(8, cores // 2))
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the trainer's business; and a worker does not outlive a trainer that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+class Loader:
+    """Runs `make` over plans in parallel, a few batches ahead, in the plans' order.
+
+    num_workers 0 uses one thread of this process. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, make: Callable[[BatchPlan], Batch], num_workers: int) -> None:
+        self._make = make
+        self._ahead = 2 * max(1, num_workers) + 1
+        self._pool: Executor
+        if num_workers:
+            self._pool = ProcessPoolExecutor(
+                num_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+            )
+        else:
+            self._pool = ThreadPoolExecutor(1)
+
+    def batches(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+        """The batches of the plans; raises DataError for bad files, RuntimeError for dead workers."""
+        waiting: deque[Any] = deque()
+        try:
+            for plan in plans:
+                waiting.append(self._pool.submit(self._make, plan))
+                if len(waiting) > self._ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a loader worker died: killed, or out of memory? Fewer workers (--num-workers) need "
+                "less memory; --resume goes on from the last checkpoint"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def training_loader(config: Config, plan: TrainingPlan, num_workers: int) -> Loader:
+    """The loader of a training run."""
+    return Loader(partial(make_training_batch, config, plan.capacity), num_workers)
+
+
+def test_loader(data: DataConfig, num_workers: int) -> Loader:
+    """The loader of an evaluation."""
+    return Loader(partial(make_test_batch, data), num_workers)

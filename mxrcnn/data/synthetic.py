@@ -1,0 +1,389 @@
+"""A synthetic data set: coloured shapes on textured ground, on disk as Pascal VOC and as COCO.
+
+The class is the shape alone; colour, size, angle and ground tell nothing about it. Boxes and masks
+are those of the visible pixels: an object drawn later covers earlier ones. A folder looks so:
+
+    VOC2007/{Annotations,ImageSets/Main,JPEGImages,SegmentationObject}
+    annotations/instances_{split}.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pycocotools import mask as rle
+
+from mxrcnn.data.records import DataError
+
+SHAPES = ("circle", "cross", "square", "star", "triangle")
+MARKER = "synthetic.json"
+VERSION = 1
+
+MIN_SIDE = 64  # of an image
+SMALLEST, LARGEST = 24, 110  # longest side of an object's box, in pixels, before covering
+LARGEST_SHARE = 0.57  # of the image's shorter side
+MAX_OBJECTS = 6
+EMPTY_SHARE = 0.05  # of the images have no objects
+TRUNCATED_SHARE = 0.1  # of the objects may reach over the image's edge
+TRIES = 12  # places tried for an object
+DIFFICULT_BELOW = 0.4  # visible share
+OVERLAP_LIMIT = 0.65  # share of an object that must stay visible ...
+LOOSE_SHARE, LOOSE_LIMIT = 0.1, 0.2  # ... but for some objects, which may cover more
+SMOOTH = 3  # oversampling of edges
+JPEG_QUALITY = 92
+
+
+class _Shape(NamedTuple):
+    """An object as drawn: alpha (h, w) float32 of the whole image, its pixels, what they show."""
+
+    name: str
+    alpha: np.ndarray
+    mask: np.ndarray
+    colour: np.ndarray
+    truncated: bool
+
+
+class _Scene(NamedTuple):
+    """An image (H, W, 3) uint8 and, for each object, its name, visible mask (H, W) and flags."""
+
+    pixels: np.ndarray
+    names: list[str]
+    masks: list[np.ndarray]
+    difficult: list[bool]
+    truncated: list[bool]
+
+
+def ensure_synthetic(
+    root: str | Path,
+    num_train: int = 400,
+    num_test: int = 100,
+    size: tuple[int, int] = (192, 256),
+    seed: int = 0,
+) -> Path:
+    """The synthetic data set in folder `root`, written if it is not there; returns root.
+
+    It has VOC image sets `2007_train` and `2007_test`, and the COCO ones `train` and `test`.
+    size is (height, width) in pixels. The folder appears whole or not at all.
+    Raises DataError if root holds anything else, such as the same with other parameters.
+    """
+    root = Path(root)
+    wanted = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_test": num_test,
+        "size": list(size),
+        "seed": seed,
+    }
+    if _is_written(root, wanted):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        write_synthetic(scratch, num_train, seed, "train", size)
+        write_synthetic(scratch, num_test, seed, "test", size)
+        (scratch / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
+        scratch.chmod(0o755)
+        _move_into_place(scratch, root, wanted)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return root
+
+
+def write_synthetic(
+    root: str | Path,
+    num_images: int,
+    seed: int,
+    split: str = "train",
+    size: tuple[int, int] = (192, 256),
+) -> Path:
+    """Draw an image set of `num_images` of `size` (height, width) into folder `root`; returns root.
+
+    The same seed and split give the same files; image i does not depend on how many there are, and
+    splits never share images. The list and the JSON file are written last, so an interrupted
+    call leaves files but no image set.
+    Raises ValueError for a bad size or number, DataError if root has this split already.
+    """
+    if num_images < 1 or min(size) < MIN_SIDE:
+        raise ValueError(f"{num_images} images of {size}: need 1 or more of {MIN_SIDE} pixels")
+    if not split.isidentifier():
+        raise ValueError(f"split {split!r} is not a plain word")
+    root = Path(root)
+    voc = root / "VOC2007"
+    listing = voc / "ImageSets" / "Main" / f"{split}.txt"
+    if listing.exists():
+        raise DataError(listing, "there already; give another split or folder")
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages", "SegmentationObject"):
+        (voc / folder).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+
+    coco = _empty_coco(split)
+    stems = [f"{split}_{index:06d}" for index in range(1, num_images + 1)]
+    for index, stem in enumerate(stems, start=1):
+        scene = _draw_scene(np.random.default_rng([seed, zlib.crc32(split.encode()), index]), size)
+        _write_voc(voc, stem, scene)
+        _append_coco(coco, index, f"{stem}.jpg", scene)
+    _write_text(root / "annotations" / f"instances_{split}.json", json.dumps(coco))
+    _write_text(listing, "".join(f"{stem}\n" for stem in stems))
+    return root
+
+
+def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
+    """Whether root has the wanted data set; False where there is nothing, DataError otherwise."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    marker = root / MARKER
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(root, f"exists, but is no synthetic data set: no {MARKER}") from None
+    except ValueError as error:
+        raise DataError(marker, f"broken marker of a synthetic data set: {error}") from error
+    if found != wanted:
+        raise DataError(
+            root,
+            f"holds a synthetic data set of other parameters: {found}, wanted {wanted}; "
+            "choose another folder or remove it yourself",
+        )
+    return True
+
+
+def _move_into_place(scratch: Path, root: Path, wanted: dict[str, Any]) -> None:
+    """Rename scratch to root, unless another process has just put the same there."""
+    try:
+        os.rename(scratch, root)
+    except OSError:
+        if not _is_written(root, wanted):
+            raise
+
+
+def _write_text(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+# Drawing
+
+
+def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
+    ground = _draw_ground(rng, size)
+    shapes = _place_shapes(rng, size, ground.mean(axis=(0, 1)))
+    pixels = ground
+    for shape in shapes:
+        paint = shape.colour + rng.normal(0, 5, (*size, 1))
+        pixels = pixels + shape.alpha[:, :, None] * (paint - pixels)
+    visible = _visible_masks([shape.mask for shape in shapes])
+    shares = [seen.sum() / shape.mask.sum() for seen, shape in zip(visible, shapes)]
+    return _Scene(
+        pixels=np.clip(np.rint(pixels), 0, 255).astype(np.uint8),
+        names=[shape.name for shape in shapes],
+        masks=visible,
+        difficult=[bool(share < DIFFICULT_BELOW) for share in shares],
+        truncated=[shape.truncated for shape in shapes],
+    )
+
+
+def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A muted colour with slow patches, stripes and grain: (H, W, 3) float."""
+    height, width = size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    angle, wavelength, phase = rng.uniform((0, 6, 0), (np.pi, 60, 2 * np.pi))
+    along = x * np.cos(angle) + y * np.sin(angle)
+    stripes = rng.uniform(0, 12) * np.sin(2 * np.pi * along / wavelength + phase)
+    coarse = rng.normal(0, 14, (6, 8)).astype(np.float32)
+    patches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+    grain = rng.normal(0, rng.uniform(2, 7), size)
+    return rng.uniform(70, 185, 3) + (stripes + patches + grain)[:, :, None]
+
+
+def _place_shapes(
+    rng: np.random.Generator, size: tuple[int, int], ground: np.ndarray
+) -> list[_Shape]:
+    """1 to 6 shapes, or none, that leave enough of each other to be seen."""
+    wanted = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
+    shapes: list[_Shape] = []
+    for _ in range(wanted):
+        limit = LOOSE_LIMIT if rng.random() < LOOSE_SHARE else OVERLAP_LIMIT
+        colour = _contrasting(rng, [ground, *(shape.colour for shape in shapes)])
+        for _ in range(TRIES):
+            shape = _draw_shape(rng, size, colour)
+            if _leaves_enough(shape, shapes, limit):
+                shapes.append(shape)
+                break
+    return shapes
+
+
+def _leaves_enough(new: _Shape, shapes: list[_Shape], limit: float) -> bool:
+    """Whether each earlier shape keeps its visible share above limit under the new one.
+
+    Shapes that were let through by a looser limit are left no less than they have.
+    """
+    before = _visible_masks([shape.mask for shape in shapes])
+    for shape, seen in zip(shapes, before):
+        left = (seen & ~new.mask).sum()
+        if left < seen.sum() and left < limit * shape.mask.sum():
+            return False
+    return True
+
+
+def _visible_masks(masks: list[np.ndarray]) -> list[np.ndarray]:
+    """What later masks (H, W) leave of earlier ones."""
+    visible = []
+    covered = np.zeros_like(masks[0]) if masks else None
+    for mask in reversed(masks):
+        visible.append(mask & ~covered)
+        covered = covered | mask
+    return visible[::-1]
+
+
+def _contrasting(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+    """Of six random colours, the one that differs most from the nearest of the others."""
+    colours = rng.uniform(0, 255, (6, 3))
+    gaps = np.linalg.norm(colours[:, None] - np.stack(others), axis=2).min(axis=1)
+    return colours[gaps.argmax()]
+
+
+def _draw_shape(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> _Shape:
+    """A shape of random class, size, angle and place, smooth at its edges."""
+    height, width = size
+    name = str(rng.choice(SHAPES))
+    points = _rotate(_outline(name), rng.uniform(0, 2 * np.pi))
+    largest = min(LARGEST, LARGEST_SHARE * min(size))
+    extent = np.exp(rng.uniform(np.log(SMALLEST), np.log(largest)))
+    points = points * extent / np.ptp(points, axis=0).max()
+
+    over = 0.25 * extent if rng.random() < TRUNCATED_SHARE else 0.0
+    low = -points.min(axis=0) - over
+    high = np.array([width, height]) - points.max(axis=0) + over
+    points = points + rng.uniform(low, high)
+    outside = (points < 0).any() or (points > (width, height)).any()
+
+    alpha = _fill(points, size)
+    return _Shape(name, alpha, alpha >= 0.5, colour, bool(outside))
+
+
+def _outline(name: str) -> np.ndarray:
+    """The corners of a shape around (0, 0): (P, 2) x, y."""
+    if name == "circle":
+        return _ring(48)
+    if name == "triangle":
+        return _ring(3)
+    if name == "square":
+        return _ring(4)
+    if name == "star":
+        return _ring(10) * np.tile([[1.0], [0.42]], (5, 1))
+    arm, reach = 0.3, 1.0
+    quarter = np.array([[arm, arm], [arm, reach], [-arm, reach]])
+    return np.concatenate([_rotate(quarter, k * np.pi / 2) for k in range(4)])
+
+
+def _ring(count: int) -> np.ndarray:
+    angles = np.arange(count) * 2 * np.pi / count
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return points @ np.array([[cos, sin], [-sin, cos]])
+
+
+def _fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The share of each pixel that the polygon (P, 2) covers: (H, W) float32 in 0..1."""
+    height, width = size
+    left, top = np.floor(points.min(axis=0)).astype(int).clip(0)
+    right, bottom = np.minimum(np.ceil(points.max(axis=0)).astype(int), (width, height))
+    patch = Image.new("L", ((right - left) * SMOOTH, (bottom - top) * SMOOTH))
+    corners = (points - (left, top)) * SMOOTH - 0.5
+    ImageDraw.Draw(patch).polygon([tuple(corner) for corner in corners.tolist()], fill=255)
+    alpha = np.zeros(size, np.float32)
+    alpha[top:bottom, left:right] = np.asarray(patch.reduce(SMOOTH), np.float32) / 255
+    return alpha
+
+
+# Writing
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box x1, y1, x2, y2 of the pixels of mask (H, W)."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _write_voc(voc: Path, stem: str, scene: _Scene) -> None:
+    """The image, its XML file and its picture of object numbers."""
+    Image.fromarray(scene.pixels).save(voc / "JPEGImages" / f"{stem}.jpg", quality=JPEG_QUALITY)
+    (voc / "Annotations" / f"{stem}.xml").write_text(_voc_xml(stem, scene), encoding="utf-8")
+    numbers = np.zeros(scene.pixels.shape[:2], np.uint8)
+    for number, mask in enumerate(scene.masks, start=1):
+        numbers[mask] = number
+    picture = Image.fromarray(numbers).convert("P")
+    picture.putpalette(_PALETTE)
+    picture.save(voc / "SegmentationObject" / f"{stem}.png", compress_level=1)
+
+
+_PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128, 0, 128, 128]
+
+
+def _voc_xml(stem: str, scene: _Scene) -> str:
+    height, width = scene.pixels.shape[:2]
+    lines = [
+        "<annotation>",
+        f"  <folder>VOC2007</folder><filename>{stem}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for name, mask, difficult, truncated in zip(*scene[1:]):
+        x1, y1, x2, y2 = _box(mask)
+        lines += [
+            f"  <object><name>{name}</name><pose>Unspecified</pose>"
+            f"<truncated>{int(truncated)}</truncated><difficult>{int(difficult)}</difficult>",
+            f"    <bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def _empty_coco(split: str) -> dict[str, Any]:
+    return {
+        "info": {"description": f"synthetic shapes, {split}"},
+        "licenses": [],
+        "images": [],
+        "categories": [
+            {"id": k, "name": name, "supercategory": "shape"}
+            for k, name in enumerate(SHAPES, start=1)
+        ],
+        "annotations": [],
+    }
+
+
+def _append_coco(coco: dict[str, Any], image_id: int, file_name: str, scene: _Scene) -> None:
+    height, width = scene.pixels.shape[:2]
+    coco["images"].append(
+        {"id": image_id, "file_name": file_name, "height": height, "width": width}
+    )
+    for name, mask, difficult in zip(scene.names, scene.masks, scene.difficult):
+        x1, y1, x2, y2 = _box(mask)
+        segmentation = rle.encode(np.asfortranarray(mask, np.uint8))
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": SHAPES.index(name) + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "ignore": int(difficult),
+                "segmentation": {
+                    "size": [height, width],
+                    "counts": segmentation["counts"].decode("ascii"),
+                },
+            }
+        )

@@ -1,0 +1,207 @@
+"""Detections against objects, as Pascal VOC matches them.
+
+Letters: D detections, G objects (ground truth), N objects of one image,
+K (detection, object) pairs that share an image.
+Boxes are xyxy and continuous: width is x2 - x1. The VOC devkit's inclusive overlap,
+(xmax - xmin + 1) on 1-based pixels, is the same number: reading a VOC file subtracts 1 from the
+minimum only, so x2 - x1 = xmax - xmin + 1. Hence there is no "+ 1" here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mxrcnn.data.records import Detections, ImageId, ImageRecord
+from symnet.boxes import areas
+
+TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
+_BLOCK = 1 << 16  # detections whose pairs are in memory at once
+
+
+def paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union (K,) float64 of boxes (K, 4) with others (K, 4), row by row.
+
+    `symnet.boxes.iou` has every box with every other, which over a data set is far too many. Empty
+    and inverted boxes overlap nothing.
+    """
+    boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
+    corners = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
+    shared = areas(np.concatenate(corners, axis=1))
+    union = areas(boxes) + areas(others) - shared
+    return np.divide(shared, union, out=np.zeros(len(boxes)), where=union > 0)
+
+
+def best_overlap(
+    boxes: np.ndarray, images: np.ndarray, gt_boxes: np.ndarray, gt_images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each box (D, 4) of image (D,), the object of the same image that overlaps it most.
+
+    gt_boxes (G, 4) with gt_images (G,) in ascending order. Returns (IoU (D,) float64, index into
+    gt_boxes (D,) int64). Of equal overlaps the first object wins, as in the devkit; a box whose
+    image has no object gets IoU 0 and index -1.
+    """
+    iou, index = np.zeros(len(boxes)), np.full(len(boxes), -1, np.int64)
+    start = np.searchsorted(gt_images, images, side="left")
+    count = np.searchsorted(gt_images, images, side="right") - start
+    for first in range(0, len(boxes), _BLOCK):
+        rows = first + np.flatnonzero(count[first : first + _BLOCK])
+        if not len(rows):
+            continue
+        n = count[rows]
+        offset = np.cumsum(n) - n
+        pair_gt = np.arange(n.sum()) + np.repeat(start[rows] - offset, n)
+        pair_iou = paired_iou(np.repeat(boxes[rows], n, axis=0), gt_boxes[pair_gt])
+        best = np.maximum.reduceat(pair_iou, offset)
+        is_best = np.flatnonzero(pair_iou == np.repeat(best, n))
+        winner = is_best[np.searchsorted(is_best, offset)]
+        iou[rows], index[rows] = best, pair_gt[winner]
+    return iou, index
+
+
+def match_class(
+    boxes: np.ndarray,
+    images: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_images: np.ndarray,
+    gt_ignored: np.ndarray,
+    iou_thresh: float,
+) -> np.ndarray:
+    """Judge one class's detections (D, 4), best score first: (D,) int8.
+
+    images (D,) and gt_images (G,), ascending, tell which image each row is of; gt_ignored (G,) bool
+    marks difficult and crowd objects. As in the VOC devkit (VOCevaldet.m) each detection looks at
+    its best-overlapping object only: below `iou_thresh` it is FALSE_POSITIVE; on an ignored object
+    IGNORED; else TRUE_POSITIVE for the object's first detection, FALSE_POSITIVE for the rest.
+    """
+    iou, index = best_overlap(boxes, images, gt_boxes, gt_images)
+    verdict = np.full(len(boxes), FALSE_POSITIVE, np.int8)
+    hits = np.flatnonzero((iou >= iou_thresh) & (index >= 0))
+    on_ignored = gt_ignored[index[hits]]
+    verdict[hits[on_ignored]] = IGNORED
+    hits = hits[~on_ignored]
+    _, first = np.unique(index[hits], return_index=True)
+    verdict[hits[first]] = TRUE_POSITIVE
+    return verdict
+
+
+@dataclass(frozen=True)
+class ClassVerdicts:
+    """One class's detections, best score first, and its objects.
+
+    scores, images (index into the records), verdicts: (D,); gt_images, gt_ignored: (G,).
+    """
+
+    scores: np.ndarray
+    images: np.ndarray
+    verdicts: np.ndarray
+    gt_images: np.ndarray
+    gt_ignored: np.ndarray
+
+
+def match_all(
+    records: Sequence[ImageRecord],
+    detections: Mapping[ImageId, Detections],
+    num_classes: int,
+    iou_thresh: float,
+) -> list[ClassVerdicts]:
+    """Match every class 1..num_classes-1 over all images; see `match_class`.
+
+    Equal scores keep the order of the records, then that of the detections in their image. Raises
+    ValueError for duplicate image ids, detections of unknown images, classes out of range, numbers
+    that are not finite and thresholds outside (0, 1].
+    """
+    if not 0 < iou_thresh <= 1:
+        raise ValueError(f"iou_thresh {iou_thresh} is not in (0, 1]")
+    boxes, scores, classes, images = _flatten(records, detections, num_classes)
+    gt_boxes = np.concatenate([r.boxes for r in records] or [np.zeros((0, 4))])
+    gt_classes = np.concatenate([r.classes for r in records] or [np.zeros(0, np.int64)])
+    gt_ignored = np.concatenate([ignored(r) for r in records] or [np.zeros(0, bool)])
+    gt_images = np.repeat(np.arange(len(records)), [len(r) for r in records])
+    out = []
+    for k in range(1, num_classes):
+        mine = np.flatnonzero(classes == k)
+        mine = mine[np.argsort(-scores[mine], kind="stable")]
+        gt = np.flatnonzero(gt_classes == k)
+        verdicts = match_class(
+            boxes[mine], images[mine], gt_boxes[gt], gt_images[gt], gt_ignored[gt], iou_thresh
+        )
+        out.append(
+            ClassVerdicts(scores[mine], images[mine], verdicts, gt_images[gt], gt_ignored[gt])
+        )
+    return out
+
+
+def ignored(record: ImageRecord) -> np.ndarray:
+    """The record's objects that no detector has to find, difficult or crowd: (N,) bool."""
+    return np.asarray(record.difficult, bool) | np.asarray(record.crowd, bool)
+
+
+def image_scores(
+    records: Sequence[ImageRecord],
+    detections: Mapping[ImageId, Detections],
+    iou_thresh: float = 0.5,
+    score_thresh: float = 0.5,
+) -> dict[ImageId, float]:
+    """How well each image came out, to choose pictures: F1 of its detections with a score of at
+    least `score_thresh`, 2 TP / (2 TP + FP + missed), with ignored objects left out.
+
+    An image with nothing to find and nothing found scores 1. Raises ValueError as `match_all` does.
+    """
+    shown = {i: d[np.asarray(d.scores) >= score_thresh] for i, d in detections.items()}
+    top = [int(np.max(x.classes)) for x in [*records, *shown.values()] if len(x)]
+    doubled_hits, total = np.zeros(len(records)), np.zeros(len(records))
+    for c in match_all(records, shown, max(top, default=0) + 1, iou_thresh):
+        counted = c.images[c.verdicts != IGNORED]
+        doubled_hits += 2 * np.bincount(c.images[c.verdicts == TRUE_POSITIVE], None, len(records))
+        total += np.bincount(counted, None, len(records))  # TP + FP
+        total += np.bincount(c.gt_images[~c.gt_ignored], None, len(records))  # TP + missed
+    f1 = np.divide(doubled_hits, total, out=np.ones(len(records)), where=total > 0)
+    return {record.image_id: float(score) for record, score in zip(records, f1)}
+
+
+def check_images(records: Sequence[ImageRecord], answers: Mapping[ImageId, object]) -> None:
+    """Raise ValueError where image ids repeat or `answers` speaks of images not in the records."""
+    known = {record.image_id for record in records}
+    if len(known) != len(records):
+        raise ValueError(f"{len(records) - len(known)} image ids occur more than once")
+    unknown = [image_id for image_id in answers if image_id not in known]
+    if unknown:
+        some = ", ".join(repr(u) for u in unknown[:3])
+        raise ValueError(f"{len(unknown)} images are not in the data set: {some}")
+
+
+def in_order(
+    records: Sequence[ImageRecord], detections: Mapping[ImageId, Detections], num_classes: int
+) -> Iterator[tuple[ImageRecord, Detections]]:
+    """Each record with its detections, none where `detections` has no entry.
+
+    Raises ValueError as `check_images` does, and for detections with a class outside
+    1..num_classes-1 or a number that is not finite.
+    """
+    check_images(records, detections)
+    for record in records:
+        found = detections.get(record.image_id, Detections.empty())
+        problem = None
+        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+            problem = "a box or score that is not finite"
+        if ((found.classes < 1) | (found.classes >= num_classes)).any():
+            problem = f"a class outside 1..{num_classes - 1}"
+        if problem:
+            raise ValueError(f"detections of image {record.image_id!r}: {problem}")
+        yield record, found
+
+
+def _flatten(
+    records: Sequence[ImageRecord], detections: Mapping[ImageId, Detections], num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All detections in the records' order: boxes (D, 4), scores, classes and images (D,)."""
+    found = [d for _, d in in_order(records, detections, num_classes)]
+    images = np.repeat(np.arange(len(records)), [len(d) for d in found])
+    found.append(Detections.empty())
+    boxes = np.concatenate([np.reshape(d.boxes, (-1, 4)) for d in found])
+    scores = np.concatenate([d.scores for d in found])
+    classes = np.concatenate([d.classes for d in found])
+    return boxes, scores, classes, images

@@ -1,0 +1,116 @@
+"""What an evaluation says: a table for people, JSON for programs, curves for plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of an evaluation.
+
+    metrics: the summary, by name; per_class: rows by class name, columns by name; curves: arrays
+    for plots by class name (`recall`, `precision`, perhaps `scores`), not written to the JSON;
+    notes: sentences about how the numbers came about.
+    NaN, and pycocotools' -1, mean that there was nothing to measure.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """Aligned plain text: a row a class, then the summary, then the notes."""
+        parts = []
+        if self.per_class:
+            columns = list(dict.fromkeys(c for row in self.per_class.values() for c in row))
+            head = ["class", *(c.replace("_", " ") for c in columns)]
+            rows = [
+                [name, *(_number(row.get(c, math.nan)) for c in columns)]
+                for name, row in self.per_class.items()
+            ]
+            parts.append(_aligned(head, rows))
+        if self.metrics:
+            parts.append(_aligned([], [[k, _number(v)] for k, v in self.metrics.items()]))
+        if self.notes:
+            parts.append("\n".join(self.notes))
+        return "\n\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """metrics, per_class and notes, with null for what is not finite."""
+        return {
+            "metrics": _plain(self.metrics),
+            "per_class": {name: _plain(row) for name, row in self.per_class.items()},
+            "notes": list(self.notes),
+        }
+
+    def merge(self, other: Report) -> Report:
+        """Both reports in one; a class in both gets the columns of both.
+
+        Raises ValueError where both have the same metric, or column of a class, or curves of a
+        class.
+        """
+        per_class = {
+            name: _union(self.per_class.get(name, {}), other.per_class.get(name, {}), "columns")
+            for name in {**self.per_class, **other.per_class}
+        }
+        notes = self.notes + [note for note in other.notes if note not in self.notes]
+        return Report(
+            _union(self.metrics, other.metrics, "metrics"),
+            per_class,
+            _union(self.curves, other.curves, "curves"),
+            notes,
+        )
+
+
+def write_report(report: Report, out_dir: str | Path) -> Path:
+    """Write report.json into `out_dir`, whole or not at all; returns its path."""
+    path = Path(out_dir) / "report.json"
+    with atomic_write(path) as handle:
+        json.dump(report.to_json(), handle, indent=2, ensure_ascii=False, allow_nan=False)
+        handle.write("\n")
+    return path
+
+
+def _union(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> dict[str, Any]:
+    both = sorted(set(a) & set(b))
+    if both:
+        raise ValueError(f"reports to merge both have the {what} {', '.join(both)}")
+    return {**a, **b}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy scalars to Python's, and None for what is not finite."""
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value) or value == -1:
+        return "-"
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def _aligned(head: list[str], rows: list[list[str]]) -> str:
+    """Columns side by side, the first to the left, the others to the right; a rule under a head."""
+    lines = [head, *rows] if head else rows
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
+        for line in lines
+    ]
+    if head:
+        text.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(text)

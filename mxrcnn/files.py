@@ -1,0 +1,59 @@
+"""Files that are either whole or absent, and file names that any text can be turned into."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_MAX_NAME = 120
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success it is synced and renamed to `path`.
+
+    mode: "w" (UTF-8 text, lines end in one newline character) or "wb". Missing folders are made. On
+    an error nothing is left of the new file and an older `path` is untouched. Raises ValueError for
+    another mode.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"atomic_write: mode {mode!r} is neither 'w' nor 'wb'")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(temporary, mode.replace("w", "x"), **text) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def safe_name(text: str) -> str:
+    """A part of a file name for any text; different texts give different names.
+
+    Letters, digits, "-", "_", "." and inner spaces stay; the rest becomes %XX. A long name is cut
+    and ends in a digest of the whole.
+    """
+    stripped = text.strip()
+    keep_spaces = stripped == text
+    quoted = "".join(
+        c if c.isalnum() or c in "-_." or (c == " " and keep_spaces) else _percent(c) for c in text
+    )
+    if len(quoted.encode()) <= _MAX_NAME:
+        return quoted
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    head = quoted.encode()[: _MAX_NAME - 17].decode(errors="ignore")
+    return f"{head}~{digest}"
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))

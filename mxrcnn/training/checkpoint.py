@@ -1,0 +1,213 @@
+"""Run folders and checkpoints: parameters, momentum and the place in the data; whole or absent.
+
+A checkpoint is a folder `checkpoints/step-00000410` with `model.params` (MXNet's format, arg: and
+aux: keys), `momentum.params` and `state.json`. It is written beside its place and renamed, so a
+folder of that name is whole. Random states need no saving: every draw is seeded by (seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, dump_json, load_json
+from mxrcnn.files import atomic_write
+
+_NAME = re.compile(r"step-(\d{8})")
+Params = dict[str, mx.nd.NDArray]
+
+
+class CheckpointError(RuntimeError):
+    """A run folder or checkpoint that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a training stands: updates done, and the next batch as epoch and index."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_arrays(path: Path) -> Params:
+    """Named arrays of an MXNet file; CheckpointError if it is missing or broken."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        arrays = mx.nd.load(str(path))
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: not a whole MXNet parameter file ({reason})") from None
+    if not isinstance(arrays, dict):
+        raise CheckpointError(f"{path}: its arrays have no names")
+    return arrays
+
+
+def split_params(arrays: Params) -> tuple[Params, Params]:
+    """(arg_params, aux_params) from arrays with arg: and aux: keys; keys without are arguments."""
+    args, auxs = {}, {}
+    for key, value in arrays.items():
+        kind, colon, name = key.partition(":")
+        if not colon:
+            kind, name = "arg", key
+        (auxs if kind == "aux" else args)[name] = value
+    return args, auxs
+
+
+class RunFolder:
+    """A run on disk: config, symbols, checkpoints, log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """log.jsonl: one JSON object a line."""
+        return self.path / "log.jsonl"
+
+    def create(self, config: Config, symbols: dict[str, mx.sym.Symbol]) -> None:
+        """Start a run; CheckpointError if there is one at this place already."""
+        if (self.path / "config.json").exists():
+            raise CheckpointError(
+                f"{self.path} holds a run already: go on with --resume {self.path}, or choose "
+                "another --out"
+            )
+        for name, symbol in symbols.items():
+            with atomic_write(self.path / f"{name}-symbol.json") as handle:
+                handle.write(symbol.tojson())
+        with atomic_write(self.path / "config.json") as handle:
+            handle.write(dump_json(config))
+
+    def config(self) -> Config:
+        """The run's configuration."""
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise CheckpointError(f"{self.path} is not a run folder: it has no config.json")
+        return load_json(path)
+
+    def symbol(self, name: str) -> mx.sym.Symbol:
+        """The saved symbol `train` or `test`."""
+        path = self.path / f"{name}-symbol.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        return mx.sym.load(str(path))
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
+        if not self.checkpoints.is_dir():
+            return []
+        matches = (_NAME.fullmatch(p.name) for p in self.checkpoints.iterdir())
+        return sorted(int(m.group(1)) for m in matches if m)
+
+    def best(self) -> dict[str, Any] | None:
+        """{"step": ..., "mAP": ...} of the best validation so far."""
+        path = self.path / "best.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def note_best(self, step: int, mean_ap: float) -> bool:
+        """Remember this step's checkpoint if its mAP is the best so far; says whether it is."""
+        best = self.best()
+        if best is not None and best["mAP"] >= mean_ap:
+            return False
+        with atomic_write(self.path / "best.json") as handle:
+            json.dump({"step": step, "mAP": mean_ap}, handle)
+        return True
+
+    def folder(self, which: str | int = "last") -> Path:
+        """The folder of checkpoint `last`, `best`, or of a step."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"{self.path} has no checkpoint yet")
+        if which == "best":
+            best = self.best()
+            if best is None:
+                raise CheckpointError(
+                    f"{self.path} has no best checkpoint: it was trained without validation "
+                    "(--val-imageset and --val-every); use --checkpoint last"
+                )
+            step = best["step"]
+        else:
+            step = steps[-1] if which == "last" else int(which)
+        if step not in steps:
+            known = ", ".join(map(str, steps))
+            raise CheckpointError(f"{self.path} has no checkpoint of step {step}; it has {known}")
+        return self.checkpoints / f"step-{step:08d}"
+
+    def save(self, state: TrainState, params: Params, momentum: Params, keep: int) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep` and the best."""
+        final = self.checkpoints / f"step-{state.step:08d}"
+        if not final.exists():
+            partial = self.checkpoints / f".{final.name}.{os.getpid()}.partial"
+            self._clear_partial()
+            partial.mkdir(parents=True)
+            mx.nd.save(str(partial / "model.params"), params)
+            mx.nd.save(str(partial / "momentum.params"), momentum)
+            (partial / "state.json").write_text(json.dumps(state.__dict__) + "\n")
+            for path in [*partial.iterdir(), partial]:
+                _sync(path)
+            os.rename(partial, final)
+            _sync(self.checkpoints)
+        best = self.best()
+        for step in self.steps()[: -max(1, keep)]:
+            if best is None or step != best["step"]:
+                shutil.rmtree(self.checkpoints / f"step-{step:08d}")
+        return final
+
+    def _clear_partial(self) -> None:
+        if self.checkpoints.is_dir():
+            for path in self.checkpoints.glob(".step-*.partial"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def load_state(self) -> tuple[TrainState, Params, Params]:
+        """The last checkpoint: (state, parameters with arg:/aux: keys, momentum by name)."""
+        folder = self.folder("last")
+        try:
+            state = TrainState(**json.loads((folder / "state.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder / 'state.json'}: {error}") from None
+        return (
+            state,
+            load_arrays(folder / "model.params"),
+            load_arrays(folder / "momentum.params"),
+        )
+
+    def append_log(self, row: dict[str, Any]) -> None:
+        """Add one row to log.jsonl."""
+        with self.log.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The rows of log.jsonl; a last line cut short by a crash is left out."""
+        rows = []
+        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def rewind_log(self, step: int) -> None:
+        """Drop rows of steps after `step`: a resumed run will write them again."""
+        rows = [row for row in self.read_log() if row.get("step", 0) <= step]
+        with atomic_write(self.log) as handle:
+            handle.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,67 @@
+"""Metrics of a running training, read from the device in bunches so that it never has to wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mxrcnn.compat import mx
+from mxrcnn.data.records import ImageId
+
+#: steps that are still being computed when the others are read
+IN_FLIGHT = 2
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message names the step, the images and the loss."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: int
+    image_ids: tuple[ImageId, ...]
+    names: tuple[str, ...]
+    values: mx.nd.NDArray
+
+
+class RunningMetrics:
+    """Sums and counts of the steps since they were last taken."""
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        self._losses = frozenset(losses)
+        self._waiting: list[_Step] = []
+        self._totals: dict[str, np.ndarray] = {}
+
+    def add(
+        self,
+        step: int,
+        image_ids: tuple[ImageId, ...],
+        pairs: dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]],
+    ) -> None:
+        """Note one step's pairs (sum, count), one of each device; does not wait for them."""
+        arrays = [array.as_in_context(mx.cpu()) for ps in pairs.values() for p in ps for array in p]
+        values = mx.nd.concat(*arrays, dim=0)
+        self._waiting.append(_Step(step, image_ids, tuple(pairs), values))
+
+    def take(self, everything: bool = False) -> dict[str, float]:
+        """The means since the last time; the newest steps wait for next time unless `everything`.
+
+        Raises NonFiniteLossError for the first step with a loss that is not finite.
+        """
+        ready = len(self._waiting) - (0 if everything else IN_FLIGHT)
+        for noted in self._waiting[: max(0, ready)]:
+            values = noted.values.asnumpy().reshape(len(noted.names), -1, 2).sum(axis=1)
+            for name, pair in zip(noted.names, values.astype(np.float64)):
+                if name in self._losses and not np.isfinite(pair).all():
+                    images = ", ".join(str(i) for i in noted.image_ids)
+                    raise NonFiniteLossError(
+                        f"{name} is {pair[0] / max(pair[1], 1)} at step {noted.step}, "
+                        f"images: {images}"
+                    )
+                self._totals[name] = self._totals.get(name, 0) + pair
+        del self._waiting[: max(0, ready)]
+        means = {name: float(s / c) if c else 0.0 for name, (s, c) in self._totals.items()}
+        self._totals = {}
+        return means

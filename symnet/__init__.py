@@ -1,0 +1,45 @@
+"""symnet: the networks. Graphs, operators, geometry and targets; imports nothing of mxrcnn.
+
+Names are resolved when they are first used, so that geometry and targets load without mxnet.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from symnet.detector import DetectorDef
+
+#: the registry: a detector's name and the module that has it as DETECTOR
+_DETECTORS = {
+    "faster_rcnn_vgg16": "symnet.faster_rcnn_vgg16",
+}
+
+#: functions that the package offers directly
+_EXPORTS = {
+    "get_vgg_train": "symnet.faster_rcnn_vgg16",
+    "get_vgg_test": "symnet.faster_rcnn_vgg16",
+    "get_vgg_feature": "symnet.vgg",
+    "get_vgg_top_feature": "symnet.vgg",
+}
+
+__all__ = ["get_detector", "list_detectors", *_EXPORTS]
+
+
+def list_detectors() -> tuple[str, ...]:
+    """The names of all detectors, sorted."""
+    return tuple(sorted(_DETECTORS))
+
+
+def get_detector(name: str) -> DetectorDef:
+    """The detector of that name; KeyError lists the names there are."""
+    if name not in _DETECTORS:
+        raise KeyError(f"no network {name!r}; there are: {', '.join(list_detectors())}")
+    return import_module(_DETECTORS[name]).DETECTOR
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'symnet' has no attribute {name!r}")

@@ -1,0 +1,83 @@
+"""Boxes in numpy: overlap, encoding, clipping, flipping.
+
+Letters: N, M boxes. A box is xyxy. `offset` is 0 where a width is x2 - x1, and 1 in the classic
+detector, whose operator (contrib.MultiProposal) counts a width as x2 - x1 + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def areas(boxes: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Areas (N,) of boxes (N, 4); an inverted box has area 0."""
+    sides = np.maximum(boxes[:, 2:4] - boxes[:, 0:2] + offset, 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def intersections(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Shared areas (N, M) of boxes (N, 4) and others (M, 4)."""
+    width = np.minimum.outer(boxes[:, 2], others[:, 2])
+    width -= np.maximum.outer(boxes[:, 0], others[:, 0])
+    height = np.minimum.outer(boxes[:, 3], others[:, 3])
+    height -= np.maximum.outer(boxes[:, 1], others[:, 1])
+    return np.maximum(width + offset, 0) * np.maximum(height + offset, 0)
+
+
+def iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Intersection over union (N, M) of boxes (N, 4) and others (M, 4); 0 where both are empty."""
+    shared = intersections(boxes, others, offset)
+    union = np.add.outer(areas(boxes, offset), areas(others, offset)) - shared
+    return shared / np.maximum(union, np.finfo(np.float32).tiny)
+
+
+def clip_boxes(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Boxes (N, 4) cut to 0..width and 0..height."""
+    return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
+
+
+def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
+    """Boxes (N, 4) mirrored left to right in an image of that width."""
+    flipped = boxes.copy()
+    flipped[:, 0] = width - boxes[:, 2]
+    flipped[:, 2] = width - boxes[:, 0]
+    return flipped
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """Boxes as differences to reference boxes (Fast R-CNN, section 3.1; R-CNN, appendix C).
+
+    stds divide the encoded deltas (dx, dy, dw, dh); clip, if given, bounds decoded dw and dh.
+    """
+
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    offset: float = 0.0
+    clip: float | None = None
+
+    def _centres_sizes(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sizes = boxes[:, 2:4] - boxes[:, 0:2] + self.offset
+        return boxes[:, 0:2] + 0.5 * (sizes - self.offset), sizes
+
+    def encode(self, references: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Deltas (N, 4) that lead from references (N, 4) to boxes (N, 4)."""
+        ref_centres, ref_sizes = self._centres_sizes(references)
+        centres, sizes = self._centres_sizes(boxes)
+        shift = (centres - ref_centres) / ref_sizes
+        scale = np.log(sizes / ref_sizes)
+        deltas = np.concatenate([shift, scale], axis=1) / np.asarray(self.stds)
+        return deltas.astype(np.float32)
+
+    def decode(self, references: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+        """Boxes (N, 4) that deltas (N, 4) make of references (N, 4)."""
+        ref_centres, ref_sizes = self._centres_sizes(references)
+        deltas = deltas * np.asarray(self.stds, deltas.dtype)
+        scale = deltas[:, 2:4]
+        if self.clip is not None:
+            scale = np.minimum(scale, self.clip)
+        centres = ref_centres + deltas[:, 0:2] * ref_sizes
+        half = 0.5 * (np.exp(scale) * ref_sizes - self.offset)
+        return np.concatenate([centres - half, centres + half], axis=1)

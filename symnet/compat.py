@@ -1,0 +1,127 @@
+"""The one place that imports mxnet: `from symnet.compat import mx`.
+
+MXNet 1.9.1 predates NumPy 1.24 and Python 3.12: the NumPy names and the `distutils.version` module
+that it uses are put back before it is imported, and the CUDA 11 libraries of the `nvidia-*-cu11`
+wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero: they
+carry no information in training, and make fully connected layers and their updates 2-3 times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+
+#: what `patch` changed in this process, for people who ask
+PATCHED: list[str] = []
+
+_NUMPY_NAMES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
+_NUMPY_NAMES["complex"] = complex
+
+_CUDA_LIBRARIES = (
+    "cuda_runtime/lib/libcudart.so.11.0",
+    "cuda_nvrtc/lib/libnvrtc.so.11.2",
+    "nvtx/lib/libnvToolsExt.so.1",
+    "cublas/lib/libcublasLt.so.11",
+    "cublas/lib/libcublas.so.11",
+    "cufft/lib/libcufft.so.10",
+    "curand/lib/libcurand.so.10",
+    "cusolver/lib/libcusolver.so.11",
+    "nccl/lib/libnccl.so.2",
+    "cudnn/lib/libcudnn.so.8",
+)
+
+
+class _LooseVersion:
+    """The little of `distutils.version` that mxnet uses: comparison of dotted versions."""
+
+    def __init__(self, version: str) -> None:
+        self.version = [int(p) if p.isdigit() else p for p in str(version).split(".")]
+
+    def _key(self) -> list[tuple[int, object]]:
+        return [(isinstance(p, str), p) for p in self.version]
+
+    def _other(self, other: object) -> list[tuple[int, object]]:
+        return (other if isinstance(other, _LooseVersion) else _LooseVersion(str(other)))._key()
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == self._other(other)
+
+    def __lt__(self, other: object) -> bool:
+        return self._key() < self._other(other)
+
+    def __le__(self, other: object) -> bool:
+        return self._key() <= self._other(other)
+
+    def __gt__(self, other: object) -> bool:
+        return self._key() > self._other(other)
+
+    def __ge__(self, other: object) -> bool:
+        return self._key() >= self._other(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._key()))
+
+
+def _restore_numpy_names() -> None:
+    for name, value in _NUMPY_NAMES.items():
+        if name not in np.__dict__:
+            setattr(np, name, value)
+            PATCHED.append(f"numpy.{name}")
+
+
+def _restore_distutils() -> None:
+    if importlib.util.find_spec("distutils") is not None:
+        return
+    version = types.ModuleType("distutils.version")
+    version.LooseVersion = version.StrictVersion = _LooseVersion
+    package = types.ModuleType("distutils")
+    package.version = version
+    sys.modules.update({"distutils": package, "distutils.version": version})
+    PATCHED.append("distutils.version")
+
+
+def _load_cuda_libraries() -> None:
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for name in _CUDA_LIBRARIES:
+            library = Path(folder) / name
+            if library.exists():
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+                PATCHED.append(library.name)
+
+
+def _flush_denormals() -> None:
+    """Set flush-to-zero and denormals-are-zero here; threads that MXNet starts later inherit them."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)  # looks at denormals once, and warns if they are gone by then
+    try:
+        libm = ctypes.CDLL("libm.so.6")
+        environment = (ctypes.c_uint32 * 8)()  # fenv_t of x86-64; its last word is MXCSR
+        libm.fegetenv(environment)
+        environment[7] |= 0x8040
+        libm.fesetenv(environment)
+    except (OSError, AttributeError):  # another C library than glibc: slower, not wrong
+        return
+    PATCHED.append("flush denormals to zero")
+
+
+def patch() -> None:
+    """Make `import mxnet` work; harmless when called again."""
+    _restore_numpy_names()
+    _restore_distutils()
+    _load_cuda_libraries()
+    _flush_denormals()
+
+
+patch()
+import mxnet as mx  # noqa: E402
+
+__all__ = ["PATCHED", "mx", "patch"]

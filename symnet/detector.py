@@ -1,0 +1,61 @@
+"""What a detector supplies to the toolkit: its config, graphs, targets, initial values, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from symnet.compat import mx
+
+    Arrays = Mapping[str, mx.nd.NDArray]
+
+
+@dataclass(frozen=True)
+class ImageTargetsInput:
+    """One image as `DetectorDef.assign_targets` gets it.
+
+    gt_boxes (G, 5) xyxy and class in network pixels; image_size (h, w) without padding; padded_size
+    (H, W) as the network sees it.
+    """
+
+    gt_boxes: np.ndarray
+    image_size: tuple[float, float]
+    padded_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DetectorDef:
+    """A detector of the registry; everything else in the toolkit is the same for all of them.
+
+    name: the registry's name, as in `--network`.
+    config: a frozen dataclass with a default for every field.
+    train_symbol(config, images): the training graph for that many images a device; its data inputs
+        are `data`, `im_info`, `gt_boxes`, its labels those that assign_targets returns.
+    test_symbol(config): the test graph, for any number of images; outputs det_boxes, det_scores, det_classes.
+    assign_targets(config, image, rng): label arrays of one image, by the graph's input names.
+    label_names: the names of those arrays.
+    init(config, name, shape, rng, scratch): first values of a parameter that was not loaded;
+        scratch says that nothing at all was loaded.
+    metrics(outputs, labels): for each metric the pair (sum, count) of NDArrays (1,), not waited for.
+    losses: the metrics that are losses: a value that is not finite stops the run.
+    stride: image sides are padded to a multiple of it.
+    body: prefixes of the parameters that --pretrained is expected to supply.
+    quick: config overrides of the quick preset.
+    """
+
+    name: str
+    config: type
+    train_symbol: Callable[[Any, int], mx.sym.Symbol]
+    test_symbol: Callable[[Any], mx.sym.Symbol]
+    assign_targets: Callable[[Any, ImageTargetsInput, np.random.Generator], dict[str, np.ndarray]]
+    label_names: tuple[str, ...]
+    init: Callable[[Any, str, tuple[int, ...], np.random.Generator, bool], np.ndarray]
+    metrics: Callable[[Arrays, Arrays], dict[str, tuple[mx.nd.NDArray, mx.nd.NDArray]]]
+    losses: tuple[str, ...]
+    stride: int
+    body: tuple[str, ...]
+    quick: Mapping[str, Any]

@@ -1,0 +1,37 @@
+"""The classic metrics of two-stage detectors, on the device and without waiting for it.
+
+Letters: B images, A anchors (all of an image), R RoIs an image, C classes with background 0.
+Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Label -1 never counts.
+"""
+
+from __future__ import annotations
+
+from symnet.compat import mx
+
+NDArray = mx.nd.NDArray
+Pairs = dict[str, tuple[NDArray, NDArray]]
+
+
+def _class_metrics(prefix: str, prob: NDArray, label: NDArray) -> Pairs:
+    """Accuracy and log loss of probabilities (N, C) and labels (N,)."""
+    counted = label >= 0
+    correct = (mx.nd.argmax(prob, axis=1) == label) * counted
+    loss = -mx.nd.log(mx.nd.pick(prob, label, axis=1) + 1e-14) * counted
+    count = counted.sum()
+    return {f"{prefix}Acc": (correct.sum(), count), f"{prefix}LogLoss": (loss.sum(), count)}
+
+
+def rpn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
+    """cls_prob (B, 2, A*H, W), bbox_loss (B, 4A, H, W), label (B, A*H*W)."""
+    prob = mx.nd.reshape(cls_prob, shape=(0, 0, -1)).transpose((0, 2, 1)).reshape((-1, 2))
+    pairs = _class_metrics("RPN", prob, label.reshape((-1,)))
+    pairs["RPNL1Loss"] = (bbox_loss.sum(), (label == 1).sum())
+    return pairs
+
+
+def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
+    """cls_prob (B, R, C), bbox_loss (B, R, 4C), label (B, R)."""
+    prob = mx.nd.reshape(cls_prob, shape=(-3, 0))
+    pairs = _class_metrics("RCNN", prob, label.reshape((-1,)))
+    pairs["RCNNL1Loss"] = (bbox_loss.sum(), (label > 0).sum())
+    return pairs

@@ -1,0 +1,100 @@
+"""The custom operator `proposal_target`: from proposals and objects to sampled RoIs and targets.
+
+Letters: B images, P proposals an image, R RoIs an image, G objects, C classes.
+Everything that it computes is in symnet/targets.py; here are shapes and strings only.
+"""
+
+from __future__ import annotations
+
+import ast
+import zlib
+
+import numpy as np
+
+from symnet.boxes import BoxCoder
+from symnet.compat import mx
+from symnet.targets import RoISampling, roi_targets
+
+
+class ProposalTarget(mx.operator.CustomOp):
+    """Samples each image's RoIs; a pure function of its inputs and the seed.
+
+    The generator is seeded by the operator's seed and a checksum of the image's proposals: nothing
+    needs saving, and neither threads, devices nor a resumed run change what is drawn.
+    """
+
+    def __init__(self, prop: ProposalTargetProp) -> None:
+        super().__init__()
+        self._prop = prop
+
+    def forward(self, is_train, req, in_data, out_data, aux):
+        prop = self._prop
+        rois = in_data[0].asnumpy()
+        gt_boxes = in_data[1].asnumpy().reshape(prop.batch_images, -1, 5)
+        outputs = []
+        for image, objects in enumerate(gt_boxes):
+            proposals = np.ascontiguousarray(rois[rois[:, 0] == image, 1:])
+            rng = np.random.default_rng([prop.seed, zlib.crc32(proposals)])
+            boxes, *targets = roi_targets(
+                proposals, objects, prop.num_classes, prop.sampling, prop.coder, rng
+            )
+            with_index = np.insert(boxes, 0, image, axis=1)
+            outputs.append((with_index, *targets))
+        for out, parts, how in zip(out_data, zip(*outputs), req):
+            self.assign(out, how, mx.nd.array(np.concatenate(parts), ctx=out.context))
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        for grad, how in zip(in_grad, req):
+            self.assign(grad, how, 0)
+
+
+@mx.operator.register("proposal_target")
+class ProposalTargetProp(mx.operator.CustomOpProp):
+    """Inputs rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
+
+    Outputs rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). batch_rois is
+    B*R, the RoIs of all images. No gradient flows to the inputs.
+    """
+
+    def __init__(
+        self,
+        num_classes="21",
+        batch_images="1",
+        batch_rois="128",
+        fg_fraction="0.25",
+        fg_overlap="0.5",
+        box_stds="(0.1, 0.1, 0.2, 0.2)",
+        seed="0",
+    ):
+        super().__init__(need_top_grad=False)
+        self.num_classes = int(num_classes)
+        self.batch_images = int(batch_images)
+        self.batch_rois = int(batch_rois)
+        if self.batch_rois % self.batch_images:
+            raise ValueError(
+                f"proposal_target: {self.batch_rois} RoIs (batch_rois) cannot be shared equally by "
+                f"{self.batch_images} images (batch_images)"
+            )
+        self.sampling = RoISampling(
+            num_samples=self.batch_rois // self.batch_images,
+            fg_fraction=float(fg_fraction),
+            fg_thresh=float(fg_overlap),
+        )
+        self.coder = BoxCoder(stds=ast.literal_eval(str(box_stds)), offset=1)
+        self.seed = int(seed)
+
+    def list_arguments(self):
+        return ["rois", "gt_boxes"]
+
+    def list_outputs(self):
+        return ["rois_output", "label", "bbox_target", "bbox_weight"]
+
+    def infer_shape(self, in_shape):
+        rois, wide = self.batch_rois, 4 * self.num_classes
+        return in_shape, [(rois, 5), (rois,), (rois, wide), (rois, wide)], []
+
+    def create_operator(self, ctx, shapes, dtypes):
+        return ProposalTarget(self)
+
+    def declare_backward_dependency(self, out_grad, in_data, out_data):
+        return []

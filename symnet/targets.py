@@ -1,0 +1,215 @@
+"""What the losses should ask for: matching anchors and proposals to objects, and sampling.
+
+Letters: A anchors (all of an image), P proposals, R RoIs, G objects, C classes with background 0.
+Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1, object).
+gt_boxes (G, 5): xyxy and class; a row of class <= 0 is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from symnet.boxes import BoxCoder, iou
+
+IGNORE = -1
+
+
+def real_objects(gt_boxes: np.ndarray) -> np.ndarray:
+    """The rows of gt_boxes (G, 5) that are objects, without the padding."""
+    return gt_boxes[gt_boxes[:, 4] > 0]
+
+
+def choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `count` of the candidates (indices), at random and without repetition."""
+    if len(candidates) <= count:
+        return candidates
+    return rng.choice(candidates, size=count, replace=False, shuffle=False)
+
+
+def claim_best(overlaps: np.ndarray) -> np.ndarray:
+    """One anchor for each object: its best one, no anchor twice.
+
+    overlaps (A, G). Returns (G,) anchor indices; -1 for an object that no free anchor overlaps.
+    Where objects want the same anchor, the one that overlaps it most gets it and the others take
+    their next best. Each round settles at least one object; nearly always there is one round.
+    """
+    overlaps = overlaps.copy()
+    claimed = np.full(overlaps.shape[1], -1, np.int64)
+    pending = np.arange(overlaps.shape[1])
+    while len(pending):
+        wanted = overlaps[:, pending].argmax(axis=0)
+        value = overlaps[wanted, pending]
+        pending, wanted, value = (x[value > 0] for x in (pending, wanted, value))
+        order = np.argsort(-value, kind="stable")
+        _, first = np.unique(wanted[order], return_index=True)
+        winners = order[first]
+        claimed[pending[winners]] = wanted[winners]
+        overlaps[wanted[winners]] = 0
+        pending = np.delete(pending, winners)
+    return claimed
+
+
+def match_anchors(
+    overlaps: np.ndarray, fg_thresh: float, bg_thresh: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label anchors by their overlaps (A, G) with the objects (Faster R-CNN, section 3.1.2).
+
+    Returns labels (A,), the matched object of each anchor (A,), and the anchors (<= G,) that
+    objects claim as their own. Foreground: overlap of at least fg_thresh with some object, or an
+    object's best overlap (ties included). Every object that any anchor overlaps has one anchor of
+    its own, matched to it, whatever the overlap.
+    """
+    num_anchors, num_objects = overlaps.shape
+    if not num_objects:
+        nobody = np.zeros(num_anchors, np.int64)
+        return nobody, nobody, nobody[:0]
+    matched = overlaps.argmax(axis=1)
+    best = overlaps[np.arange(num_anchors), matched]
+    labels = np.full(num_anchors, IGNORE, np.int64)
+    labels[best < bg_thresh] = 0
+    labels[best >= fg_thresh] = 1
+    object_best = overlaps.max(axis=0)
+    labels[((overlaps == object_best) & (object_best > 0)).any(axis=1)] = 1
+    claimed = claim_best(overlaps)
+    objects = np.flatnonzero(claimed >= 0)
+    matched[claimed[objects]] = objects
+    labels[claimed[objects]] = 1
+    return labels, matched, claimed[objects]
+
+
+def candidate_anchors(anchors: np.ndarray, height: float, width: float) -> np.ndarray:
+    """Indices of anchors (A, 4) inside the image; of those that touch it where none is inside."""
+    x1, y1, x2, y2 = anchors.T
+    inside = np.flatnonzero((x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height))
+    if len(inside):
+        return inside
+    return np.flatnonzero((x1 < width) & (y1 < height) & (x2 >= 0) & (y2 >= 0))
+
+
+@dataclass(frozen=True)
+class RPNSampling:
+    """How many anchors the RPN learns from, and which overlaps make them fore- or background."""
+
+    num_samples: int = 256
+    fg_fraction: float = 0.5
+    fg_thresh: float = 0.7
+    bg_thresh: float = 0.3
+
+
+def rpn_targets(
+    anchors: np.ndarray,
+    gt_boxes: np.ndarray,
+    image_size: tuple[float, float],
+    sampling: RPNSampling,
+    coder: BoxCoder,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels (A,), box targets (A, 4) and weights (A, 4), float32, for one image's anchors (A, 4).
+
+    image_size is (height, width) without padding. Most of 256 anchors are background when there is
+    little foreground; each object's own anchor is sampled before the other foreground.
+    """
+    labels = np.full(len(anchors), IGNORE, np.float32)
+    targets = np.zeros((len(anchors), 4), np.float32)
+    weights = np.zeros((len(anchors), 4), np.float32)
+    inside = candidate_anchors(anchors, *image_size)
+    objects = real_objects(gt_boxes)
+    overlaps = iou(anchors[inside], objects[:, :4], coder.offset)
+    match, matched, own = match_anchors(overlaps, sampling.fg_thresh, sampling.bg_thresh)
+
+    max_fg = int(sampling.num_samples * sampling.fg_fraction)
+    own = choose(own, max_fg, rng)
+    others = np.setdiff1d(np.flatnonzero(match == 1), own)
+    fg = np.concatenate([own, choose(others, max_fg - len(own), rng)])
+    bg = choose(np.flatnonzero(match == 0), sampling.num_samples - len(fg), rng)
+
+    labels[inside[bg]] = 0
+    labels[inside[fg]] = 1
+    targets[inside[fg]] = coder.encode(anchors[inside[fg]], objects[matched[fg], :4])
+    weights[inside[fg]] = 1
+    return labels, targets, weights
+
+
+@dataclass(frozen=True)
+class RoISampling:
+    """How many RoIs of an image the box head learns from, and what counts as foreground."""
+
+    num_samples: int = 128
+    fg_fraction: float = 0.25
+    fg_thresh: float = 0.5
+    bg_thresh_low: float = 0.0
+
+
+def _distinct(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) float32 without repetitions and without rows that are not finite."""
+    boxes = np.ascontiguousarray(boxes[np.isfinite(boxes).all(axis=1)] + np.float32(0))
+    rows = boxes.view(np.dtype((np.void, boxes.itemsize * 4))).ravel()
+    _, first = np.unique(rows, return_index=True)
+    return boxes[np.sort(first)]
+
+
+def roi_targets(
+    proposals: np.ndarray,
+    gt_boxes: np.ndarray,
+    num_classes: int,
+    sampling: RoISampling,
+    coder: BoxCoder,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """RoIs (R, 4), labels (R,), box targets (R, 4C) and weights (R, 4C), float32, for one image.
+
+    Fast R-CNN, section 2.3: the objects join the proposals (P, 4); a quarter of the RoIs is
+    foreground, and each RoI has targets only in the four columns of its class. Repeated proposals
+    count once. Where there are fewer candidates than RoIs, the rest repeats a sampled box with
+    label -1 and weights 0: it takes part in no loss.
+    """
+    count = sampling.num_samples
+    objects = real_objects(gt_boxes)
+    boxes = _distinct(np.concatenate([proposals, objects[:, :4]]).astype(np.float32))
+    if len(objects):
+        overlaps = iou(boxes, objects[:, :4], coder.offset)
+        matched = overlaps.argmax(axis=1)
+        best = overlaps[np.arange(len(boxes)), matched]
+    else:
+        matched = np.zeros(len(boxes), np.int64)
+        best = np.zeros(len(boxes), np.float32)
+
+    fg = np.flatnonzero(best >= sampling.fg_thresh)
+    fg = choose(fg, round(count * sampling.fg_fraction), rng)
+    bg = np.flatnonzero((best < sampling.fg_thresh) & (best >= sampling.bg_thresh_low))
+    bg = choose(bg, count - len(fg), rng)
+    kept = np.concatenate([fg, bg])
+
+    rois = np.zeros((count, 4), np.float32)
+    rois[: len(kept)] = boxes[kept]
+    rois[len(kept) :] = rois[0]
+    labels = np.full(count, IGNORE, np.float32)
+    labels[: len(kept)] = 0
+    labels[: len(fg)] = objects[matched[fg], 4]
+    deltas = coder.encode(boxes[fg], objects[matched[fg], :4])
+    targets, weights = expand_by_class(deltas, labels, num_classes)
+    return rois, labels, targets, weights
+
+
+def expand_by_class(
+    deltas: np.ndarray, labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Box targets and weights (R, 4C) from the deltas (F, 4) of the first F rows' classes."""
+    count = len(deltas)
+    targets = np.zeros((len(labels), num_classes, 4), np.float32)
+    weights = np.zeros_like(targets)
+    rows, classes = np.arange(count), labels[:count].astype(np.int64)
+    targets[rows, classes] = deltas
+    weights[rows, classes] = 1
+    return targets.reshape(len(labels), -1), weights.reshape(len(labels), -1)
+
+
+def pad_objects(objects: Sequence[np.ndarray], capacity: int) -> np.ndarray:
+    """gt_boxes (B, capacity, 5) of B images' objects (G_b, 5), padded with rows of -1."""
+    padded = np.full((len(objects), capacity, 5), -1, np.float32)
+    for row, boxes in zip(padded, objects):
+        row[: len(boxes)] = boxes
+    return padded

@@ -1,0 +1,67 @@
+"""Slow, obvious oracles for fast code."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# ---- evaluation: the VOC devkit's VOCevaldet.m, line by line, on 1-based inclusive boxes ----
+
+
+def voc_devkit_ap(
+    ground_truth: list[list[tuple[tuple[float, ...], bool]]],
+    detections: list[tuple[float, int, tuple[float, ...]]],
+    iou_thresh: float,
+    use_07_metric: bool,
+) -> float:
+    """AP of one class. ground_truth[image]: (inclusive box, difficult); detections: (score, image,
+    inclusive box), distinct scores or already in order. NaN without objects to find."""
+    npos = sum(not difficult for image in ground_truth for _, difficult in image)
+    detected = [[False] * len(image) for image in ground_truth]
+    tp, fp, precision, recall = 0, 0, [], []
+    for _, image, box in sorted(detections, key=lambda d: -d[0]):
+        best, chosen = -math.inf, -1
+        for j, (other, _) in enumerate(ground_truth[image]):
+            overlap = inclusive_iou(box, other)
+            if overlap > best:
+                best, chosen = overlap, j
+        if best >= iou_thresh:
+            if not ground_truth[image][chosen][1]:
+                if not detected[image][chosen]:
+                    tp += 1
+                    detected[image][chosen] = True
+                else:
+                    fp += 1
+        else:
+            fp += 1
+        precision.append(tp / (tp + fp) if tp + fp else 0.0)
+        recall.append(tp / npos if npos else math.nan)
+    if not npos:
+        return math.nan
+    return _ap_07(recall, precision) if use_07_metric else _ap_area(recall, precision)
+
+
+def inclusive_iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Overlap of two boxes whose last row and column are part of them."""
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    area_a = (a[2] - a[0] + 1) * (a[3] - a[1] + 1)
+    area_b = (b[2] - b[0] + 1) * (b[3] - b[1] + 1)
+    return width * height / (area_a + area_b - width * height)
+
+
+def _ap_07(recall: list[float], precision: list[float]) -> float:
+    total = 0.0
+    for t in np.arange(0.0, 1.1, 0.1):
+        total += max((p for r, p in zip(recall, precision) if r >= t), default=0.0) / 11
+    return total
+
+
+def _ap_area(recall: list[float], precision: list[float]) -> float:
+    mrec, mpre = [0.0, *recall, 1.0], [0.0, *precision, 0.0]
+    for i in range(len(mpre) - 2, -1, -1):
+        mpre[i] = max(mpre[i], mpre[i + 1])
+    return sum((mrec[i] - mrec[i - 1]) * mpre[i] for i in range(1, len(mrec)))

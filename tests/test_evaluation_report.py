@@ -1,0 +1,190 @@
+"""Reports, proposal recall, result files, and writing files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mxrcnn.data.records import Dataset, Detections
+from mxrcnn.evaluation.recall import proposal_recall
+from mxrcnn.evaluation.report import Report, write_report
+from mxrcnn.evaluation.submission import write_voc_submission
+from mxrcnn.evaluation.voc import evaluate_voc
+from mxrcnn.files import atomic_write, safe_name
+from tests import reference
+from tests.test_evaluation_voc import FAR, found, random_case, record
+
+REPORT = Report(
+    {"mAP": 0.5, "speed": 123.456},
+    {"a": {"AP": 0.5, "objects": 12}, "longer name": {"AP": math.nan, "objects": 0}},
+    {"a": {"recall": np.array([1.0]), "precision": np.array([0.5])}},
+    ["a note"],
+)
+
+
+def test_table_is_aligned():
+    assert REPORT.table().splitlines() == [
+        "class            AP  objects",
+        "-----------  ------  -------",
+        "a            0.5000       12",
+        "longer name       -        0",
+        "",
+        "mAP    0.5000",
+        "speed   123.5",
+        "",
+        "a note",
+    ]
+    assert Report({}).table() == ""
+
+
+def test_report_file(tmp_path):
+    report = REPORT.merge(Report({"numpy": np.float32(0.25), "bad": np.float64("inf")}))
+    path = write_report(report, tmp_path / "new" / "folder")
+    assert path.name == "report.json"
+    assert json.loads(path.read_text()) == {
+        "metrics": {"mAP": 0.5, "speed": 123.456, "numpy": 0.25, "bad": None},
+        "per_class": {
+            "a": {"AP": 0.5, "objects": 12},
+            "longer name": {"AP": None, "objects": 0},
+        },
+        "notes": ["a note"],
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+def test_merge():
+    other = Report({"recall@0.5/300": 0.9}, {"a": {"recall": 1.0}, "b": {"recall": 0.0}}, {}, ["b"])
+    both = REPORT.merge(other)
+    assert list(both.metrics) == ["mAP", "speed", "recall@0.5/300"]
+    assert both.per_class["a"] == {"AP": 0.5, "objects": 12, "recall": 1.0}
+    assert both.notes == ["a note", "b"]
+    assert both.curves.keys() == {"a"}
+    assert both.table().splitlines()[4].split() == ["b", "-", "-", "0.0000"]
+    with pytest.raises(ValueError, match="both have the metrics mAP"):
+        REPORT.merge(Report({"mAP": 0.4}))
+
+
+def test_proposal_recall_against_loops():
+    records, detections, _ = random_case(7, images=30)
+    proposals = {i: d.boxes for i, d in detections.items() if i != 3}
+    answer = proposal_recall(records, proposals, (0.3, 0.5), (2, 100))
+    assert list(answer) == ["recall@0.3/2", "recall@0.3/100", "recall@0.5/2", "recall@0.5/100"]
+    for key, share in answer.items():
+        thresh, n = (float(part) for part in key.split("@")[1].split("/"))
+        covered = [
+            any(
+                reference.inclusive_iou((*(b[:2] + 1), *b[2:]), (*(p[:2] + 1), *p[2:])) >= thresh
+                for p in proposals.get(r.image_id, [])[: int(n)]
+            )
+            for r in records
+            for b, hard in zip(r.boxes, r.difficult)
+            if not hard
+        ]
+        assert 0 < share < 1
+        assert share == pytest.approx(np.mean(covered))
+
+
+def test_proposal_recall_of_nothing():
+    assert proposal_recall([record(1, [FAR])], {}) == {"recall@0.5/300": 0, "recall@0.7/300": 0}
+    assert math.isnan(proposal_recall([record(1, [])], {})["recall@0.5/300"])
+    crowd = record(1, [FAR], crowd=[True])
+    assert math.isnan(proposal_recall([crowd], {1: [FAR]})["recall@0.5/300"])
+    with pytest.raises(ValueError, match="2"):
+        proposal_recall([record(1, [FAR])], {2: [FAR]})
+    with pytest.raises(ValueError, match="top_n 0"):
+        proposal_recall([record(1, [FAR])], {}, top_n=(0, 5))
+
+
+def test_voc_files_read_back_give_the_same_ap(tmp_path):
+    records, detections, names = random_case(5)
+    names[1] = "a/b"
+    dataset = Dataset("random", tuple(names), tuple(records))
+    paths = write_voc_submission(detections, dataset, tmp_path)
+    assert [p.name for p in paths] == [
+        f"det_test_{name}.txt" for name in ("class1", "a%2Fb", "class3")
+    ]
+    assert all(p.parent == tmp_path / "results" for p in paths)
+    rows = {record.image_id: [] for record in records}
+    for k, path in enumerate(paths, 1):
+        for line in path.read_text().splitlines():
+            name, *numbers = line.split()
+            rows[int(name)].append([k, *map(float, numbers)])
+    read = {}
+    for image_id, lines in rows.items():
+        table = np.array(lines).reshape(-1, 6)
+        read[image_id] = found(table[:, 2:] - (1, 1, 0, 0), table[:, 1], table[:, 0].astype(int))
+    expected = evaluate_voc(records, detections, names)
+    assert evaluate_voc(records, read, names).to_json() == expected.to_json()
+
+
+def test_voc_file_format(tmp_path):
+    dataset = Dataset("one", ("cat", "dog"), (record("000001", []),))
+    detections = {"000001": found([(0, 1.5, 30, 40)], [0.25], [2])}
+    cat, dog = write_voc_submission(detections, dataset, tmp_path)
+    assert cat.read_text() == ""
+    assert dog.read_text() == "000001 0.25 1.000 2.500 30.000 40.000\n"
+    spaced = Dataset("one", ("cat",), (record("a b", []),))
+    with pytest.raises(ValueError, match="white space"):
+        write_voc_submission({}, spaced, tmp_path)
+    with pytest.raises(ValueError, match="class"):
+        write_voc_submission({"000001": found([FAR], [1], [0])}, dataset, tmp_path)
+    with pytest.raises(ValueError, match="other"):
+        write_voc_submission({"other": Detections.empty()}, dataset, tmp_path)
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_write(path) as handle:
+        handle.write("één\n")
+        assert not path.exists()
+    assert path.read_bytes() == "één\n".encode()
+
+    def fail():
+        with atomic_write(path, "wb") as handle:
+            handle.write(b"half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == "één\n".encode()
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+    with pytest.raises(ValueError, match="'a'"), atomic_write(path, "a"):
+        pass
+
+
+def test_atomic_write_keeps_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with atomic_write(tmp_path / "ours"):
+        pass
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_safe_names(a, b):
+    name = safe_name(a)
+    assert not set(name) & set('/\\:*?"<>|\0\n')
+    assert len(name.encode()) <= 140
+    assert (name == safe_name(b)) == (a == b)
+
+
+def test_safe_names_stay_legible():
+    assert safe_name("traffic light") == "traffic light"
+    assert safe_name("a/b") == "a%2Fb"
+    assert safe_name("x" * 500) != safe_name("x" * 501)
+
+
+def test_evaluation_does_not_import_mxnet():
+    code = (
+        "import sys; import mxrcnn.evaluation.voc, mxrcnn.evaluation.coco,"
+        " mxrcnn.evaluation.recall, mxrcnn.evaluation.submission, mxrcnn.viz;"
+        " print([m for m in ('mxnet', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
