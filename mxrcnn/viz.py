@@ -101,7 +101,8 @@ def draw_comparison(
         left = pane * (width + _GAP)
         out.paste(picture, (left, header))
         fitting = _shorten(title, font, width - header // 2)
-        pen.text((left + header // 4, header / 2), fitting, _LIGHT, font, anchor="lm")
+        right = left + header // 2 + _text_extent(font, fitting)[0]
+        _write(pen, (left, 0, right, header), fitting, font, _LIGHT)
     return out
 
 
@@ -135,7 +136,7 @@ def _object_marks(
 def _class_name(class_names: Sequence[str], k: int) -> str:
     if not 1 <= k <= len(class_names):
         raise IndexError(f"class {k} has no name among {len(class_names)}")
-    return class_names[k - 1]
+    return _clip_text(class_names[k - 1], 40)
 
 
 def _rect(box: np.ndarray) -> Rect:
@@ -169,8 +170,7 @@ def _draw(image: np.ndarray, marks: Sequence[_Mark]) -> Image.Image:
     labels = [_place_label(mark, font, line, out.size, taken) for mark in marks]
     for mark, (rect, text) in reversed(list(zip(marks, labels))):
         pen.rectangle(rect, fill=mark.color)
-        middle = ((rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2)
-        pen.text(middle, text, _ink(mark.color), font, anchor="mm")
+        _write(pen, rect, text, font, _ink(mark.color))
     return out
 
 
@@ -217,7 +217,10 @@ def _text_size(height: int, width: int) -> int:
 def _font(size: int) -> Any:
     try:
         return ImageFont.load_default(size=size)
-    except (TypeError, OSError):  # Pillow before 10.1, or without FreeType: one small bitmap font
+    except (
+        TypeError,
+        ImportError,
+    ):  # Pillow before 10.1, or without FreeType: one small bitmap font
         return ImageFont.load_default()
 
 
@@ -226,6 +229,13 @@ def _text_extent(font: Any, text: str) -> tuple[float, float]:
     x1, _, x2, _ = font.getbbox(text)
     _, y1, _, y2 = font.getbbox("Ag|")
     return x2 - x1, y2 - y1
+
+
+def _write(pen: ImageDraw.ImageDraw, rect: Rect, text: str, font: Any, color: Color) -> None:
+    """Text in the middle of a rectangle; by hand, since bitmap fonts know no anchors."""
+    (w, h), left, top = _text_extent(font, text), font.getbbox(text)[0], font.getbbox("Ag|")[1]
+    x, y = (rect[0] + rect[2] - w) / 2 - left, (rect[1] + rect[3] - h) / 2 - top
+    pen.text((round(x), round(y)), text, color, font)
 
 
 def _shorten(text: str, font: Any, room: float) -> str:
@@ -402,7 +412,7 @@ def _overview_figure(report: Report) -> Figure:
         _say(figure.add_subplot(), "no precision-recall curves to show")
         return figure
     figure = _figure(11, max(4.8, 1.2 + 0.21 * len(report.per_class)))
-    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]})
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(report.per_class)}
     _plot_curves(left, report, colors)
     _plot_bars(right, report, colors)
@@ -452,8 +462,9 @@ def _plot_bars(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
 
 
 def _clip_text(text: str, length: int) -> str:
+    """The text on one line, of at most that many characters."""
     text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _log_rows(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
@@ -511,7 +522,7 @@ def _plot_series(
     if title == "Losses":
         axes.set_ylim(0, 1.1 * max(tops) or 1)
     if len(names) > 1 or title == "Validation":
-        axes.legend(fontsize=9, framealpha=0.9, ncols=2 if len(names) > 3 else 1)
+        axes.legend(fontsize=9, framealpha=0.9, ncol=2 if len(names) > 3 else 1)
 
 
 def _smoothed(values: np.ndarray, reach: int) -> np.ndarray:

@@ -126,10 +126,10 @@ def test_voc_files_read_back_give_the_same_ap(tmp_path):
 
 def test_voc_file_format(tmp_path):
     dataset = Dataset("one", ("cat", "dog"), (record("000001", []),))
-    detections = {"000001": found([(0, 1.5, 30, 40)], [0.25], [2])}
+    detections = {"000001": found([(0, 1.5, 30, 40)], [0.7654321], [2])}
     cat, dog = write_voc_submission(detections, dataset, tmp_path)
     assert cat.read_text() == ""
-    assert dog.read_text() == "000001 0.25 1.000 2.500 30.000 40.000\n"
+    assert dog.read_text() == "000001 0.765432119 1.000 2.500 30.000 40.000\n"
     spaced = Dataset("one", ("cat",), (record("a b", []),))
     with pytest.raises(ValueError, match="white space"):
         write_voc_submission({}, spaced, tmp_path)

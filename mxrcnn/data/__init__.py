@@ -1,0 +1,68 @@
+"""Data sets: Pascal VOC, COCO and a self-made one, all as `Dataset`s of `ImageRecord`s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Union
+
+from mxrcnn.config import ConfigError, DataConfig
+from mxrcnn.data.coco import load_coco, resolve_coco
+from mxrcnn.data.images import read_image
+from mxrcnn.data.records import DataError, Dataset, ImageRecord
+from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.data.voc import load_voc
+
+ClassNames = Union[str, Sequence[str]]
+
+
+def _open_voc(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
+    return load_voc(data.root, imageset, class_names, data.skip_bad, data.exif_orientation)
+
+
+def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
+    annotation_file, image_root = resolve_coco(data.root, imageset)
+    return load_coco(annotation_file, image_root, class_names, data.skip_bad, data.exif_orientation)
+
+
+def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
+    return _open_voc(replace(data, root=str(ensure_synthetic(data.root))), imageset, class_names)
+
+
+#: the kinds of data set, as in `--dataset`
+DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
+    "synthetic": _open_synthetic,
+    "voc": _open_voc,
+    "coco": _open_coco,
+}
+
+
+def open_dataset(data: DataConfig, imageset: str) -> Dataset:
+    """The image set of that name, with the classes that the configuration asks for.
+
+    With skip_bad every image is decoded once, so that bad ones are known (and told) at the start.
+    Raises DataError for bad files, ConfigError for an unknown kind of data set.
+    """
+    if data.dataset not in DATASETS:
+        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
+    names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
+    dataset = DATASETS[data.dataset](data, imageset, names)
+    return _decodable(dataset, data) if data.skip_bad else dataset
+
+
+def _decodable(dataset: Dataset, data: DataConfig) -> Dataset:
+    def problem(record: ImageRecord) -> str | None:
+        try:
+            read_image(record.path, data.exif_orientation)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        problems = list(pool.map(problem, dataset.records))
+    dataset.notes.skipped.extend(text for text in problems if text)
+    good = tuple(record for record, text in zip(dataset.records, problems) if not text)
+    if not good:
+        raise DataError(data.root, f"{dataset.name}: no image can be decoded")
+    return replace(dataset, records=good)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -20,7 +20,7 @@ ImageId = Union[int, str]
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and the field or value."""
 
-    def __init__(self, path: Union[str, Path], problem: str) -> None:
+    def __init__(self, path: str | Path, problem: str) -> None:
         super().__init__(path, problem)  # both, so that the error survives pickling between processes
         self.path = str(path)
         self.problem = problem
@@ -54,7 +54,7 @@ class ImageRecord:
     difficult: np.ndarray
     truncated: np.ndarray
     areas: np.ndarray
-    masks: Optional[tuple[Any, ...]] = None
+    masks: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
@@ -109,8 +109,8 @@ class Dataset:
     class_names: tuple[str, ...]
     records: tuple[ImageRecord, ...]
     notes: DataNotes = field(default_factory=DataNotes)
-    category_ids: Optional[tuple[int, ...]] = None
-    annotation_file: Optional[Path] = None
+    category_ids: tuple[int, ...] | None = None
+    annotation_file: Path | None = None
 
     @property
     def num_classes(self) -> int:
@@ -135,7 +135,7 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
-    masks: Optional[Sequence[Any]] = None
+    masks: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(

@@ -12,6 +12,8 @@ from mxrcnn.data.records import ImageId
 
 #: steps that are still being computed when the others are read
 IN_FLIGHT = 2
+#: steps that may be noted before they are read
+MOST_WAITING = 10
 
 
 class NonFiniteLossError(RuntimeError):
@@ -27,7 +29,7 @@ class _Step:
 
 
 class RunningMetrics:
-    """Sums and counts of the steps since they were last taken."""
+    """Means over the steps since they were last taken."""
 
     def __init__(self, losses: Sequence[str]) -> None:
         self._losses = frozenset(losses)
@@ -44,24 +46,28 @@ class RunningMetrics:
         arrays = [array.as_in_context(mx.cpu()) for ps in pairs.values() for p in ps for array in p]
         values = mx.nd.concat(*arrays, dim=0)
         self._waiting.append(_Step(step, image_ids, tuple(pairs), values))
+        if len(self._waiting) > MOST_WAITING:  # each holds its batch's arrays in memory
+            self.absorb()
 
-    def take(self, everything: bool = False) -> dict[str, float]:
-        """The means since the last time; the newest steps wait for next time unless `everything`.
+    def absorb(self, everything: bool = False) -> None:
+        """Read what was noted into the totals; the newest steps wait unless `everything`.
 
         Raises NonFiniteLossError for the first step with a loss that is not finite.
         """
-        ready = len(self._waiting) - (0 if everything else IN_FLIGHT)
-        for noted in self._waiting[: max(0, ready)]:
+        ready = len(self._waiting) if everything else max(0, len(self._waiting) - IN_FLIGHT)
+        for noted in self._waiting[:ready]:
             values = noted.values.asnumpy().reshape(len(noted.names), -1, 2).sum(axis=1)
             for name, pair in zip(noted.names, values.astype(np.float64)):
                 if name in self._losses and not np.isfinite(pair).all():
-                    images = ", ".join(str(i) for i in noted.image_ids)
                     raise NonFiniteLossError(
-                        f"{name} is {pair[0] / max(pair[1], 1)} at step {noted.step}, "
-                        f"images: {images}"
+                        f"{name} is {pair[0] / max(pair[1], 1)} at step {noted.step}, images: "
+                        + ", ".join(map(str, noted.image_ids))
                     )
                 self._totals[name] = self._totals.get(name, 0) + pair
-        del self._waiting[: max(0, ready)]
+        del self._waiting[:ready]
+
+    def take(self) -> dict[str, float]:
+        """The means of what was absorbed since the last time."""
         means = {name: float(s / c) if c else 0.0 for name, (s, c) in self._totals.items()}
         self._totals = {}
         return means

@@ -1,0 +1,144 @@
+"""A trained detector: Detector.load("runs/NAME").predict(image) -> Detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mxrcnn.compat import mx
+from mxrcnn.config import Config
+from mxrcnn.data.images import read_image
+from mxrcnn.data.loader import BatchPlan, test_loader, test_plans
+from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
+from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
+from symnet import get_detector
+
+
+class Detector:
+    """A test graph with parameters. It rebinds when the images' shape changes (about 0.1 s)."""
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        args: Params,
+        auxs: Params,
+        config: Config,
+        context: mx.Context | None = None,
+    ) -> None:
+        self.config = config
+        self._module = mx.mod.Module(
+            symbol, data_names=("data", "im_info"), label_names=None, context=context or mx.cpu()
+        )
+        self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
+        wanted = set(symbol.list_arguments()) - {"data", "im_info"}
+        wanted |= set(symbol.list_auxiliary_states())
+        missing = sorted(wanted - set(args) - set(auxs))
+        if missing:
+            raise CheckpointError(f"the parameters lack {', '.join(missing)}")
+        self._args = {name: value for name, value in args.items() if name in wanted}
+        self._auxs = {name: value for name, value in auxs.items() if name in wanted}
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        checkpoint: str | int | None = None,
+        params: str | Path | None = None,
+        context: mx.Context | None = None,
+    ) -> Detector:
+        """The detector of a run folder.
+
+        checkpoint: "best", "last" or a step; None is the best if there is one, else the last. params:
+        a bare .params file to use instead. Raises CheckpointError for what is not there.
+        """
+        folder = RunFolder(Path(run))
+        config = folder.config()
+        if params is None:
+            which = checkpoint or ("best" if folder.best() else "last")
+            params = folder.folder(which) / "model.params"
+        args, auxs = split_params(load_arrays(Path(params)))
+        return cls(folder.symbol("test"), args, auxs, config, context)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of classes 1, 2, ..."""
+        return self.config.data.class_names
+
+    def set_params(self, args: Params, auxs: Params) -> None:
+        """Replace the parameters."""
+        self._args, self._auxs = args, auxs
+        if self._module.binded:
+            self._module.set_params(args, auxs)
+
+    def forward(self, data: np.ndarray, im_info: np.ndarray) -> dict[str, np.ndarray]:
+        """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""
+        if not self._module.binded:
+            self._module.bind(
+                [("data", data.shape), ("im_info", im_info.shape)], for_training=False
+            )
+            self._module.init_params(initializer=None, arg_params=self._args, aux_params=self._auxs)
+        batch = mx.io.DataBatch([mx.nd.array(data), mx.nd.array(im_info)])
+        self._module.forward(batch, is_train=False)
+        return {n: out.asnumpy() for n, out in zip(self._names, self._module.get_outputs())}
+
+    def predict(self, image: str | Path | np.ndarray) -> Detections:
+        """Detections of one image: a file, or pixels (H, W, 3) uint8 RGB."""
+        data = self.config.data
+        if not isinstance(image, np.ndarray):
+            image = read_image(image, data.exif_orientation)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        sample = prepare_image(image, data)
+        size = padded_size([sample.size], self._multiple)
+        outputs = self.forward(stack_images([sample], size), sample.im_info[None])
+        return self._detections(outputs, 0, *image.shape[:2])
+
+    @property
+    def _multiple(self) -> int:
+        return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))
+
+    def _pixel_ratio(self, height: int, width: int) -> np.ndarray:
+        """Network pixels per stored pixel, for xyxy (4,)."""
+        new_height, new_width, _ = resized_size(height, width, self.config.data)
+        return np.array([new_width / width, new_height / height] * 2, np.float32)
+
+    def _detections(
+        self, outputs: dict[str, np.ndarray], row: int, height: int, width: int
+    ) -> Detections:
+        keep = outputs["det_classes"][row] > 0
+        return Detections(
+            outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width),
+            outputs["det_scores"][row][keep],
+            outputs["det_classes"][row][keep].astype(np.int64),
+        )
+
+    def outputs(
+        self, dataset: Dataset, batch_size: int = 1, num_workers: int = 0, progress: bool = True
+    ) -> Iterator[tuple[BatchPlan, dict[str, np.ndarray]]]:
+        """The graph's outputs for all images of a data set, batch by batch."""
+        data = self.config.data
+        plans = test_plans(dataset, data, self._multiple, batch_size)
+        with (
+            test_loader(data, num_workers) as loader,
+            tqdm(
+                total=len(dataset),
+                unit="image",
+                disable=None if progress else True,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            for plan, batch in zip(plans, loader.batches(plans)):
+                yield plan, self.forward(batch.data["data"], batch.data["im_info"])
+                bar.update(len(plan.records))
+
+    def predict_dataset(self, dataset: Dataset, **options: int | bool) -> dict[ImageId, Detections]:
+        """Detections of all images by image id; options as of `outputs`."""
+        return {
+            record.image_id: self._detections(outputs, row, record.height, record.width)
+            for plan, outputs in self.outputs(dataset, **options)
+            for row, record in enumerate(plan.records)
+        }

@@ -1,0 +1,177 @@
+"""From what the user asked for to a run: configuration, data sets, trainer, and words about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
+from mxrcnn.data import open_dataset
+from mxrcnn.data.records import DataError, Dataset
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder
+from mxrcnn.training.metrics import NonFiniteLossError
+from mxrcnn.training.trainer import Trainer, train
+from mxrcnn.weights.reading import WeightsError
+from symnet import get_detector
+
+#: what the quick preset changes, besides the detector's own `quick` settings
+QUICK = {
+    "data.short_side": 192,
+    "data.long_side": 256,
+    "train.batch_size": 4,
+    "train.lr": 0.01,
+    "train.epochs": 3,
+    "train.lr_decay_epoch": (),
+    "train.warmup_steps": 100,
+    "train.fixed": (),
+}
+
+#: errors that are the user's to mend: a message, not a traceback
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    WeightsError,
+    NonFiniteLossError,
+    FileNotFoundError,
+)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `tools/train.py` was asked; settings are `section.field` and values, words `key=value`."""
+
+    network: str = "faster_rcnn_vgg16"
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    out: str | None = None
+    resume: str | None = None
+    gpus: str | None = None
+    num_workers: int | None = None
+
+
+def contexts(gpus: str | None) -> list[mx.Context]:
+    """The devices of `--gpus 0,1`; the CPU for None. ConfigError if they cannot be used."""
+    if not gpus:
+        return [mx.cpu()]
+    try:
+        numbers = [int(number) for number in gpus.split(",")]
+    except ValueError:
+        raise ConfigError(f"--gpus {gpus}: expected numbers such as 0,1") from None
+    available = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0
+    if not all(0 <= number < available for number in numbers):
+        raise ConfigError(
+            f"--gpus {gpus}: MXNet sees {available} GPUs here. It needs mxnet-cu112 "
+            "(pip install 'mxrcnn[cu112]') and a driver; without --gpus it runs on the CPU"
+        )
+    return [mx.gpu(number) for number in numbers]
+
+
+def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
+    """The configuration of a new run: defaults < preset < flags < --set; and what to tell."""
+    told = []
+    config = make_config(request.network)
+    settings = dict(request.settings)
+    if isinstance(settings.get("train.lr_decay_epoch"), str):
+        epochs = settings["train.lr_decay_epoch"]
+        settings.update(parse_settings([f"train.lr_decay_epoch={epochs}"]))
+    settings.update(parse_settings(request.words))
+    dataset = settings.get("data.dataset", config.data.dataset)
+    preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
+    if preset == "quick":
+        quick = {f"model.{k}": v for k, v in get_detector(request.network).quick.items()}
+        config = override(config, {**quick, **QUICK})
+    config = override(config, settings)
+    told.append(f"{request.network}, preset {preset}, data set {dataset}")
+    if dataset != "synthetic" and not {"data.root", "root"} & set(settings):
+        raise ConfigError(f"--dataset {dataset} needs --data-root")
+    if config.train.fixed and not config.train.pretrained and "train.fixed" not in settings:
+        told.append(
+            f"no --pretrained parameters: {', '.join(config.train.fixed)} are trained, not fixed"
+        )
+        config = override(config, {"train.fixed": ()})
+    if config.data.val_imageset and not config.train.val_every:
+        told.append("the validation images are used with --val-every N")
+    return config, told
+
+
+def with_classes(config: Config, dataset: Dataset) -> Config:
+    """The config with the data set's class names, and as many classes in the model."""
+    return override(
+        config,
+        {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes},
+    )
+
+
+def say(lines: Sequence[str]) -> None:
+    """Print lines for people."""
+    for line in lines:
+        print(line, flush=True)
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """A data set in a few lines, with what had to be mended."""
+    objects = sum(len(record) for record in dataset.records)
+    names = dataset.class_names
+    classes = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    head = f"{dataset.name}: {len(dataset)} images, {objects} objects of {len(names)} classes"
+    return [f"{head} ({classes})", *(f"  {line}" for line in dataset.notes.lines())]
+
+
+def prepare(request: TrainRequest) -> Trainer:
+    """A trainer that stands at its first or next step."""
+    if request.resume:
+        run = RunFolder(Path(request.resume))
+        settings = {**request.settings, **parse_settings(request.words)}
+        if set(settings) - {"train.epochs"}:
+            raise ConfigError(
+                "--resume takes the run's own settings; only --epochs, --gpus and --num-workers "
+                f"may change, not {', '.join(sorted(set(settings) - {'train.epochs'}))}"
+            )
+        config, told = override(run.config(), settings), []
+    else:
+        config, told = build_config(request)
+        run = RunFolder(Path(request.out or f"runs/{config.network}_{config.data.dataset}"))
+    dataset = open_dataset(config.data, config.data.imageset)
+    if not request.resume:
+        config = with_classes(config, dataset)
+    val_dataset = None
+    if config.data.val_imageset and config.train.val_every:
+        val_dataset = open_dataset(config.data, config.data.val_imageset)
+    say([*told, *describe(dataset), *(describe(val_dataset) if val_dataset else ())])
+    trainer = Trainer(config, run, dataset, val_dataset, contexts(request.gpus))
+    say(trainer.resume() if request.resume else trainer.begin())
+    return trainer
+
+
+def run_training(request: TrainRequest) -> int:
+    """Train as asked; the process's exit code: 0, 1 for an error, 128 + n for signal n."""
+    try:
+        trainer = prepare(request)
+        say(
+            [f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {trainer.run.path}"]
+        )
+        result = train(trainer, request.num_workers)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if result.stopped_by is not None:
+        say(
+            [
+                f"stopped at step {result.step}; go on with: "
+                f"python tools/train.py --resume {trainer.run.path}"
+            ]
+        )
+        return 128 + result.stopped_by
+    say(
+        [
+            f"done: {trainer.run.path} (losses.png, log.jsonl); "
+            f"test with: python tools/test.py {trainer.run.path}"
+        ]
+    )
+    return 0

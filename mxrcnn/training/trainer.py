@@ -1,0 +1,377 @@
+"""The training loop: plan -> loader -> Module -> metrics -> checkpoint, in sight as a whole."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mxrcnn import viz
+from mxrcnn.compat import mx
+from mxrcnn.config import Config
+from mxrcnn.data.loader import Batch, TrainingPlan, default_workers, training_loader
+from mxrcnn.data.records import Dataset
+from mxrcnn.evaluation.voc import evaluate_voc
+from mxrcnn.inference.detector import Detector
+from mxrcnn.training.checkpoint import (
+    CheckpointError,
+    Params,
+    RunFolder,
+    TrainState,
+    split_params,
+)
+from mxrcnn.training.metrics import RunningMetrics
+from mxrcnn.training.schedule import StepSchedule, make_schedule
+from mxrcnn.training.signals import StopRequest
+from mxrcnn.weights.reading import match_params
+from symnet import get_detector
+from symnet.detector import DetectorDef, ImageTargetsInput
+
+DATA_NAMES = ("data", "im_info", "gt_boxes")
+log = logging.getLogger("mxrcnn")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended: the step reached, the signal that stopped it or None, last metrics."""
+
+    step: int
+    stopped_by: int | None
+    metrics: dict[str, float]
+
+
+class _Scheduler(mx.lr_scheduler.LRScheduler):
+    """A StepSchedule as MXNet wants it: updates are counted from 1."""
+
+    def __init__(self, schedule: StepSchedule) -> None:
+        super().__init__(schedule.lr)
+        self._schedule = schedule
+
+    def __call__(self, num_update: int) -> float:
+        return self._schedule(num_update - 1)
+
+
+class Network:
+    """The training graph on its devices: one Module, its parameters and momentum by name."""
+
+    def __init__(self, config: Config, plan: TrainingPlan, contexts: Sequence[mx.Context]) -> None:
+        images, devices = config.train.batch_size, len(contexts)
+        if images % devices:
+            raise ValueError(f"a batch of {images} images cannot be shared by {devices} devices")
+        self.detector: DetectorDef = get_detector(config.network)
+        self.config = config
+        self.contexts = list(contexts)
+        self.symbol = self.detector.train_symbol(config.model, images // devices)
+        size = plan.largest_size()
+        nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
+        targets = self.detector.assign_targets(config.model, nobody, np.random.default_rng(0))
+        data = [
+            ("data", (images, 3, *size)),
+            ("im_info", (images, 3)),
+            ("gt_boxes", (images, plan.capacity, 5)),
+        ]
+        labels = [(name, (images, *targets[name].shape)) for name in self.detector.label_names]
+        inputs = {*DATA_NAMES, *self.detector.label_names}
+        names = [name for name in self.symbol.list_arguments() if name not in inputs]
+        shapes, _, aux_shapes = self.symbol.infer_shape(
+            **{name: (shape[0] // devices, *shape[1:]) for name, shape in data + labels}
+        )
+        by_name = dict(zip(self.symbol.list_arguments(), shapes))
+        self.shapes = {name: by_name[name] for name in names}
+        self.aux_shapes = dict(zip(self.symbol.list_auxiliary_states(), aux_shapes))
+        self.module = mx.mod.Module(
+            self.symbol,
+            data_names=DATA_NAMES,
+            label_names=self.detector.label_names,
+            context=self.contexts,
+            fixed_param_names=[n for n in names if n.startswith(tuple(config.train.fixed))]
+            if config.train.fixed
+            else None,
+        )
+        self.module.bind(data, labels, for_training=True)
+
+    def first_params(self) -> tuple[Params, list[str]]:
+        """Pretrained parameters where the file has them, initial values elsewhere; and a report."""
+        pretrained = self.config.train.pretrained
+        loaded, told = {}, []
+        if pretrained:
+            loaded, report = match_params(Path(pretrained), {**self.shapes, **self.aux_shapes})
+            told = report.lines()
+        seed = self.config.train.seed
+        params = {}
+        for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):
+            for name, shape in shapes.items():
+                if name not in loaded:
+                    rng = np.random.default_rng([seed, *name.encode()])
+                    value = self.detector.init(self.config.model, name, shape, rng, not pretrained)
+                else:
+                    value = loaded[name]
+                params[f"{kind}:{name}"] = mx.nd.array(value)
+        return params, told
+
+    def start(self, params: Params, momentum: Params, schedule: StepSchedule, step: int) -> None:
+        """Set parameters (arg:/aux: keys) and momentum (by name), and prepare the updates."""
+        args, auxs = split_params(params)
+        self.module.init_params(initializer=None, arg_params=args, aux_params=auxs)
+        several = len(self.contexts) > 1
+        # the updates run here and not inside the kvstore, where momentum could not be read
+        os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
+        on_gpu = self.contexts[0].device_type == "gpu"
+        self.module.init_optimizer(
+            kvstore=("device" if on_gpu else "local") if several else None,
+            optimizer="sgd",
+            optimizer_params={
+                "learning_rate": schedule.lr,
+                "momentum": self.config.train.momentum,
+                "wd": self.config.train.weight_decay,
+                "clip_gradient": self.config.train.clip_gradient or None,
+                # every loss is a mean over one device's samples already
+                "rescale_grad": 1.0 / len(self.contexts),
+                "lr_scheduler": _Scheduler(schedule),
+                "begin_num_update": step,
+            },
+        )
+        updater = self.module._updater
+        for place, name in enumerate(self.shapes):
+            if name in momentum:
+                for device, context in enumerate(self.contexts):
+                    index = place * len(self.contexts) + device
+                    updater.states[index] = momentum[name].as_in_context(context)
+                    updater.states_synced[index] = True
+
+    def params(self) -> Params:
+        """All parameters, on the CPU, with arg: and aux: keys."""
+        args, auxs = self.module.get_params()
+        return {
+            **{f"arg:{name}": value for name, value in args.items()},
+            **{f"aux:{name}": value for name, value in auxs.items()},
+        }
+
+    def momentum(self) -> Params:
+        """The momentum of the parameters that move, on the CPU, by name (equal on all devices)."""
+        states = self.module._updater.states
+        names = list(self.shapes)
+        devices = len(self.contexts)
+        return {
+            names[index // devices]: state.as_in_context(mx.cpu())
+            for index, state in states.items()
+            if index % devices == 0 and state is not None
+        }
+
+    def step(self, batch: Batch, seed: int) -> dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]]:
+        """One update; returns the metrics' (sum, count) of each device without waiting for them."""
+        mx.random.seed(seed)
+        data = mx.io.DataBatch(
+            [mx.nd.array(batch.data[name]) for name in DATA_NAMES],
+            [mx.nd.array(batch.labels[name]) for name in self.detector.label_names],
+        )
+        self.module.forward_backward(data)
+        self.module.update()
+        outputs = self.module.get_outputs(merge_multi_context=False)
+        names = [name[: -len("_output")] for name in self.module.output_names]
+        images = len(batch.image_ids) // len(self.contexts)
+        pairs: dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]] = {}
+        for device, context in enumerate(self.contexts):
+            part = slice(device * images, (device + 1) * images)
+            found = self.detector.metrics(
+                dict(zip(names, (output[device] for output in outputs))),
+                {
+                    name: array[part].as_in_context(context)
+                    for name, array in zip(self.detector.label_names, data.label)
+                },
+            )
+            for name, pair in found.items():
+                pairs.setdefault(name, []).append(pair)
+        return pairs
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of MXNet's generators in one step: a resumed run draws what it would have drawn."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
+
+
+class Trainer:
+    """A training run: everything that `train` needs between two steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        dataset: Dataset,
+        val_dataset: Dataset | None,
+        contexts: Sequence[mx.Context],
+    ) -> None:
+        self.config, self.run, self.val_dataset = config, run, val_dataset
+        self.plan = TrainingPlan(dataset, config)
+        self.network = Network(config, self.plan, contexts)
+        self.schedule = make_schedule(config.train, self.plan.steps)
+        self.total = config.train.epochs * self.plan.steps
+        self.metrics = RunningMetrics(self.network.detector.losses)
+        self.state = TrainState()
+        self.last: dict[str, float] = {}
+        self._validator: Detector | None = None
+
+    def begin(self) -> list[str]:
+        """Start a new run: folder, symbols, first parameters. Returns what to tell the user."""
+        params, told = self.network.first_params()
+        test_symbol = self.network.detector.test_symbol(self.config.model)
+        self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
+        self.network.start(params, {}, self.schedule, 0)
+        return told
+
+    def resume(self) -> list[str]:
+        """Go on from the run's last checkpoint; from the start if it has none."""
+        if not self.run.steps():
+            params, told = self.network.first_params()
+            self.network.start(params, {}, self.schedule, 0)
+            self.run.rewind_log(0)
+            return [*told, "no checkpoint yet: starting from the first step"]
+        self.state, params, momentum = self.run.load_state()
+        known = {key.partition(":")[2] for key in params}
+        missing = [n for n in [*self.network.shapes, *self.network.aux_shapes] if n not in known]
+        if missing:
+            raise CheckpointError(f"{self.run.folder('last')}: without {', '.join(missing)}")
+        self.network.start(params, momentum, self.schedule, self.state.step)
+        self.run.rewind_log(self.state.step)
+        return [f"resuming at step {self.state.step} of {self.total}"]
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state, once all its losses are known to be finite."""
+        self.metrics.absorb(everything=True)
+        self.run.save(
+            self.state, self.network.params(), self.network.momentum(), self.config.train.keep
+        )
+
+    def validate(self) -> float:
+        """Mean AP (VOC 2007) of the validation images with the current parameters, in 0..1."""
+        args, auxs = split_params(self.network.params())
+        if self._validator is None:
+            self._validator = Detector(
+                self.run.symbol("test"), args, auxs, self.config, self.network.contexts[0]
+            )
+        else:
+            self._validator.set_params(args, auxs)
+        found = self._validator.predict_dataset(self.val_dataset, progress=False)
+        names = self.config.data.class_names
+        report = evaluate_voc(self.val_dataset.records, found, names, metric="voc07")
+        mean_ap = report.metrics["mAP"]
+        row = {"kind": "val", "step": self.state.step, "epoch": self.state.epoch, "mAP": mean_ap}
+        self.run.append_log(row)
+        self.run.note_best(self.state.step, mean_ap)
+        return mean_ap
+
+    def advance(self) -> bool:
+        """Count one update; says whether an epoch ended."""
+        state = self.state
+        ended = state.batch + 1 == self.plan.steps
+        self.state = TrainState(
+            state.step + 1, state.epoch + ended, 0 if ended else state.batch + 1
+        )
+        return ended
+
+    def log(self, seconds: float, waited: float, images: int) -> dict[str, float]:
+        """Write a row of log.jsonl: means since the last row, rate, the share of time waited."""
+        self.metrics.absorb()
+        self.last = self.metrics.take()
+        row = {
+            "kind": "train",
+            "step": self.state.step,
+            "epoch": round(self.state.step / self.plan.steps, 4),
+            "lr": self.schedule(self.state.step - 1),
+            "images_per_second": round(images / seconds, 4),
+            "waiting": round(waited / seconds, 4),
+            **{name: round(value, 6) for name, value in self.last.items()},
+        }
+        self.run.append_log(row)
+        return row
+
+
+def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
+    """Run until the last epoch's end or a signal; checkpoints, validation and curves on the way.
+
+    Raises NonFiniteLossError (the last checkpoint stays good), DataError, or RuntimeError when a
+    loader worker dies.
+    """
+    config, state = trainer.config.train, trainer.state
+    workers = default_workers() if num_workers is None else num_workers
+    writer = _event_writer(trainer.run.path) if config.tensorboard else None
+    plans = itertools.islice(
+        trainer.plan.stream(state.epoch, state.batch), max(0, trainer.total - state.step)
+    )
+    bar = tqdm(
+        total=trainer.total, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.05
+    )
+    with (
+        StopRequest() as stop,
+        bar,
+        training_loader(trainer.config, trainer.plan, workers) as loader,
+    ):
+        since, waited, images = time.perf_counter(), 0.0, 0
+        batches = loader.batches(plans)
+        while True:
+            before = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - before
+            if batch is None or stop.signum is not None:
+                break
+            seed = step_seed(config.seed, trainer.state.step)
+            pairs = trainer.network.step(batch, seed)
+            trainer.metrics.add(trainer.state.step, batch.image_ids, pairs)
+            epoch_ended = trainer.advance()
+            images += len(batch.image_ids)
+            bar.update()
+
+            step = trainer.state.step
+            if step % config.log_interval == 0 or step == trainer.total:
+                now = time.perf_counter()
+                row = trainer.log(now - since, waited, images)
+                since, waited, images = now, 0.0, 0
+                bar.set_postfix_str(_postfix(row))
+                _write_events(writer, row)
+            validating = (
+                trainer.val_dataset is not None
+                and config.val_every
+                and epoch_ended
+                and (trainer.state.epoch % config.val_every == 0 or step == trainer.total)
+            )
+            if epoch_ended or (config.checkpoint_steps and step % config.checkpoint_steps == 0):
+                trainer.save()
+                if validating:
+                    mean_ap = trainer.validate()
+                    bar.write(f"epoch {trainer.state.epoch}: validation mAP {mean_ap:.4f}")
+                    _write_events(writer, {"step": step, "mAP": mean_ap})
+                since, waited = time.perf_counter(), 0.0
+                images = 0
+        trainer.save()
+    viz.plot_losses(trainer.run.read_log(), trainer.run.path / "losses.png")
+    return TrainResult(trainer.state.step, stop.signum, trainer.last)
+
+
+def _postfix(row: dict[str, float]) -> str:
+    losses = [f"{k.replace('Loss', '')} {v:.3f}" for k, v in row.items() if k.endswith("Loss")]
+    return f"{' '.join(losses)} {row['images_per_second']:.2f} img/s"
+
+
+def _event_writer(path: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ImportError(
+            "--tensorboard needs tensorboardX: pip install 'mxrcnn[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(path / "tensorboard"))
+
+
+def _write_events(writer, row: dict[str, float]) -> None:
+    if writer is not None:
+        for name, value in row.items():
+            if name not in ("kind", "step"):
+                writer.add_scalar(name, value, row["step"])
+        writer.flush()

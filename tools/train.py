@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Train a detector. Without arguments: the quick preset on self-made images, about five minutes.
+
+examples:
+  python tools/train.py
+  python tools/train.py --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
+      --val-imageset 2007_test --pretrained vgg16_conv_f16.npz --out runs/voc07
+  python tools/train.py --resume runs/voc07
+"""
+
+import argparse
+import sys
+
+import _repo  # noqa: F401
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    what.add_argument(
+        "--preset",
+        choices=("classic", "quick"),
+        help="classic: the paper's settings; quick: a narrow network on small images, from scratch. "
+        "Default: quick for the synthetic data set, else classic. Other flags win over it",
+    )
+    what.add_argument(
+        "--pretrained", metavar="FILE", help="parameters to start from: .params, .npz"
+    )
+    what.add_argument(
+        "--out", metavar="DIR", help="the run's folder (default: runs/NETWORK_DATASET)"
+    )
+    what.add_argument("--resume", metavar="RUN", help="go on with a run; takes its settings")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", choices=("synthetic", "voc", "coco"))
+    data.add_argument("--data-root", metavar="DIR")
+    data.add_argument("--imageset", help="such as 2007_trainval+2012_trainval, or train2017")
+    data.add_argument("--val-imageset", help="images to validate on (see --val-every)")
+    data.add_argument("--num-workers", type=int, metavar="N", help="loader processes; 0: a thread")
+    data.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--gpus", metavar="0,1", help="GPUs to use; without it, the CPU")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images a step, over all devices")
+    how.add_argument("--epochs", type=int, metavar="N")
+    how.add_argument("--lr", type=float)
+    how.add_argument("--lr-decay-epoch", metavar="7,9", help="epochs after which lr falls tenfold")
+    how.add_argument("--val-every", type=int, metavar="N", help="epochs between validations")
+    how.add_argument("--checkpoint-steps", type=int, metavar="N", help="also save every N steps")
+    how.add_argument("--seed", type=int)
+    how.add_argument("--log-interval", type=int, metavar="N", help="steps between log rows")
+    how.add_argument("--tensorboard", action="store_true", default=None, help="write event files")
+    how.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
+    )
+    return parser.parse_args()
+
+
+#: command line options and the settings that they are short for
+SETTINGS = {
+    "pretrained": "train.pretrained",
+    "dataset": "data.dataset",
+    "data_root": "data.root",
+    "imageset": "data.imageset",
+    "val_imageset": "data.val_imageset",
+    "skip_bad": "data.skip_bad",
+    "batch_size": "train.batch_size",
+    "epochs": "train.epochs",
+    "lr": "train.lr",
+    "lr_decay_epoch": "train.lr_decay_epoch",
+    "val_every": "train.val_every",
+    "checkpoint_steps": "train.checkpoint_steps",
+    "seed": "train.seed",
+    "log_interval": "train.log_interval",
+    "tensorboard": "train.tensorboard",
+}
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.training.run import TrainRequest, run_training
+
+    given = {key: getattr(args, option) for option, key in SETTINGS.items()}
+    return run_training(
+        TrainRequest(
+            network=args.network,
+            preset=args.preset,
+            settings={key: value for key, value in given.items() if value is not None},
+            words=tuple(args.set),
+            out=args.out,
+            resume=args.resume,
+            gpus=args.gpus,
+            num_workers=args.num_workers,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
