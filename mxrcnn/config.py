@@ -52,7 +52,7 @@ class TrainConfig:
 
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
-    val_every: epochs between validations (0: never). keep: how many checkpoints to keep, besides
+    val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many checkpoints to keep, besides
     the best.
     """
 
@@ -71,7 +71,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_steps: int = 0
     keep: int = 2
-    val_every: int = 0
+    val_every: int = 1
     log_interval: int = 20
     tensorboard: bool = False
 

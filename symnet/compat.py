@@ -1,4 +1,4 @@
-"""The one place that imports mxnet: `from symnet.compat import mx`.
+"""The one place that imports mxnet: `from symnet.compat import mx`, loaded at its first use.
 
 MXNet 1.9.1 predates NumPy 1.24 and Python 3.12: the NumPy names and the `distutils.version` module
 that it uses are put back before it is imported, and the CUDA 11 libraries of the `nvidia-*-cu11`
@@ -9,11 +9,13 @@ carry no information in training, and make fully connected layers and their upda
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import platform
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +123,19 @@ def patch() -> None:
     _flush_denormals()
 
 
-patch()
-import mxnet as mx  # noqa: E402
+class _LazyMXNet(types.ModuleType):
+    """Stands for mxnet, and imports it (about a second) when something of it is asked for.
+
+    So the modules of graphs can be read for their configs and targets, as loader workers do,
+    without loading the engine.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if "mxnet" not in sys.modules:
+            patch()
+        return getattr(importlib.import_module("mxnet"), name)
+
+
+mx = _LazyMXNet("mxnet")
 
 __all__ = ["PATCHED", "mx", "patch"]

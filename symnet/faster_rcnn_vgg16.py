@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symnet import proposal_target  # noqa: F401 - registers the operator
 from symnet.anchors import AnchorSpec
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import Symbol
 from symnet.metrics import rcnn_metrics, rpn_metrics
 from symnet.roi import decode_boxes, detections, roi_head, roi_losses
 from symnet.rpn import rpn_head, rpn_losses, rpn_proposals
 from symnet.targets import RPNSampling, rpn_targets
 from symnet.vgg import FC_DIM, STRIDE, get_vgg_feature, get_vgg_top_feature
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
 
 #: contrib.MultiProposal counts a width as x2 - x1 + 1
 OFFSET = 1
@@ -74,6 +76,8 @@ def _train_graph(
     config: FasterRCNNVGG16Config, anchors: AnchorSpec, stride: int, images: int
 ) -> Symbol:
     """The training graph for `images` images a device; every loss is the mean over its samples."""
+    from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
+
     feature = get_vgg_feature(mx.sym.Variable("data"), config.width)
 
     rpn = rpn_head(feature, anchors.num_anchors, config.width)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from symnet.compat import mx
 
-Symbol = mx.sym.Symbol
+if TYPE_CHECKING:
+    Symbol = mx.sym.Symbol
 
 
 def conv(data: Symbol, name: str, filters: int, kernel: int = 3) -> Symbol:

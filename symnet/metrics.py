@@ -6,10 +6,13 @@ Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Label -1
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from symnet.compat import mx
 
-NDArray = mx.nd.NDArray
-Pairs = dict[str, tuple[NDArray, NDArray]]
+if TYPE_CHECKING:
+    NDArray = mx.nd.NDArray
+    Pairs = dict[str, tuple[NDArray, NDArray]]
 
 
 def _class_metrics(prefix: str, prob: NDArray, label: NDArray) -> Pairs:

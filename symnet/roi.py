@@ -6,9 +6,13 @@ Letters: B images, R RoIs an image, C classes with background 0, K = C - 1, D de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import Symbol, fc, mean_loss
+from symnet.layers import fc, mean_loss
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
 
 
 def roi_head(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:

@@ -6,11 +6,15 @@ Letters: B images, A anchors a position, H, W the feature map's size, P proposal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from symnet.anchors import AnchorSpec
 from symnet.compat import mx
-from symnet.layers import Symbol, conv, mean_loss, relu
+from symnet.layers import conv, mean_loss, relu
 from symnet.vgg import thin
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
 
 
 @dataclass(frozen=True)

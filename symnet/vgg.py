@@ -5,8 +5,13 @@ Letters: B images, H, W the image's size, R RoIs. `width` thins every convolutio
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from symnet.compat import mx
-from symnet.layers import Symbol, conv, fc, relu
+from symnet.layers import conv, fc, relu
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
 
 #: convolutions of each block and their filters; blocks are separated by 2x2 max-pooling
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))

@@ -22,10 +22,11 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as rle
 
 from mxrcnn.data.records import DataError
+from mxrcnn.files import atomic_write
 
 SHAPES = ("circle", "cross", "square", "star", "triangle")
 MARKER = "synthetic.json"
-VERSION = 1
+VERSION = 2  # of what is drawn: raise it whenever the pixels or the annotations change
 
 MIN_SIDE = 64  # of an image
 SMALLEST, LARGEST = 24, 110  # longest side of an object's box, in pixels, before covering
@@ -87,11 +88,10 @@ def ensure_synthetic(
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        write_synthetic(scratch, num_train, seed, "train", size)
-        write_synthetic(scratch, num_test, seed, "test", size)
-        (scratch / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
-        scratch.chmod(0o755)
-        _move_into_place(scratch, root, wanted)
+        whole = write_synthetic(scratch / "whole", num_train, seed, "train", size)
+        write_synthetic(whole, num_test, seed, "test", size)
+        (whole / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
+        _move_into_place(whole, root, wanted)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return root
@@ -122,16 +122,16 @@ def write_synthetic(
         raise DataError(listing, "there already; give another split or folder")
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages", "SegmentationObject"):
         (voc / folder).mkdir(parents=True, exist_ok=True)
-    (root / "annotations").mkdir(exist_ok=True)
-
     coco = _empty_coco(split)
     stems = [f"{split}_{index:06d}" for index in range(1, num_images + 1)]
     for index, stem in enumerate(stems, start=1):
         scene = _draw_scene(np.random.default_rng([seed, zlib.crc32(split.encode()), index]), size)
         _write_voc(voc, stem, scene)
         _append_coco(coco, index, f"{stem}.jpg", scene)
-    _write_text(root / "annotations" / f"instances_{split}.json", json.dumps(coco))
-    _write_text(listing, "".join(f"{stem}\n" for stem in stems))
+    with atomic_write(root / "annotations" / f"instances_{split}.json") as file:
+        json.dump(coco, file)
+    with atomic_write(listing) as file:
+        file.writelines(f"{stem}\n" for stem in stems)
     return root
 
 
@@ -155,19 +155,13 @@ def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
     return True
 
 
-def _move_into_place(scratch: Path, root: Path, wanted: dict[str, Any]) -> None:
-    """Rename scratch to root, unless another process has just put the same there."""
+def _move_into_place(whole: Path, root: Path, wanted: dict[str, Any]) -> None:
+    """Rename `whole` to root, unless another process has just put the same there."""
     try:
-        os.rename(scratch, root)
+        os.rename(whole, root)
     except OSError:
         if not _is_written(root, wanted):
             raise
-
-
-def _write_text(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 # Drawing
@@ -178,8 +172,8 @@ def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
     shapes = _place_shapes(rng, size, ground.mean(axis=(0, 1)))
     pixels = ground
     for shape in shapes:
-        paint = shape.colour + rng.normal(0, 5, (*size, 1))
-        pixels = pixels + shape.alpha[:, :, None] * (paint - pixels)
+        pixels = pixels + shape.alpha[:, :, None] * (shape.colour - pixels)
+    pixels = pixels + rng.uniform(2, 7) * rng.standard_normal((*size, 1), np.float32)
     visible = _visible_masks([shape.mask for shape in shapes])
     shares = [seen.sum() / shape.mask.sum() for seen, shape in zip(visible, shapes)]
     return _Scene(
@@ -192,7 +186,7 @@ def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
 
 
 def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A muted colour with slow patches, stripes and grain: (H, W, 3) float."""
+    """A muted colour with slow patches and stripes: (H, W, 3) float32."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, wavelength, phase = rng.uniform((0, 6, 0), (np.pi, 60, 2 * np.pi))
@@ -200,8 +194,8 @@ def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     stripes = rng.uniform(0, 12) * np.sin(2 * np.pi * along / wavelength + phase)
     coarse = rng.normal(0, 14, (6, 8)).astype(np.float32)
     patches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
-    grain = rng.normal(0, rng.uniform(2, 7), size)
-    return rng.uniform(70, 185, 3) + (stripes + patches + grain)[:, :, None]
+    colour = rng.uniform(70, 185, 3)
+    return (colour + (stripes + patches)[:, :, None]).astype(np.float32)
 
 
 def _place_shapes(
@@ -222,10 +216,7 @@ def _place_shapes(
 
 
 def _leaves_enough(new: _Shape, shapes: list[_Shape], limit: float) -> bool:
-    """Whether each earlier shape keeps its visible share above limit under the new one.
-
-    Shapes that were let through by a looser limit are left no less than they have.
-    """
+    """Whether every earlier shape that the new one touches keeps a visible share of `limit`."""
     before = _visible_masks([shape.mask for shape in shapes])
     for shape, seen in zip(shapes, before):
         left = (seen & ~new.mask).sum()
@@ -248,7 +239,7 @@ def _contrasting(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarr
     """Of six random colours, the one that differs most from the nearest of the others."""
     colours = rng.uniform(0, 255, (6, 3))
     gaps = np.linalg.norm(colours[:, None] - np.stack(others), axis=2).min(axis=1)
-    return colours[gaps.argmax()]
+    return colours[gaps.argmax()].astype(np.float32)
 
 
 def _draw_shape(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> _Shape:

@@ -95,8 +95,6 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
             f"no --pretrained parameters: {', '.join(config.train.fixed)} are trained, not fixed"
         )
         config = override(config, {"train.fixed": ()})
-    if config.data.val_imageset and not config.train.val_every:
-        told.append("the validation images are used with --val-every N")
     return config, told
 
 
