@@ -52,8 +52,8 @@ class TrainConfig:
 
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
-    val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many checkpoints to keep, besides
-    the best.
+    val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many
+    checkpoints to keep, besides the best.
     """
 
     batch_size: int = 1
@@ -135,10 +135,10 @@ def _parse(text: str) -> Any:
 
 
 def override(config: Config, settings: Mapping[str, Any]) -> Config:
-    """A config with some fields replaced; keys are `section.field`, or a field known to one section.
+    """A config with some fields replaced; keys are `section.field`, or a field of one section.
 
-    Values are of the field's type (lists become tuples). Raises ConfigError for unknown or ambiguous
-    keys and wrong types.
+    Values are of the field's type (lists become tuples). Raises ConfigError for unknown or
+    ambiguous keys and wrong types.
     """
     sections = ("model", "data", "train")
     for key, value in settings.items():

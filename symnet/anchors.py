@@ -1,6 +1,6 @@
 """Anchors: the boxes that a region proposal network starts from.
 
-Letters: A anchors a position (ratio-major: ratios outer, scales inner), H, W the feature map's size.
+Letters: A anchors a position (ratios outer, scales inner), H, W the feature map's size.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def classic_base_anchors(
 ) -> np.ndarray:
     """The A anchors (A, 4) of the first cell, exactly those of contrib.MultiProposal.
 
-    Faster R-CNN, section 3.1.1, with py-faster-rcnn's rounding: widths and heights of the ratios are
-    whole pixels of a stride x stride cell, inclusive (+1), before the scale multiplies them.
+    Faster R-CNN, section 3.1.1, with py-faster-rcnn's rounding: widths and heights of the ratios
+    are whole pixels of a stride x stride cell, inclusive (+1), before the scale multiplies them.
     Ratios are height over width.
     """
     centre = 0.5 * (stride - 1)

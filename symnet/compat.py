@@ -2,8 +2,9 @@
 
 MXNet 1.9.1 predates NumPy 1.24 and Python 3.12: the NumPy names and the `distutils.version` module
 that it uses are put back before it is imported, and the CUDA 11 libraries of the `nvidia-*-cu11`
-wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero: they
-carry no information in training, and make fully connected layers and their updates 2-3 times slower.
+wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero:
+they carry no information in training, and make fully connected layers and their updates two to
+three times slower.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import importlib.util
 import platform
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +101,29 @@ def _load_cuda_libraries() -> None:
                 PATCHED.append(library.name)
 
 
-def _flush_denormals() -> None:
-    """Set flush-to-zero and denormals-are-zero here; threads that MXNet starts later inherit them."""
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return
-    for dtype in (np.float16, np.float32, np.float64):
-        np.finfo(dtype)  # looks at denormals once, and warns if they are gone by then
+@contextmanager
+def _flushing_denormals() -> Iterator[None]:
+    """Flush-to-zero and denormals-are-zero for this thread, and for those started meanwhile."""
     try:
         libm = ctypes.CDLL("libm.so.6")
-        environment = (ctypes.c_uint32 * 8)()  # fenv_t of x86-64; its last word is MXCSR
-        libm.fegetenv(environment)
-        environment[7] |= 0x8040
-        libm.fesetenv(environment)
-    except (OSError, AttributeError):  # another C library than glibc: slower, not wrong
+        ours = platform.machine() == "x86_64"
+    except OSError:  # another C library than glibc: slower, not wrong
+        ours = False
+    if not ours:
+        yield
         return
-    PATCHED.append("flush denormals to zero")
+    before, flushing = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)  # NumPy looks at denormals once, and warns if they are gone by then
+    for environment in (before, flushing):  # fenv_t of x86-64; its last word is MXCSR
+        libm.fegetenv(environment)
+    flushing[7] |= 0x8040
+    libm.fesetenv(flushing)
+    PATCHED.append("denormals flushed to zero in MXNet's threads")
+    try:
+        yield
+    finally:
+        libm.fesetenv(before)
 
 
 def patch() -> None:
@@ -120,7 +131,6 @@ def patch() -> None:
     _restore_numpy_names()
     _restore_distutils()
     _load_cuda_libraries()
-    _flush_denormals()
 
 
 class _LazyMXNet(types.ModuleType):
@@ -133,7 +143,10 @@ class _LazyMXNet(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if "mxnet" not in sys.modules:
             patch()
-        return getattr(importlib.import_module("mxnet"), name)
+            with _flushing_denormals():
+                mxnet = importlib.import_module("mxnet")
+                mxnet.nd.zeros(1).wait_to_read()  # starts the engine's threads
+        return getattr(sys.modules["mxnet"], name)
 
 
 mx = _LazyMXNet("mxnet")

@@ -35,12 +35,13 @@ class DetectorDef:
     config: a frozen dataclass with a default for every field.
     train_symbol(config, images): the training graph for that many images a device; its data inputs
         are `data`, `im_info`, `gt_boxes`, its labels those that assign_targets returns.
-    test_symbol(config): the test graph, for any number of images; outputs det_boxes, det_scores, det_classes.
+    test_symbol(config): the test graph, for any number of images; outputs det_boxes, det_scores,
+        det_classes.
     assign_targets(config, image, rng): label arrays of one image, by the graph's input names.
     label_names: the names of those arrays.
     init(config, name, shape, rng, scratch): first values of a parameter that was not loaded;
         scratch says that nothing at all was loaded.
-    metrics(outputs, labels): for each metric the pair (sum, count) of NDArrays (1,), not waited for.
+    metrics(outputs, labels): for each metric a pair (sum, count) of NDArrays (1,), not waited for.
     losses: the metrics that are losses: a value that is not finite stops the run.
     stride: image sides are padded to a multiple of it.
     body: prefixes of the parameters that --pretrained is expected to supply.

@@ -1,4 +1,4 @@
-"""Faster R-CNN with VGG16: the classic graph (Ren et al. 2015, as the original MXNet example has it).
+"""Faster R-CNN with VGG16: the classic graph (Ren et al. 2015, as in the original MXNet example).
 
 Letters: B images a device, H, W the padded image, A anchors a position, R RoIs an image, C classes
 with background 0, G objects, D detections. The names of inputs, parameters and outputs are those of
@@ -230,7 +230,8 @@ def get_vgg_test(
     """The classic test graph: det_boxes (B, D, 4), det_scores and det_classes (B, D), proposals.
 
     The arguments are those of get_vgg_train; the graph takes any number of images, whatever
-    rcnn_batch_size says, which stands here for the original's sake. Inputs are data (B, 3, H, W) and im_info (B, 3).
+    rcnn_batch_size says, which stands here for the original's sake. Inputs are data (B, 3, H, W)
+    and im_info (B, 3).
     """
     config = FasterRCNNVGG16Config(
         num_classes=num_classes,
@@ -289,7 +290,7 @@ def init(
     rng: np.random.Generator,
     scratch: bool,
 ) -> np.ndarray:
-    """New layers N(0, 0.01), bbox_pred N(0, 0.001), biases 0; from scratch, He et al. for the body."""
+    """New layers N(0, 0.01), bbox_pred N(0, 0.001), biases 0; the body from scratch as He et al."""
     if name.endswith("_bias"):
         return np.zeros(shape, np.float32)
     std = 0.001 if name.startswith("bbox_pred") else 0.01

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RPNHead:
-    """cls_score (B, 2, A*H, W): background, object; cls_prob (B, 2A, H, W); bbox_pred (B, 4A, H, W)."""
+    """cls_score (B, 2, A*H, W): background, object; cls_prob (B, 2A, H, W); bbox_pred
+    (B, 4A, H, W)."""
 
     cls_score: Symbol
     cls_prob: Symbol

@@ -65,3 +65,16 @@ def _ap_area(recall: list[float], precision: list[float]) -> float:
     for i in range(len(mpre) - 2, -1, -1):
         mpre[i] = max(mpre[i], mpre[i + 1])
     return sum((mrec[i] - mrec[i - 1]) * mpre[i] for i in range(1, len(mrec)))
+
+
+# --- geometry -----------------------------------------------------------------------------------
+
+
+def slow_iou(a, b, offset=0):
+    """Intersection over union of two boxes, xyxy."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    area_a = (a[2] - a[0] + offset) * (a[3] - a[1] + offset)
+    area_b = (b[2] - b[0] + offset) * (b[3] - b[1] + offset)
+    union = area_a + area_b - width * height
+    return width * height / union if union > 0 else 0.0

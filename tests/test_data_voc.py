@@ -73,10 +73,10 @@ def test_bccd_joined_has_every_box_but_the_two_without_size(shared_data):
     data = load_voc(shared_data / "bccd", "2007_train+2007_val+2007_test")
     assert data.class_names == ("Platelets", "RBC", "WBC")
     counts = Counter(data.class_names[k - 1] for r in data.records for k in r.classes)
-    dropped = {r.image_id for r in data.records} & {"BloodImage_00338", "BloodImage_00343"}
-    assert len(dropped) == data.notes.dropped == 2
+    assert {r.image_id for r in data.records} >= {"BloodImage_00338", "BloodImage_00343"}
+    assert data.notes.dropped == 2
+    assert counts == {"RBC": 4155 - 2, "WBC": 372, "Platelets": 361}
     assert sum(counts.values()) == 4888 - 2
-    assert {"RBC": 4155, "WBC": 372, "Platelets": 361} == {**counts, "RBC": counts["RBC"] + 2}
     assert {(r.height, r.width) for r in data.records} == {(480, 640)}
 
 
@@ -395,7 +395,7 @@ def test_a_skipped_image_counts_nowhere_else(devkit):
 
 
 def save_turned(path, orientation):
-    """A 6x4 image (width x height) whose stored top left quarter is white."""
+    """A 60x40 image (width x height) whose stored top left quarter is white."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20, :30] = 255
     exif = Image.Exif()
@@ -461,6 +461,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     np.testing.assert_allclose(pixels.astype(int), expected, atol=1)
 
 
+@pytest.mark.filterwarnings("error")
 def test_palette_with_transparent_entries(tmp_path):
     path = tmp_path / "a.png"
     image = Image.new("P", (5, 4), 1)

@@ -26,9 +26,7 @@ def parse_args() -> argparse.Namespace:
         help="classic: the paper's settings; quick: a narrow network on small images, from scratch. "
         "Default: quick for the synthetic data set, else classic. Other flags win over it",
     )
-    what.add_argument(
-        "--pretrained", metavar="FILE", help="parameters to start from: .params, .npz"
-    )
+    what.add_argument("--pretrained", metavar="FILE", help="start from this .params or .npz")
     what.add_argument(
         "--out", metavar="DIR", help="the run's folder (default: runs/NETWORK_DATASET)"
     )
@@ -81,21 +79,23 @@ SETTINGS = {
 
 def main() -> int:
     args = parse_args()
+    from mxrcnn.errors import report_user_errors
     from mxrcnn.training.run import TrainRequest, run_training
 
     given = {key: getattr(args, option) for option, key in SETTINGS.items()}
-    return run_training(
-        TrainRequest(
-            network=args.network,
-            preset=args.preset,
-            settings={key: value for key, value in given.items() if value is not None},
-            words=tuple(args.set),
-            out=args.out,
-            resume=args.resume,
-            gpus=args.gpus,
-            num_workers=args.num_workers,
+    with report_user_errors():
+        return run_training(
+            TrainRequest(
+                network=args.network,
+                preset=args.preset,
+                settings={key: value for key, value in given.items() if value is not None},
+                words=tuple(args.set),
+                out=args.out,
+                resume=args.resume,
+                gpus=args.gpus,
+                num_workers=args.num_workers,
+            )
         )
-    )
 
 
 if __name__ == "__main__":

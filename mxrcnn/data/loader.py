@@ -237,7 +237,7 @@ class Loader:
             self._pool = ThreadPoolExecutor(1)
 
     def batches(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
-        """The batches of the plans; raises DataError for bad files, RuntimeError for dead workers."""
+        """The batches of the plans; DataError for bad files, RuntimeError for dead workers."""
         waiting: deque[Any] = deque()
         try:
             for plan in plans:
@@ -248,8 +248,8 @@ class Loader:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a loader worker died: killed, or out of memory? Fewer workers (--num-workers) need "
-                "less memory; --resume goes on from the last checkpoint"
+                "a loader worker died: killed, or out of memory? Fewer workers (--num-workers) "
+                "need less memory; --resume goes on from the last checkpoint"
             ) from error
         finally:
             for future in waiting:

@@ -1,8 +1,8 @@
 """The data's core types: what a data set holds, and what a detector answers.
 
 Letters: N objects of an image, D detections of an image, C classes with the background as class 0.
-Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 alone is (0, 0, 1, 1),
-and its width is x2 - x1.
+Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 alone is
+(0, 0, 1, 1), and its width is x2 - x1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file and the field or value."""
 
     def __init__(self, path: str | Path, problem: str) -> None:
-        super().__init__(path, problem)  # both, so that the error survives pickling between processes
+        super().__init__(path, problem)  # both, to survive the way between processes
         self.path = str(path)
         self.problem = problem
 

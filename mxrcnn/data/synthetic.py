@@ -193,7 +193,7 @@ def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     along = x * np.cos(angle) + y * np.sin(angle)
     stripes = rng.uniform(0, 12) * np.sin(2 * np.pi * along / wavelength + phase)
     coarse = rng.normal(0, 14, (6, 8)).astype(np.float32)
-    patches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+    patches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     colour = rng.uniform(70, 185, 3)
     return (colour + (stripes + patches)[:, :, None]).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""From a record to what a network eats: decode, resize, flip, normalise, pad; and boxes along with it.
+"""From a record to what a network eats: decode, resize, flip, normalise, pad; boxes with it.
 
 Letters: N objects, H, W the network image, B images of a batch, G rows of gt_boxes.
 """
@@ -31,7 +31,7 @@ class Sample:
 
 
 def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, float]:
-    """The size after resizing, and its scale: short_side, unless the long side would pass long_side.
+    """The size after resizing, and its scale: to short_side, unless that passes long_side.
 
     At least 1 pixel a side. A side limit of 0 is none; with both 0 the image keeps its size.
     """

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from mxrcnn.compat import mx
 from mxrcnn.config import Config
 from mxrcnn.data.images import read_image
-from mxrcnn.data.loader import BatchPlan, test_loader, test_plans
-from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.data.loader import test_loader, test_plans
+from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
@@ -28,8 +28,10 @@ class Detector:
         auxs: Params,
         config: Config,
         context: mx.Context | None = None,
+        source: str = "",
     ) -> None:
         self.config = config
+        self.source = source
         self._module = mx.mod.Module(
             symbol, data_names=("data", "im_info"), label_names=None, context=context or mx.cpu()
         )
@@ -52,8 +54,8 @@ class Detector:
     ) -> Detector:
         """The detector of a run folder.
 
-        checkpoint: "best", "last" or a step; None is the best if there is one, else the last. params:
-        a bare .params file to use instead. Raises CheckpointError for what is not there.
+        checkpoint: "best", "last" or a step; None is the best if there is one, else the last.
+        params: a bare .params file to use instead. Raises CheckpointError for what is not there.
         """
         folder = RunFolder(Path(run))
         config = folder.config()
@@ -61,7 +63,7 @@ class Detector:
             which = checkpoint or ("best" if folder.best() else "last")
             params = folder.folder(which) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
-        return cls(folder.symbol("test"), args, auxs, config, context)
+        return cls(folder.symbol("test"), args, auxs, config, context, source=str(params))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -116,29 +118,31 @@ class Detector:
             outputs["det_classes"][row][keep].astype(np.int64),
         )
 
-    def outputs(
-        self, dataset: Dataset, batch_size: int = 1, num_workers: int = 0, progress: bool = True
-    ) -> Iterator[tuple[BatchPlan, dict[str, np.ndarray]]]:
-        """The graph's outputs for all images of a data set, batch by batch."""
+    def detect(
+        self,
+        dataset: Dataset,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray]]:
+        """(record, detections, proposals (P, 4)) of all images, in stored pixels, by equal shapes.
+
+        The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
+        """
         data = self.config.data
         plans = test_plans(dataset, data, self._multiple, batch_size)
-        with (
-            test_loader(data, num_workers) as loader,
-            tqdm(
-                total=len(dataset),
-                unit="image",
-                disable=None if progress else True,
-                dynamic_ncols=True,
-            ) as bar,
-        ):
+        bar = tqdm(
+            total=len(dataset), unit="image", dynamic_ncols=True, disable=None if progress else True
+        )
+        with test_loader(data, num_workers) as loader, bar:
             for plan, batch in zip(plans, loader.batches(plans)):
-                yield plan, self.forward(batch.data["data"], batch.data["im_info"])
-                bar.update(len(plan.records))
+                outputs = self.forward(batch.data["data"], batch.data["im_info"])
+                for row, record in enumerate(plan.records):
+                    ratio = self._pixel_ratio(record.height, record.width)
+                    found = self._detections(outputs, row, record.height, record.width)
+                    yield record, found, outputs["proposals"][row] / ratio
+                    bar.update()
 
     def predict_dataset(self, dataset: Dataset, **options: int | bool) -> dict[ImageId, Detections]:
-        """Detections of all images by image id; options as of `outputs`."""
-        return {
-            record.image_id: self._detections(outputs, row, record.height, record.width)
-            for plan, outputs in self.outputs(dataset, **options)
-            for row, record in enumerate(plan.records)
-        }
+        """Detections of all images by image id; options as of `detect`."""
+        return {record.image_id: found for record, found, _ in self.detect(dataset, **options)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
 from mxrcnn.data import open_dataset
-from mxrcnn.data.records import DataError, Dataset
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder
-from mxrcnn.training.metrics import NonFiniteLossError
+from mxrcnn.data.records import Dataset
+from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.trainer import Trainer, train
-from mxrcnn.weights.reading import WeightsError
 from symnet import get_detector
 
 #: what the quick preset changes, besides the detector's own `quick` settings
@@ -30,20 +27,10 @@ QUICK = {
     "train.fixed": (),
 }
 
-#: errors that are the user's to mend: a message, not a traceback
-USER_ERRORS = (
-    ConfigError,
-    DataError,
-    CheckpointError,
-    WeightsError,
-    NonFiniteLossError,
-    FileNotFoundError,
-)
-
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `tools/train.py` was asked; settings are `section.field` and values, words `key=value`."""
+    """What `tools/train.py` was asked: settings by `section.field`, words as `key=value`."""
 
     network: str = "faster_rcnn_vgg16"
     preset: str | None = None
@@ -148,28 +135,13 @@ def prepare(request: TrainRequest) -> Trainer:
 
 
 def run_training(request: TrainRequest) -> int:
-    """Train as asked; the process's exit code: 0, 1 for an error, 128 + n for signal n."""
-    try:
-        trainer = prepare(request)
-        say(
-            [f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {trainer.run.path}"]
-        )
-        result = train(trainer, request.num_workers)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    """Train as asked; the process's exit code: 0, or 128 + n if signal n stopped it."""
+    trainer = prepare(request)
+    say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {trainer.run.path}"])
+    result = train(trainer, request.num_workers)
+    path = trainer.run.path
     if result.stopped_by is not None:
-        say(
-            [
-                f"stopped at step {result.step}; go on with: "
-                f"python tools/train.py --resume {trainer.run.path}"
-            ]
-        )
+        say([f"stopped at step {result.step}; go on: python tools/train.py --resume {path}"])
         return 128 + result.stopped_by
-    say(
-        [
-            f"done: {trainer.run.path} (losses.png, log.jsonl); "
-            f"test with: python tools/test.py {trainer.run.path}"
-        ]
-    )
+    say([f"done: {path} (losses.png, log.jsonl); test it: python tools/test.py {path}"])
     return 0

@@ -1,0 +1,25 @@
+"""Which errors are the user's to mend: they end a tool with a message, not a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mxrcnn.config import ConfigError
+from mxrcnn.data.records import DataError
+from mxrcnn.training.checkpoint import CheckpointError
+from mxrcnn.training.metrics import NonFiniteLossError
+from mxrcnn.weights.reading import WeightsError
+
+USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, NonFiniteLossError, OSError)
+
+
+@contextmanager
+def report_user_errors() -> Iterator[None]:
+    """Print such an error to stderr and exit with code 1."""
+    try:
+        yield
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

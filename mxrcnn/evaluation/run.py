@@ -1,0 +1,139 @@
+"""Testing a run: detect, score, write the report, the results files and the pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mxrcnn import viz
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, ConfigError, override
+from mxrcnn.data import open_dataset
+from mxrcnn.data.coco import dataset_to_coco
+from mxrcnn.data.images import read_image
+from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco
+from mxrcnn.evaluation.matching import image_scores
+from mxrcnn.evaluation.recall import proposal_recall
+from mxrcnn.evaluation.report import Report, write_report
+from mxrcnn.evaluation.submission import write_coco_results, write_voc_submission
+from mxrcnn.evaluation.voc import evaluate_voc
+from mxrcnn.files import safe_name
+from mxrcnn.inference.detector import Detector
+
+METRICS = ("voc07", "voc12", "coco")
+
+
+@dataclass(frozen=True)
+class TestRequest:
+    """What `tools/test.py` was asked; settings are `section.field` and values."""
+
+    __test__ = False  # not a test class, whatever pytest may think of its name
+
+    run: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    imageset: str | None = None
+    metric: str = "voc07"
+    checkpoint: str | None = None
+    params: str | None = None
+    batch_size: int = 1
+    num_workers: int = 0
+    pictures: int = 4
+    out: str | None = None
+
+
+def choose_imageset(config: Config, imageset: str | None) -> str:
+    """The images to test on: as asked, else the validation set; ConfigError if there is none."""
+    if imageset or config.data.val_imageset:
+        return imageset or config.data.val_imageset
+    if config.data.dataset == "synthetic":
+        return "2007_test"
+    raise ConfigError("which images? The run has no validation images; give --imageset")
+
+
+def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """The data set in COCO's form: its own annotation file as it is, but only what was loaded."""
+    if dataset.annotation_file is None:
+        return dataset_to_coco(dataset)
+    truth = json.loads(Path(dataset.annotation_file).read_text(encoding="utf-8"))
+    images = {record.image_id for record in dataset.records}
+    categories = set(dataset.category_ids or ())
+    return {
+        **truth,
+        "images": [x for x in truth["images"] if x["id"] in images],
+        "categories": [x for x in truth["categories"] if x["id"] in categories],
+        "annotations": [
+            x
+            for x in truth["annotations"]
+            if x["image_id"] in images and x["category_id"] in categories
+        ],
+    }
+
+
+def score(dataset: Dataset, detections: Mapping[ImageId, Detections], metric: str) -> Report:
+    """The report of a metric: voc07, voc12 or coco."""
+    if metric == "coco":
+        return evaluate_coco(coco_ground_truth(dataset), detections_to_coco(detections, dataset))
+    return evaluate_voc(dataset.records, detections, dataset.class_names, metric=metric)
+
+
+def draw_extremes(
+    dataset: Dataset,
+    detections: Mapping[ImageId, Detections],
+    config: Config,
+    out: Path,
+    count: int,
+) -> list[Path]:
+    """Pictures of the `count` best and worst images, by F1 at score 0.5: objects and detections."""
+    ranked = sorted(image_scores(dataset.records, detections).items(), key=lambda item: -item[1])
+    records = {record.image_id: record for record in dataset.records}
+    count = min(count, (len(ranked) + 1) // 2)
+    chosen = [("best", item) for item in ranked[:count]]
+    chosen += [("worst", item) for item in ranked[::-1][:count]]
+    paths = []
+    for place, (kind, (image_id, f1)) in enumerate(tqdm(chosen, "pictures", disable=None)):
+        pixels = read_image(records[image_id].path, config.data.exif_orientation)
+        picture = viz.draw_comparison(
+            pixels, records[image_id], detections[image_id], dataset.class_names
+        )
+        name = f"{kind}{place % max(1, count) + 1}_f1_{f1:.2f}_{safe_name(str(image_id))}.jpg"
+        paths.append(out / "pictures" / name)
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        picture.save(paths[-1], quality=90)
+    return paths
+
+
+def run_test(request: TestRequest, context: mx.Context | None = None) -> tuple[Report, Path]:
+    """Test as asked; returns the report and the folder with everything that was written."""
+    detector = Detector.load(request.run, request.checkpoint, request.params, context)
+    config = override(detector.config, request.settings)
+    if config.data.class_names != detector.config.data.class_names:
+        raise ConfigError("the classes are the run's own and cannot be changed")
+    detector.config = config
+    imageset = choose_imageset(config, request.imageset)
+    dataset = open_dataset(config.data, imageset)
+
+    detections, proposals = {}, {}
+    start = time.perf_counter()
+    for record, found, boxes in detector.detect(dataset, request.batch_size, request.num_workers):
+        detections[record.image_id] = found
+        proposals[record.image_id] = boxes
+    rate = len(dataset) / (time.perf_counter() - start)
+
+    report = score(dataset, detections, request.metric)
+    extra = Report({**proposal_recall(dataset.records, proposals), "images_per_second": rate})
+    notes = [f"{imageset}: {len(dataset)} images, {detector.source}", *dataset.notes.lines()]
+    report = report.merge(replace(extra, notes=notes))
+    out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")
+    write_report(report, out)
+    write_voc_submission(detections, dataset, out)
+    write_coco_results(detections, dataset, out)
+    viz.plot_precision_recall(report, out / "precision_recall")
+    draw_extremes(dataset, detections, config, out, request.pictures)
+    return report, out
