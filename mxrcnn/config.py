@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from symnet import get_detector
+from symnet.detector import DetectorDef
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be; the message names the key and the value."""
+
+
+def _check(owner: str, section: Any, least: Mapping[str, float]) -> None:
+    """ConfigError for a field below its least value; for a tuple, each of its values counts."""
+    for name, bound in least.items():
+        value = getattr(section, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(bound <= v < float("inf") for v in values):
+            raise ConfigError(f"{owner}.{name}={value!r}: must be at least {bound}, and finite")
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,15 @@ class DataConfig:
     keep_empty: bool = True
     use_difficult: bool = False
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        _check("data", self, {"short_side": 0, "long_side": 0, "pad_multiple": 1})
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(abs(v) < float("inf") for v in value):
+                raise ConfigError(f"data.{name}={value!r}: three numbers are needed: r, g, b")
+        if min(self.std) <= 0:
+            raise ConfigError(f"data.std={self.std!r}: must be above 0")
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,18 @@ class TrainConfig:
     log_interval: int = 20
     tensorboard: bool = False
 
+    def __post_init__(self) -> None:
+        _check("train", self, _LEAST)
+
+
+#: the least values of TrainConfig's numbers
+_LEAST = {
+    **dict.fromkeys(("batch_size", "log_interval", "keep"), 1),
+    **dict.fromkeys(("epochs", "lr", "lr_decay_epoch", "lr_decay", "momentum", "weight_decay"), 0),
+    **dict.fromkeys(("clip_gradient", "warmup_steps", "warmup_factor", "seed"), 0),
+    **dict.fromkeys(("checkpoint_steps", "val_every"), 0),
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -88,7 +119,14 @@ class Config:
 
 def make_config(network: str = "faster_rcnn_vgg16") -> Config:
     """The defaults of a network."""
-    return Config(network=network, model=get_detector(network).config())
+    return Config(network=network, model=_detector(network).config())
+
+
+def _detector(network: str) -> DetectorDef:
+    try:
+        return get_detector(network)
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
 
 
 def _closest(key: str, known: Iterable[str]) -> str:
@@ -101,14 +139,14 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
     """The value as the annotated type, or ConfigError that names the key."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else (value,)
+        items = value if isinstance(value, (list, tuple)) else () if value == "" else (value,)
         return tuple(_coerce(key, item, args[0]) for item in items)
     if wanted is bool and isinstance(value, bool):
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if wanted is float and number:
         return float(value)
-    if wanted is int and number and int(value) == value:
+    if wanted is int and number and value % 1 == 0:
         return int(value)
     if wanted is str and not isinstance(value, (list, tuple, dict, bool)):
         return str(value)
@@ -117,6 +155,8 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
 
 def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where[:-1]}={values!r}: expected fields and their values")
     for key in values:
         if key not in hints:
             raise ConfigError(f"unknown setting {where}{key}{_closest(key, hints)}")
@@ -125,13 +165,33 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 def _parse(text: str) -> Any:
     """A value from the command line: a Python literal, a,b,c as a tuple, or the text itself."""
-    lowered = text.strip().lower()
-    if lowered in ("true", "false"):
-        return lowered == "true"
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return tuple(_parse(part) for part in text.split(",")) if "," in text else text
+    # 2007_2012 is the name of an image set, not Python's 20072012
+    return text if isinstance(value, (int, float)) and "_" in text else value
+
+
+def full_name(config: Config, key: str) -> str:
+    """`section.field` for a key that may be a field's bare name.
+
+    Raises ConfigError for keys that no section has, or several have.
+    """
+    sections = ("model", "data", "train")
+    section, _, name = key.rpartition(".")
+    if section and section not in sections:
+        raise ConfigError(f"unknown section in {key}{_closest(section, sections)}")
+    fields = {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in sections}
+    homes = [s for s in ([section] if section else sections) if name in fields[s]]
+    if len(homes) != 1:
+        known = [f"{s}.{n}" for s in sections for n in fields[s]]
+        known += [n for s in sections for n in fields[s]]
+        raise ConfigError(f"unknown or ambiguous setting {key}{_closest(key, known)}")
+    return f"{homes[0]}.{name}"
 
 
 def override(config: Config, settings: Mapping[str, Any]) -> Config:
@@ -140,21 +200,12 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
     Values are of the field's type (lists become tuples). Raises ConfigError for unknown or
     ambiguous keys and wrong types.
     """
-    sections = ("model", "data", "train")
     for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        if section and section not in sections:
-            raise ConfigError(f"unknown section in {key}{_closest(section, sections)}")
-        fields = {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in sections}
-        homes = [s for s in ([section] if section else sections) if name in fields[s]]
-        if len(homes) != 1:
-            known = [f"{s}.{n}" for s in sections for n in fields[s]]
-            known += [n for s in sections for n in fields[s]]
-            raise ConfigError(f"unknown or ambiguous setting {key}{_closest(key, known)}")
-        part = getattr(config, homes[0])
+        section, _, name = full_name(config, key).partition(".")
+        part = getattr(config, section)
         hints = typing.get_type_hints(type(part))
         part = dataclasses.replace(part, **{name: _coerce(key, value, hints[name])})
-        config = dataclasses.replace(config, **{homes[0]: part})
+        config = dataclasses.replace(config, **{section: part})
     return config
 
 
@@ -176,10 +227,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """The inverse of to_dict; fields that are not there get their defaults, unknown ones raise."""
-    try:
-        detector = get_detector(values["network"])
-    except KeyError as error:
-        raise ConfigError(f"config without a known network: {error}") from None
+    if "network" not in values:
+        raise ConfigError("no network is named")
+    detector = _detector(values["network"])
     for key in values:
         if key not in ("network", "model", "data", "train"):
             raise ConfigError(f"unknown setting {key}")
@@ -200,5 +250,5 @@ def load_json(path: Path) -> Config:
     """The config of a JSON file; ConfigError names the file and the key."""
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, ConfigError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -17,9 +17,12 @@ USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, NonFiniteL
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print such an error to stderr and exit with code 1."""
+    """Print such an error to stderr and exit with code 1; after Ctrl-C with 130."""
     try:
         yield
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

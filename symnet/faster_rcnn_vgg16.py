@@ -50,6 +50,7 @@ class FasterRCNNVGG16Config:
     rpn_pre_topk_test: int = 6000
     rpn_post_topk_test: int = 300
     rcnn_pooled_size: int = 7
+    rcnn_dropout: float = 0.5
     rcnn_batch_rois: int = 128
     rcnn_fg_fraction: float = 0.25
     rcnn_fg_overlap: float = 0.5
@@ -110,7 +111,9 @@ def _train_graph(
         seed=config.sampling_seed,
     )
     pooled = _roi_pool(feature, rois, stride, config.rcnn_pooled_size)
-    cls_score, bbox_pred = roi_head(get_vgg_top_feature(pooled, config.fc_dim), config.num_classes)
+    cls_score, bbox_pred = roi_head(
+        get_vgg_top_feature(pooled, config.fc_dim, config.rcnn_dropout), config.num_classes
+    )
     cls_prob, bbox_loss = roi_losses(
         cls_score, bbox_pred, label, bbox_target, bbox_weight, num_rois
     )
@@ -144,7 +147,9 @@ def _test_graph(config: FasterRCNNVGG16Config, anchors: AnchorSpec, stride: int)
         config.rpn_min_size,
     )
     pooled = _roi_pool(feature, rois, stride, config.rcnn_pooled_size)
-    cls_score, bbox_pred = roi_head(get_vgg_top_feature(pooled, config.fc_dim), config.num_classes)
+    cls_score, bbox_pred = roi_head(
+        get_vgg_top_feature(pooled, config.fc_dim, config.rcnn_dropout), config.num_classes
+    )
     num_rois = config.rpn_post_topk_test
     rois = mx.sym.reshape(rois, shape=(-1, num_rois, 5))
     scores = mx.sym.softmax(cls_score, axis=1, name="cls_prob")
@@ -294,7 +299,7 @@ def init(
     if name.endswith("_bias"):
         return np.zeros(shape, np.float32)
     std = 0.001 if name.startswith("bbox_pred") else 0.01
-    if name.startswith(("conv", "rpn_conv", "fc")) and scratch:
+    if scratch and not name.startswith(("bbox_pred", "rpn_bbox_pred")):
         std = np.sqrt(2 / np.prod(shape[1:]))
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
@@ -321,5 +326,5 @@ DETECTOR = DetectorDef(
     losses=("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss"),
     stride=STRIDE,
     body=("conv",),
-    quick={"width": 0.25, "fc_dim": 256, "anchor_scales": (2, 4, 8)},
+    quick={"width": 0.25, "fc_dim": 512, "rcnn_dropout": 0.0, "anchor_scales": (2, 4, 8)},
 )

@@ -70,11 +70,6 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         self.num_classes = int(num_classes)
         self.batch_images = int(batch_images)
         self.batch_rois = int(batch_rois)
-        if self.batch_rois % self.batch_images:
-            raise ValueError(
-                f"proposal_target: {self.batch_rois} RoIs (batch_rois) cannot be shared equally by "
-                f"{self.batch_images} images (batch_images)"
-            )
         self.sampling = RoISampling(
             num_samples=self.batch_rois // self.batch_images,
             fg_fraction=float(fg_fraction),
@@ -90,8 +85,25 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         return ["rois_output", "label", "bbox_target", "bbox_weight"]
 
     def infer_shape(self, in_shape):
+        self._check(tuple(in_shape[1]))
         rois, wide = self.batch_rois, 4 * self.num_classes
         return in_shape, [(rois, 5), (rois,), (rois, wide), (rois, wide)], []
+
+    def _check(self, gt_boxes: tuple[int, ...]) -> None:
+        """Raises ValueError for what cannot work; from __init__ it would crash the process."""
+        images = self.batch_images
+        if self.batch_rois % images:
+            raise ValueError(
+                f"proposal_target: {self.batch_rois} RoIs (batch_rois) cannot be shared equally by "
+                f"{images} images (batch_images)"
+            )
+        known = all(side > 0 for side in gt_boxes)
+        leading = gt_boxes[:-2] or (1,)
+        if gt_boxes and known and (leading != (images,) or gt_boxes[-1] != 5):
+            raise ValueError(
+                f"proposal_target: gt_boxes {gt_boxes}, expected ({images}, G, 5)"
+                + (" or (G, 5)" if images == 1 else "")
+            )
 
     def create_operator(self, ctx, shapes, dtypes):
         return ProposalTarget(self)

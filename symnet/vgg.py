@@ -37,9 +37,9 @@ def get_vgg_feature(data: Symbol, width: float = 1.0) -> Symbol:
     return data
 
 
-def get_vgg_top_feature(data: Symbol, fc_dim: int = FC_DIM) -> Symbol:
-    """fc6 and fc7 with dropout 0.5: (R, 512, 7, 7) -> (R, fc_dim)."""
+def get_vgg_top_feature(data: Symbol, fc_dim: int = FC_DIM, dropout: float = 0.5) -> Symbol:
+    """fc6 and fc7 with dropout: (R, 512, 7, 7) -> (R, fc_dim)."""
     for name in ("6", "7"):
         data = relu(fc(data, f"fc{name}", fc_dim), f"relu{name}")
-        data = mx.sym.Dropout(data, p=0.5, name=f"drop{name}")
+        data = mx.sym.Dropout(data, p=dropout, name=f"drop{name}")
     return data

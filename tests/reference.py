@@ -78,3 +78,25 @@ def slow_iou(a, b, offset=0):
     area_b = (b[2] - b[0] + offset) * (b[3] - b[1] + offset)
     union = area_a + area_b - width * height
     return width * height / union if union > 0 else 0.0
+
+
+# --- detections ---------------------------------------------------------------------------------
+
+
+def slow_detections(boxes, scores, score_thresh, nms_thresh, pre_nms_top_n, max_detections, offset):
+    """[(score, class, box)] of one image, best first: greedy NMS a class.
+
+    boxes (R, K, 4) and scores (R, K) of K classes without the background, which is class 0.
+    """
+    candidates = [
+        (float(scores[r, k]), k + 1, boxes[r, k])
+        for r in range(scores.shape[0])
+        for k in range(scores.shape[1])
+        if scores[r, k] > score_thresh
+    ]
+    kept = []
+    for score, k, box in sorted(candidates, key=lambda c: -c[0])[:pre_nms_top_n]:
+        others = [other for _, same, other in kept if same == k]
+        if all(slow_iou(box, other, offset) <= nms_thresh for other in others):
+            kept.append((score, k, box))
+    return kept[:max_detections]

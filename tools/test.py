@@ -50,7 +50,7 @@ def main() -> int:
 
     given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     with report_user_errors():
-        report, out = run_test(
+        report, out, pictures = run_test(
             TestRequest(
                 run=args.run,
                 settings={key: value for key, value in given.items() if value is not None},
@@ -66,7 +66,8 @@ def main() -> int:
             contexts(args.gpus)[0],
         )
         print(report.table())
-        print(f"\nwritten to {out}: report.json, results, coco_results.json, curves and pictures")
+        print(f"\nwritten to {out}: report.json, results/, coco_results.json, precision_recall/")
+        print("pictures:", *pictures, sep="\n  ")
     return 0
 
 

@@ -19,11 +19,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    what.add_argument("--network", help="default: faster_rcnn_vgg16")
     what.add_argument(
         "--preset",
         choices=("classic", "quick"),
-        help="classic: the paper's settings; quick: a narrow network on small images, from scratch. "
+        help="classic: the paper's settings; quick: a narrow network on small images, anew. "
         "Default: quick for the synthetic data set, else classic. Other flags win over it",
     )
     what.add_argument("--pretrained", metavar="FILE", help="start from this .params or .npz")

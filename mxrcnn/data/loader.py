@@ -6,17 +6,21 @@ the number of workers changes nothing but speed. Workers never import mxnet.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -217,47 +221,118 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
+    """A worker's life: make what is asked for, one thing at a time, until the pipe is closed."""
+    _start_worker()
+    while True:
+        try:
+            plan = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = make(plan), None, ""
+        except Exception as error:
+            answer = None, error, traceback.format_exc()
+        pipe.send(answer)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes started meanwhile never see SIGINT and SIGTERM, not even while they start.
+
+    Both are often sent to the whole process group, and the trainer alone should act on them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """A process with a pipe of its own, which ends when the process does, whatever it was at.
+
+    (In a ProcessPoolExecutor all workers share one: if one is killed while it writes a batch, the
+    others keep the pipe open and the reader waits for ever.)
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(make, theirs), daemon=True)
+        with _signals_held():
+            self._process.start()
+        theirs.close()
+
+    def __call__(self, plan: Any) -> Any:
+        try:
+            self._pipe.send(plan)
+            made, error, trace = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(1)
+            raise RuntimeError(
+                f"a loader worker died (exit code {self._process.exitcode}): killed, or out of "
+                "memory? Fewer workers (--num-workers) need less memory; --resume goes on from the "
+                "last checkpoint"
+            ) from None
+        if error is not None:
+            raise error from RuntimeError(f"in a loader worker:\n{trace}")
+        return made
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
 class Loader:
     """Runs `make` over plans in parallel, a few batches ahead, in the plans' order.
 
-    num_workers 0 uses one thread of this process. Close it, or use it as a context manager.
+    num_workers 0 uses one thread of this process; otherwise each worker process has a thread here
+    that hands it one plan after the other. Close it, or use it as a context manager.
     """
 
     def __init__(self, make: Callable[[BatchPlan], Batch], num_workers: int) -> None:
         self._make = make
         self._ahead = 2 * max(1, num_workers) + 1
-        self._pool: Executor
-        if num_workers:
-            self._pool = ProcessPoolExecutor(
-                num_workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-            )
-        else:
-            self._pool = ThreadPoolExecutor(1)
+        self._workers = [_Worker(make) for _ in range(num_workers)]
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._pool = ThreadPoolExecutor(max(1, num_workers))
+        atexit.register(self.close)
+
+    def _run(self, plan: BatchPlan) -> Batch:
+        if not self._workers:
+            return self._make(plan)
+        worker = self._idle.get()
+        try:
+            return worker(plan)
+        finally:
+            self._idle.put(worker)
 
     def batches(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
         """The batches of the plans; DataError for bad files, RuntimeError for dead workers."""
-        waiting: deque[Any] = deque()
+        waiting: deque[Future[Batch]] = deque()
         try:
             for plan in plans:
-                waiting.append(self._pool.submit(self._make, plan))
+                waiting.append(self._pool.submit(self._run, plan))
                 if len(waiting) > self._ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a loader worker died: killed, or out of memory? Fewer workers (--num-workers) "
-                "need less memory; --resume goes on from the last checkpoint"
-            ) from error
         finally:
             for future in waiting:
                 future.cancel()
 
     def close(self) -> None:
         """Stop the workers."""
+        atexit.unregister(self.close)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
 
     def __enter__(self) -> Loader:
         return self

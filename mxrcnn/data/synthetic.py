@@ -1,7 +1,8 @@
 """A synthetic data set: coloured shapes on textured ground, on disk as Pascal VOC and as COCO.
 
-The class is the shape alone; colour, size, angle and ground tell nothing about it. Boxes and masks
-are those of the visible pixels: an object drawn later covers earlier ones. A folder looks so:
+A class is a shape, and each has shades of a hue of its own, so that a small network learns them in
+minutes; size, place and ground tell nothing about it. Boxes and masks are those of the visible
+pixels: an object drawn later covers earlier ones. A folder looks so:
 
     VOC2007/{Annotations,ImageSets/Main,JPEGImages,SegmentationObject}
     annotations/instances_{split}.json
@@ -9,6 +10,7 @@ are those of the visible pixels: an object drawn later covers earlier ones. A fo
 
 from __future__ import annotations
 
+import colorsys
 import json
 import os
 import shutil
@@ -26,18 +28,20 @@ from mxrcnn.files import atomic_write
 
 SHAPES = ("circle", "cross", "square", "star", "triangle")
 MARKER = "synthetic.json"
-VERSION = 2  # of what is drawn: raise it whenever the pixels or the annotations change
+VERSION = 5  # of what is drawn: raise it whenever the pixels or the annotations change
 
 MIN_SIDE = 64  # of an image
-SMALLEST, LARGEST = 24, 110  # longest side of an object's box, in pixels, before covering
-LARGEST_SHARE = 0.57  # of the image's shorter side
-MAX_OBJECTS = 6
+SMALLEST, LARGEST = 48, 120  # longest side of an object's box, in pixels, before covering
+LARGEST_SHARE = 0.62  # of the image's shorter side
+MAX_OBJECTS = 4
 EMPTY_SHARE = 0.05  # of the images have no objects
 TRUNCATED_SHARE = 0.1  # of the objects may reach over the image's edge
+HUE_SPREAD = 0.05  # around the class's hue, of a full circle of 1
+MAX_TILT = 0.35  # radians, to either side
 TRIES = 12  # places tried for an object
 DIFFICULT_BELOW = 0.4  # visible share
-OVERLAP_LIMIT = 0.65  # share of an object that must stay visible ...
-LOOSE_SHARE, LOOSE_LIMIT = 0.1, 0.2  # ... but for some objects, which may cover more
+OVERLAP_LIMIT = 0.85  # share of an object that must stay visible ...
+LOOSE_SHARE, LOOSE_LIMIT = 0.05, 0.2  # ... but for some objects, which may cover more
 SMOOTH = 3  # oversampling of edges
 JPEG_QUALITY = 92
 
@@ -169,7 +173,7 @@ def _move_into_place(whole: Path, root: Path, wanted: dict[str, Any]) -> None:
 
 def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
     ground = _draw_ground(rng, size)
-    shapes = _place_shapes(rng, size, ground.mean(axis=(0, 1)))
+    shapes = _place_shapes(rng, size)
     pixels = ground
     for shape in shapes:
         pixels = pixels + shape.alpha[:, :, None] * (shape.colour - pixels)
@@ -194,21 +198,19 @@ def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     stripes = rng.uniform(0, 12) * np.sin(2 * np.pi * along / wavelength + phase)
     coarse = rng.normal(0, 14, (6, 8)).astype(np.float32)
     patches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    colour = rng.uniform(70, 185, 3)
+    colour = rng.uniform(70, 185) + rng.normal(0, 12, 3)
     return (colour + (stripes + patches)[:, :, None]).astype(np.float32)
 
 
-def _place_shapes(
-    rng: np.random.Generator, size: tuple[int, int], ground: np.ndarray
-) -> list[_Shape]:
-    """1 to 6 shapes, or none, that leave enough of each other to be seen."""
+def _place_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape]:
+    """1 to 4 shapes, or none, that leave enough of each other to be seen."""
     wanted = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
     shapes: list[_Shape] = []
     for _ in range(wanted):
         limit = LOOSE_LIMIT if rng.random() < LOOSE_SHARE else OVERLAP_LIMIT
-        colour = _contrasting(rng, [ground, *(shape.colour for shape in shapes)])
+        name = str(rng.choice(SHAPES))
         for _ in range(TRIES):
-            shape = _draw_shape(rng, size, colour)
+            shape = _draw_shape(rng, size, name)
             if _leaves_enough(shape, shapes, limit):
                 shapes.append(shape)
                 break
@@ -235,20 +237,19 @@ def _visible_masks(masks: list[np.ndarray]) -> list[np.ndarray]:
     return visible[::-1]
 
 
-def _contrasting(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
-    """Of six random colours, the one that differs most from the nearest of the others."""
-    colours = rng.uniform(0, 255, (6, 3))
-    gaps = np.linalg.norm(colours[:, None] - np.stack(others), axis=2).min(axis=1)
-    return colours[gaps.argmax()].astype(np.float32)
+def _colour(rng: np.random.Generator, name: str) -> np.ndarray:
+    """A random shade of the class's hue, (3,) RGB 0-255: hue alone nearly tells the class."""
+    hue = (SHAPES.index(name) / len(SHAPES) + rng.normal(0, HUE_SPREAD)) % 1.0
+    saturation, value = rng.uniform((0.6, 0.5), 1.0)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
 
 
-def _draw_shape(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> _Shape:
-    """A shape of random class, size, angle and place, smooth at its edges."""
+def _draw_shape(rng: np.random.Generator, size: tuple[int, int], name: str) -> _Shape:
+    """A shape of random shade, size, tilt and place, smooth at its edges."""
     height, width = size
-    name = str(rng.choice(SHAPES))
-    points = _rotate(_outline(name), rng.uniform(0, 2 * np.pi))
+    points = _rotate(_outline(name), rng.uniform(-MAX_TILT, MAX_TILT))
     largest = min(LARGEST, LARGEST_SHARE * min(size))
-    extent = np.exp(rng.uniform(np.log(SMALLEST), np.log(largest)))
+    extent = rng.uniform(min(SMALLEST, 0.5 * largest), largest)
     points = points * extent / np.ptp(points, axis=0).max()
 
     over = 0.25 * extent if rng.random() < TRUNCATED_SHARE else 0.0
@@ -258,7 +259,7 @@ def _draw_shape(rng: np.random.Generator, size: tuple[int, int], colour: np.ndar
     outside = (points < 0).any() or (points > (width, height)).any()
 
     alpha = _fill(points, size)
-    return _Shape(name, alpha, alpha >= 0.5, colour, bool(outside))
+    return _Shape(name, alpha, alpha >= 0.5, _colour(rng, name), bool(outside))
 
 
 def _outline(name: str) -> np.ndarray:
@@ -268,7 +269,7 @@ def _outline(name: str) -> np.ndarray:
     if name == "triangle":
         return _ring(3)
     if name == "square":
-        return _ring(4)
+        return _rotate(_ring(4), np.pi / 4)
     if name == "star":
         return _ring(10) * np.tile([[1.0], [0.42]], (5, 1))
     arm, reach = 0.3, 1.0

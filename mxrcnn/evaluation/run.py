@@ -109,8 +109,12 @@ def draw_extremes(
     return paths
 
 
-def run_test(request: TestRequest, context: mx.Context | None = None) -> tuple[Report, Path]:
-    """Test as asked; returns the report and the folder with everything that was written."""
+def run_test(
+    request: TestRequest, context: mx.Context | None = None
+) -> tuple[Report, Path, list[Path]]:
+    """Test as asked; returns the report, the folder with everything, and the pictures drawn."""
+    if request.batch_size < 1 or request.num_workers < 0:
+        raise ConfigError("--batch-size must be at least 1, and --num-workers at least 0")
     detector = Detector.load(request.run, request.checkpoint, request.params, context)
     config = override(detector.config, request.settings)
     if config.data.class_names != detector.config.data.class_names:
@@ -134,6 +138,6 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> tuple[R
     write_report(report, out)
     write_voc_submission(detections, dataset, out)
     write_coco_results(detections, dataset, out)
-    viz.plot_precision_recall(report, out / "precision_recall")
-    draw_extremes(dataset, detections, config, out, request.pictures)
-    return report, out
+    pictures = viz.plot_precision_recall(report, out / "precision_recall")[:1]
+    pictures += draw_extremes(dataset, detections, config, out, request.pictures)
+    return report, out, pictures

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def save_arrays(path: Path, arrays: Params) -> None:
+    """Write named arrays in MXNet's format; CheckpointError unless all of it is in the file."""
+    try:
+        mx.nd.save(str(path), arrays)
+    except mx.MXNetError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: cannot be written ({reason})") from None
+    # MXNet does not look whether its last few kilobytes found room; a file ends with the names
+    names = b"".join(struct.pack("<Q", len(n)) + n for n in map(str.encode, arrays))
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - len(names)))
+        if handle.read() != names:
+            raise CheckpointError(f"{path}: cannot be written whole: is the disk full?")
+
+
 def load_arrays(path: Path) -> Params:
     """Named arrays of an MXNet file; CheckpointError if it is missing or broken."""
     if not path.is_file():
@@ -53,9 +69,9 @@ def load_arrays(path: Path) -> Params:
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: not a whole MXNet parameter file ({reason})") from None
-    if not isinstance(arrays, dict):
+    if arrays and not isinstance(arrays, dict):
         raise CheckpointError(f"{path}: its arrays have no names")
-    return arrays
+    return dict(arrays)  # no arrays at all come as an empty list
 
 
 def split_params(arrays: Params) -> tuple[Params, Params]:
@@ -95,6 +111,10 @@ class RunFolder:
         for name, symbol in symbols.items():
             with atomic_write(self.path / f"{name}-symbol.json") as handle:
                 handle.write(symbol.tojson())
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        """Write config.json; it makes a folder a run."""
         with atomic_write(self.path / "config.json") as handle:
             handle.write(dump_json(config))
 
@@ -147,21 +167,22 @@ class RunFolder:
                 )
             step = best["step"]
         else:
-            step = steps[-1] if which == "last" else int(which)
-        if step not in steps:
-            known = ", ".join(map(str, steps))
-            raise CheckpointError(f"{self.path} has no checkpoint of step {step}; it has {known}")
-        return self.checkpoints / f"step-{step:08d}"
+            step = steps[-1] if which == "last" else which
+        known = {str(step): step for step in steps}
+        if str(step) not in known:
+            there = ", ".join(known)
+            raise CheckpointError(f"{self.path} has no checkpoint {step}; it has {there} (last)")
+        return self.checkpoints / f"step-{known[str(step)]:08d}"
 
     def save(self, state: TrainState, params: Params, momentum: Params, keep: int) -> Path:
         """Write a checkpoint, then remove all but the newest `keep` and the best."""
         final = self.checkpoints / f"step-{state.step:08d}"
+        self._clear_partial()
         if not final.exists():
             partial = self.checkpoints / f".{final.name}.{os.getpid()}.partial"
-            self._clear_partial()
             partial.mkdir(parents=True)
-            mx.nd.save(str(partial / "model.params"), params)
-            mx.nd.save(str(partial / "momentum.params"), momentum)
+            save_arrays(partial / "model.params", params)
+            save_arrays(partial / "momentum.params", momentum)
             (partial / "state.json").write_text(json.dumps(state.__dict__) + "\n")
             for path in [*partial.iterdir(), partial]:
                 _sync(path)
@@ -170,8 +191,14 @@ class RunFolder:
         best = self.best()
         for step in self.steps()[: -max(1, keep)]:
             if best is None or step != best["step"]:
-                shutil.rmtree(self.checkpoints / f"step-{step:08d}")
+                self._remove(self.checkpoints / f"step-{step:08d}")
         return final
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a checkpoint; killed half-way, what is left does not count as one."""
+        partial = folder.with_name(f".{folder.name}.removed.partial")
+        os.rename(folder, partial)
+        shutil.rmtree(partial)
 
     def _clear_partial(self) -> None:
         if self.checkpoints.is_dir():

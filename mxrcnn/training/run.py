@@ -13,16 +13,19 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.trainer import Trainer, train
-from symnet import get_detector
+from symnet import get_detector, list_detectors
+
+DEFAULT_NETWORK = "faster_rcnn_vgg16"
 
 #: what the quick preset changes, besides the detector's own `quick` settings
 QUICK = {
     "data.short_side": 192,
     "data.long_side": 256,
+    "data.std": (58.4, 57.1, 57.4),
     "train.batch_size": 4,
-    "train.lr": 0.01,
+    "train.lr": 0.02,
     "train.epochs": 3,
-    "train.lr_decay_epoch": (),
+    "train.lr_decay_epoch": (2,),
     "train.warmup_steps": 100,
     "train.fixed": (),
 }
@@ -32,7 +35,7 @@ QUICK = {
 class TrainRequest:
     """What `tools/train.py` was asked: settings by `section.field`, words as `key=value`."""
 
-    network: str = "faster_rcnn_vgg16"
+    network: str | None = None
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     words: Sequence[str] = ()
@@ -62,7 +65,10 @@ def contexts(gpus: str | None) -> list[mx.Context]:
 def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     """The configuration of a new run: defaults < preset < flags < --set; and what to tell."""
     told = []
-    config = make_config(request.network)
+    network = request.network or DEFAULT_NETWORK
+    if network not in list_detectors():
+        raise ConfigError(f"--network {network}: there are {', '.join(list_detectors())}")
+    config = make_config(network)
     settings = dict(request.settings)
     if isinstance(settings.get("train.lr_decay_epoch"), str):
         epochs = settings["train.lr_decay_epoch"]
@@ -71,10 +77,10 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     dataset = settings.get("data.dataset", config.data.dataset)
     preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
     if preset == "quick":
-        quick = {f"model.{k}": v for k, v in get_detector(request.network).quick.items()}
+        quick = {f"model.{k}": v for k, v in get_detector(network).quick.items()}
         config = override(config, {**quick, **QUICK})
     config = override(config, settings)
-    told.append(f"{request.network}, preset {preset}, data set {dataset}")
+    told.append(f"{network}, preset {preset}, data set {dataset}")
     if dataset != "synthetic" and not {"data.root", "root"} & set(settings):
         raise ConfigError(f"--dataset {dataset} needs --data-root")
     if config.train.fixed and not config.train.pretrained and "train.fixed" not in settings:
@@ -108,17 +114,24 @@ def describe(dataset: Dataset) -> list[str]:
     return [f"{head} ({classes})", *(f"  {line}" for line in dataset.notes.lines())]
 
 
+def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
+    """The run's configuration, with more or fewer epochs if asked; ConfigError for other wishes."""
+    settings = {**request.settings, **parse_settings(request.words)}
+    changes = set(settings) - {"train.epochs", "epochs"}
+    changes |= {f"--{name}" for name in ("preset", "out", "network") if getattr(request, name)}
+    if changes:
+        raise ConfigError(
+            "--resume takes the run's own settings; only --epochs, --gpus and --num-workers "
+            f"may change, not {', '.join(sorted(changes))}"
+        )
+    return override(run.config(), settings)
+
+
 def prepare(request: TrainRequest) -> Trainer:
     """A trainer that stands at its first or next step."""
     if request.resume:
         run = RunFolder(Path(request.resume))
-        settings = {**request.settings, **parse_settings(request.words)}
-        if set(settings) - {"train.epochs"}:
-            raise ConfigError(
-                "--resume takes the run's own settings; only --epochs, --gpus and --num-workers "
-                f"may change, not {', '.join(sorted(set(settings) - {'train.epochs'}))}"
-            )
-        config, told = override(run.config(), settings), []
+        config, told = resumed_config(request, run), []
     else:
         config, told = build_config(request)
         run = RunFolder(Path(request.out or f"runs/{config.network}_{config.data.dataset}"))
@@ -131,6 +144,8 @@ def prepare(request: TrainRequest) -> Trainer:
     say([*told, *describe(dataset), *(describe(val_dataset) if val_dataset else ())])
     trainer = Trainer(config, run, dataset, val_dataset, contexts(request.gpus))
     say(trainer.resume() if request.resume else trainer.begin())
+    if request.resume:
+        run.write_config(config)  # other epochs stay when it is resumed again
     return trainer
 
 

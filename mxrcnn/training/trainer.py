@@ -6,16 +6,17 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mxrcnn import viz
 from mxrcnn.compat import mx
-from mxrcnn.config import Config
+from mxrcnn.config import Config, ConfigError
 from mxrcnn.data.loader import Batch, TrainingPlan, default_workers, training_loader
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.voc import evaluate_voc
@@ -27,7 +28,7 @@ from mxrcnn.training.checkpoint import (
     TrainState,
     split_params,
 )
-from mxrcnn.training.metrics import RunningMetrics
+from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.weights.reading import match_params
@@ -64,7 +65,9 @@ class Network:
     def __init__(self, config: Config, plan: TrainingPlan, contexts: Sequence[mx.Context]) -> None:
         images, devices = config.train.batch_size, len(contexts)
         if images % devices:
-            raise ValueError(f"a batch of {images} images cannot be shared by {devices} devices")
+            raise ConfigError(
+                f"train.batch_size={images}: cannot be shared equally by {devices} devices"
+            )
         self.detector: DetectorDef = get_detector(config.network)
         self.config = config
         self.contexts = list(contexts)
@@ -217,6 +220,7 @@ class Trainer:
         self.state = TrainState()
         self.last: dict[str, float] = {}
         self._validator: Detector | None = None
+        self.summary_writer = _summary_writer() if config.train.tensorboard else _no_writer
 
     def begin(self) -> list[str]:
         """Start a new run: folder, symbols, first parameters. Returns what to tell the user."""
@@ -243,11 +247,25 @@ class Trainer:
         return [f"resuming at step {self.state.step} of {self.total}"]
 
     def save(self) -> None:
-        """Write a checkpoint of the current state, once all its losses are known to be finite."""
+        """Write a checkpoint of the current state, once all of it is known to be finite."""
         self.metrics.absorb(everything=True)
-        self.run.save(
-            self.state, self.network.params(), self.network.momentum(), self.config.train.keep
-        )
+        params, momentum = self.network.params(), self.network.momentum()
+        for name, value in {**momentum, **params}.items():
+            if not mx.nd.all_finite(value).asscalar():
+                raise NonFiniteLossError(
+                    f"{name} is not finite after {self.state.step} steps, though the losses are"
+                )
+        self.run.save(self.state, params, momentum, self.config.train.keep)
+
+    def owes_validation(self) -> bool:
+        """Whether an epoch has ended that is to be validated and has not been."""
+        every, state = self.config.train.val_every, self.state
+        if self.val_dataset is None or not every or state.batch or not state.step:
+            return False
+        if state.epoch % every and state.step < self.total:
+            return False
+        rows = self.run.read_log()
+        return not any(row["kind"] == "val" and row["step"] == state.step for row in rows)
 
     def validate(self) -> float:
         """Mean AP (VOC 2007) of the validation images with the current parameters, in 0..1."""
@@ -263,8 +281,8 @@ class Trainer:
         report = evaluate_voc(self.val_dataset.records, found, names, metric="voc07")
         mean_ap = report.metrics["mAP"]
         row = {"kind": "val", "step": self.state.step, "epoch": self.state.epoch, "mAP": mean_ap}
-        self.run.append_log(row)
         self.run.note_best(self.state.step, mean_ap)
+        self.run.append_log(row)  # last: with it the validation is done
         return mean_ap
 
     def advance(self) -> bool:
@@ -301,18 +319,26 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
     """
     config, state = trainer.config.train, trainer.state
     workers = default_workers() if num_workers is None else num_workers
-    writer = _event_writer(trainer.run.path) if config.tensorboard else None
+    writer = trainer.summary_writer(str(trainer.run.path / "tensorboard"))
     plans = itertools.islice(
         trainer.plan.stream(state.epoch, state.batch), max(0, trainer.total - state.step)
     )
     bar = tqdm(
         total=trainer.total, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.05
     )
+
+    def validate_if_due() -> None:
+        if trainer.owes_validation():
+            mean_ap = trainer.validate()
+            bar.write(f"epoch {trainer.state.epoch}: validation mAP {mean_ap:.4f}")
+            _write_events(writer, {"step": trainer.state.step, "mAP": mean_ap})
+
     with (
         StopRequest() as stop,
         bar,
         training_loader(trainer.config, trainer.plan, workers) as loader,
     ):
+        validate_if_due()  # a run may have been killed between checkpoint and validation
         since, waited, images = time.perf_counter(), 0.0, 0
         batches = loader.batches(plans)
         while True:
@@ -335,20 +361,10 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
                 since, waited, images = now, 0.0, 0
                 bar.set_postfix_str(_postfix(row))
                 _write_events(writer, row)
-            validating = (
-                trainer.val_dataset is not None
-                and config.val_every
-                and epoch_ended
-                and (trainer.state.epoch % config.val_every == 0 or step == trainer.total)
-            )
             if epoch_ended or (config.checkpoint_steps and step % config.checkpoint_steps == 0):
                 trainer.save()
-                if validating:
-                    mean_ap = trainer.validate()
-                    bar.write(f"epoch {trainer.state.epoch}: validation mAP {mean_ap:.4f}")
-                    _write_events(writer, {"step": step, "mAP": mean_ap})
-                since, waited = time.perf_counter(), 0.0
-                images = 0
+                validate_if_due()
+                since, waited, images = time.perf_counter(), 0.0, 0
         trainer.save()
     viz.plot_losses(trainer.run.read_log(), trainer.run.path / "losses.png")
     return TrainResult(trainer.state.step, stop.signum, trainer.last)
@@ -359,14 +375,18 @@ def _postfix(row: dict[str, float]) -> str:
     return f"{' '.join(losses)} {row['images_per_second']:.2f} img/s"
 
 
-def _event_writer(path: Path):
+def _no_writer(path: str) -> None:
+    """No event files."""
+
+
+def _summary_writer() -> Callable[[str], Any]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ImportError(
+        raise ConfigError(
             "--tensorboard needs tensorboardX: pip install 'mxrcnn[tensorboard]'"
         ) from None
-    return SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter
 
 
 def _write_events(writer, row: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: no such file")
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise WeightsError(f"{path}: not a readable .npz without objects: {error}") from None
     elif path.suffix == ".params":
         args, auxs = split_params(load_arrays(path))
@@ -57,9 +58,13 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
     else:
         raise WeightsError(f"{path}: expected .params or .npz")
     for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise WeightsError(f"{path}: {name} has values that are not finite")
-    return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+        if value.dtype.kind not in "fiu":
+            raise WeightsError(f"{path}: {name} holds {value.dtype}, not numbers")
+        with np.errstate(over="ignore"):
+            arrays[name] = value.astype(np.float32)
+        if not np.isfinite(arrays[name]).all():
+            raise WeightsError(f"{path}: {name} has values that are not finite in float32")
+    return arrays
 
 
 def guess_bgr(path: Path) -> bool:
@@ -80,8 +85,9 @@ def match_params(
     """
     arrays = read_params(path)
     report = LoadReport(Path(path))
-    if (guess_bgr(path) if bgr is None else bgr) and FIRST_LAYER in arrays:
-        arrays[FIRST_LAYER] = arrays[FIRST_LAYER][:, ::-1]
+    first = arrays.get(FIRST_LAYER, np.zeros(0))
+    if (guess_bgr(path) if bgr is None else bgr) and first.ndim == 4:
+        arrays[FIRST_LAYER] = first[:, ::-1]
         report.converted.append(f"{FIRST_LAYER} (channels BGR -> RGB)")
     used = {}
     for name, shape in shapes.items():

@@ -1,0 +1,463 @@
+"""The graphs: shapes, names and attributes of the classic one, and what all detectors promise."""
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import symnet
+from mxrcnn.config import make_config, override
+from mxrcnn.data.loader import Batch
+from mxrcnn.training.schedule import make_schedule
+from mxrcnn.training.trainer import Network
+from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
+from symnet.compat import mx
+from symnet.detector import ImageTargetsInput
+from symnet.targets import pad_objects
+
+REPO = Path(__file__).resolve().parent.parent
+
+CLASSIC = {
+    "anchor_scales": (8, 16, 32),
+    "anchor_ratios": (0.5, 1, 2),
+    "rpn_feature_stride": 16,
+    "rpn_pre_topk": 12000,
+    "rpn_post_topk": 2000,
+    "rpn_nms_thresh": 0.7,
+    "rpn_min_size": 16,
+    "rpn_batch_rois": 256,
+    "num_classes": 21,
+    "rcnn_feature_stride": 16,
+    "rcnn_pooled_size": (7, 7),
+    "rcnn_batch_size": 1,
+    "rcnn_batch_rois": 128,
+    "rcnn_fg_fraction": 0.25,
+    "rcnn_fg_overlap": 0.5,
+    "rcnn_bbox_stds": (0.1, 0.1, 0.2, 0.2),
+}
+CLASSIC_TEST = {
+    **{k: v for k, v in CLASSIC.items() if k in inspect.signature(get_vgg_test).parameters},
+    "rpn_pre_topk": 6000,
+    "rpn_post_topk": 300,
+}
+
+#: mx-rcnn's VGG16: weights by name; every bias has as many values as its weight has rows
+WEIGHTS = {
+    "conv1_1": (64, 3, 3, 3),
+    "conv1_2": (64, 64, 3, 3),
+    "conv2_1": (128, 64, 3, 3),
+    "conv2_2": (128, 128, 3, 3),
+    "conv3_1": (256, 128, 3, 3),
+    "conv3_2": (256, 256, 3, 3),
+    "conv3_3": (256, 256, 3, 3),
+    "conv4_1": (512, 256, 3, 3),
+    "conv4_2": (512, 512, 3, 3),
+    "conv4_3": (512, 512, 3, 3),
+    "conv5_1": (512, 512, 3, 3),
+    "conv5_2": (512, 512, 3, 3),
+    "conv5_3": (512, 512, 3, 3),
+    "rpn_conv_3x3": (512, 512, 3, 3),
+    "rpn_cls_score": (18, 512, 1, 1),
+    "rpn_bbox_pred": (36, 512, 1, 1),
+    "fc6": (4096, 25088),
+    "fc7": (4096, 4096),
+    "cls_score": (21, 4096),
+    "bbox_pred": (84, 4096),
+}
+PARAMETERS = {
+    **{f"{name}_weight": shape for name, shape in WEIGHTS.items()},
+    **{f"{name}_bias": shape[:1] for name, shape in WEIGHTS.items()},
+}
+
+
+def classic_train(images=1):
+    return get_vgg_train(**{**CLASSIC, "rcnn_batch_size": images})
+
+
+def inferred(symbol, **inputs):
+    """(shapes of arguments by name, shapes of outputs by name)."""
+    arguments, outputs, _ = symbol.infer_shape(**inputs)
+    return (
+        dict(zip(symbol.list_arguments(), arguments)),
+        dict(zip(symbol.list_outputs(), outputs)),
+    )
+
+
+def nodes(symbol):
+    """The graph's nodes by name, as in its JSON."""
+    return {node["name"]: node for node in json.loads(symbol.tojson())["nodes"]}
+
+
+def run_python(code, *arguments):
+    """The last line that a fresh Python process prints; it starts outside the repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+# --- the classic graph --------------------------------------------------------------------------
+
+
+def test_get_vgg_train_has_the_original_s_arguments():
+    assert list(inspect.signature(get_vgg_train).parameters) == list(CLASSIC)
+    get_vgg_train(*CLASSIC.values())
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_classic_train_shapes(images):
+    symbol = classic_train(images)
+    inputs = {
+        "data": (images, 3, 1000, 600),
+        "im_info": (images, 3),
+        "gt_boxes": (5, 5) if images == 1 else (images, 5, 5),
+    }
+    arguments, outputs = inferred(symbol, **inputs)
+    assert list(outputs.items()) == [
+        ("rpn_cls_prob_output", (images, 2, 9 * 62, 37)),
+        ("rpn_bbox_loss_output", (images, 36, 62, 37)),
+        ("cls_prob_reshape_output", (images, 128, 21)),
+        ("bbox_loss_reshape_output", (images, 128, 84)),
+        ("label_blockgrad_output", (images, 128)),
+    ]
+    inputs["label"] = (images, 9 * 62 * 37)
+    inputs["bbox_target"] = inputs["bbox_weight"] = (images, 36, 62, 37)
+    assert arguments == {**PARAMETERS, **inputs}
+    assert symbol.list_auxiliary_states() == []
+    _, inner = inferred(symbol.get_internals(), **inputs)
+    assert inner["cls_score_output"] == (images * 128, 21)
+    assert inner["rpn_cls_score_output"] == (images, 18, 62, 37)
+    assert inner["rois_output"] == (images * 2000, 5)
+    assert inner["relu5_3_output"] == (images, 512, 62, 37)
+    assert inner["roi_pool_output"] == (images * 128, 512, 7, 7)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_classic_test_shapes(images):
+    data = {"data": (images, 3, 608, 1008), "im_info": (images, 3)}
+    arguments, outputs = inferred(get_vgg_test(**CLASSIC_TEST), **data)
+    assert arguments == {**PARAMETERS, **data}
+    assert outputs == {
+        "det_boxes_output": (images, 100, 4),
+        "det_scores_output": (images, 100),
+        "det_classes_output": (images, 100),
+        "proposals_output": (images, 300, 4),
+    }
+
+
+def test_stride_is_16_and_there_is_no_pool5():
+    pools = [name for name, node in nodes(classic_train()).items() if node["op"] == "Pooling"]
+    assert pools == ["pool1", "pool2", "pool3", "pool4"]
+    feature = symnet.get_vgg_feature(mx.sym.Variable("data"))
+    assert feature.list_outputs() == ["relu5_3_output"]
+    assert inferred(feature, data=(1, 3, 160, 320))[1]["relu5_3_output"] == (1, 512, 10, 20)
+
+
+ATTRIBUTES = [
+    (
+        "rois",
+        "_contrib_MultiProposal",
+        {
+            "rpn_pre_nms_top_n": 12000,
+            "rpn_post_nms_top_n": 2000,
+            "threshold": 0.7,
+            "rpn_min_size": 16,
+            "feature_stride": 16,
+            "scales": (8, 16, 32),
+            "ratios": (0.5, 1, 2),
+        },
+    ),
+    (
+        "rpn_cls_prob",
+        "SoftmaxOutput",
+        {"multi_output": True, "normalization": "valid", "use_ignore": True, "ignore_label": -1},
+    ),
+    ("cls_prob", "SoftmaxOutput", {"normalization": "batch", "ignore_label": -1}),
+    ("rpn_bbox_loss_", "smooth_l1", {"scalar": 3}),
+    ("bbox_loss_", "smooth_l1", {"scalar": 1}),
+    ("rpn_cls_score_reshape", "Reshape", {"shape": (0, 2, -1, 0)}),
+    ("rpn_conv_3x3", "Convolution", {"kernel": (3, 3), "pad": (1, 1), "num_filter": 512}),
+    ("roi_pool", "ROIPooling", {"pooled_size": (7, 7), "spatial_scale": 1 / 16}),
+    ("drop6", "Dropout", {"p": 0.5}),
+    ("drop7", "Dropout", {"p": 0.5}),
+    (
+        "proposal_target",
+        "Custom",
+        {"num_classes": 21, "batch_images": 2, "batch_rois": 256, "fg_fraction": 0.25}
+        | {"fg_overlap": 0.5, "box_stds": (0.1, 0.1, 0.2, 0.2), "op_type": "proposal_target"},
+    ),
+    ("rpn_bbox_loss", "MakeLoss", {"grad_scale": 1 / (2 * 256)}),
+    ("bbox_loss", "MakeLoss", {"grad_scale": 1 / (2 * 128)}),
+    ("label_blockgrad", "BlockGrad", {}),
+]
+
+
+def parsed(value):
+    """An attribute of the JSON: a number, a tuple of numbers, a truth value or a word."""
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return value
+
+
+@pytest.mark.parametrize(("name", "op", "attributes"), ATTRIBUTES)
+def test_attributes_of_the_classic_graph(name, op, attributes):
+    node = nodes(classic_train(2))[name]
+    assert node["op"] == op
+    found = {key: parsed(node["attrs"][key]) for key in attributes}
+    for key, value in attributes.items():
+        assert found[key] == (value if isinstance(value, (str, tuple)) else pytest.approx(value))
+
+
+def test_the_test_graph_proposes_300_of_6000():
+    attributes = nodes(get_vgg_test(**CLASSIC_TEST))["rois"]["attrs"]
+    assert attributes["rpn_pre_nms_top_n"] == "6000"
+    assert attributes["rpn_post_nms_top_n"] == "300"
+
+
+def test_pooled_size_must_be_square():
+    with pytest.raises(ValueError, match=r"square, not \(7, 6\)"):
+        get_vgg_train(**{**CLASSIC, "rcnn_pooled_size": (7, 6)})
+
+
+@pytest.mark.parametrize(
+    ("width", "fc_dim", "channels"), [(1.0, 4096, 512), (0.25, 256, 128), (0.01, 16, 8)]
+)
+def test_narrow_variant(width, fc_dim, channels):
+    detector = get_detector("faster_rcnn_vgg16")
+    config = detector.config(width=width, fc_dim=fc_dim)
+    data = {"data": (1, 3, 64, 96), "im_info": (1, 3)}
+    train, _ = inferred(detector.train_symbol(config, 1), **data, gt_boxes=(1, 2, 5))
+    test, _ = inferred(detector.test_symbol(config), **data)
+    for shapes in (train, test):
+        assert shapes["conv1_1_weight"][0] == max(8, round(64 * width))
+        assert shapes["conv5_3_weight"][0] == channels
+        assert shapes["rpn_conv_3x3_weight"][:2] == (channels, channels)
+        assert shapes["fc6_weight"] == (fc_dim, channels * 49)
+        assert shapes["fc7_weight"] == (fc_dim, fc_dim)
+        assert shapes["cls_score_weight"] == (21, fc_dim)
+
+
+# --- the registry -------------------------------------------------------------------------------
+
+
+def test_an_unknown_network_is_answered_with_those_there_are():
+    with pytest.raises(KeyError) as error:
+        get_detector("faster_rcnn_vgg61")
+    assert all(name in str(error.value) for name in ("faster_rcnn_vgg61", *list_detectors()))
+
+
+def test_the_registry_is_sorted_and_names_its_detectors():
+    assert list(list_detectors()) == sorted(list_detectors())
+    assert all(get_detector(name).name == name for name in list_detectors())
+    with pytest.raises(AttributeError, match="get_vgg_trian"):
+        symnet.get_vgg_trian  # noqa: B018
+
+
+GEOMETRY = ("boxes", "anchors", "targets", "masks")
+LIGHT = [f"symnet.{n}" for n in GEOMETRY if (REPO / "symnet" / f"{n}.py").is_file()]
+
+
+def test_geometry_targets_and_detectors_load_without_mxnet():
+    modules = ["symnet", *LIGHT, *(get_detector(n).config.__module__ for n in list_detectors())]
+    code = (
+        "import sys, importlib; sys.path.insert(0, sys.argv[1])\n"
+        "for name in sys.argv[2:]: importlib.import_module(name)\n"
+        "before = 'mxnet' in sys.modules\n"
+        "from symnet.compat import mx; mx.nd\n"
+        "print(before, 'mxnet' in sys.modules)"
+    )
+    assert run_python(code, REPO, *modules) == "False True"
+
+
+# --- every detector -----------------------------------------------------------------------------
+
+SIZE, IMAGES, CAPACITY = (96, 128), 2, 6
+FIXED = ("conv1", "conv2")
+
+
+def objects(rng, num_classes):
+    corners = rng.uniform(0, 60, (4, 2))
+    sides = rng.uniform(16, 34, (4, 2))
+    classes = rng.integers(1, num_classes, (4, 1))
+    return np.concatenate([corners, corners + sides, classes], axis=1).astype(np.float32)
+
+
+def random_batch(config, images=IMAGES, seed=0):
+    """A batch of noise with objects; the padding (right, below) is zeros."""
+    rng = np.random.default_rng(seed)
+    detector = get_detector(config.network)
+    height, width = SIZE[0] - 10, SIZE[1] - 20
+    data = np.zeros((images, 3, *SIZE), np.float32)
+    data[:, :, :height, :width] = rng.normal(size=(images, 3, height, width))
+    boxes = [objects(rng, config.model.num_classes) for _ in range(images)]
+    targets = [
+        detector.assign_targets(config.model, ImageTargetsInput(found, (height, width), SIZE), rng)
+        for found in boxes
+    ]
+    im_info = np.tile(np.float32([height, width, 1]), (images, 1))
+    return Batch(
+        0,
+        0,
+        tuple(range(images)),
+        {"data": data, "im_info": im_info, "gt_boxes": pad_objects(boxes, CAPACITY)},
+        {name: np.stack([t[name] for t in targets]) for name in targets[0]},
+    )
+
+
+class Small:
+    """A detector with its quick settings, a network of it and a batch for it."""
+
+    def __init__(self, name):
+        self.detector = get_detector(name)
+        quick = {f"model.{key}": value for key, value in self.detector.quick.items()}
+        self.config = override(
+            make_config(name),
+            {**quick, "model.num_classes": 4, "train.fixed": FIXED, "train.batch_size": IMAGES},
+        )
+        self.batch = random_batch(self.config)
+        plan = SimpleNamespace(largest_size=lambda: SIZE, capacity=CAPACITY)
+        self.network = Network(self.config, plan, [mx.cpu()])
+        self.params, _ = self.network.first_params()
+        self.network.start(self.params, {}, make_schedule(self.config.train, 10), 0)
+
+    def update(self):
+        """(metrics as numbers, parameters before, parameters after one update)."""
+        before = {name: value.copy() for name, value in self.network.params().items()}
+        pairs = self.network.step(self.batch, seed=0)
+        metrics = {name: np.squeeze([a.asnumpy() for a in ps[0]]) for name, ps in pairs.items()}
+        return metrics, before, self.network.params()
+
+
+@pytest.fixture(scope="module", params=list_detectors())
+def small(request):
+    return Small(request.param)
+
+
+def test_labels_have_the_names_and_shapes_that_the_graph_takes(small):
+    labels = small.batch.labels
+    assert set(labels) == set(small.detector.label_names)
+    symbol = small.network.symbol
+    inputs = {"data", "im_info", "gt_boxes", *labels}
+    assert inputs <= set(symbol.list_arguments())
+    shapes = {name: array.shape for name, array in {**small.batch.data, **labels}.items()}
+    arguments, outputs = inferred(symbol, **shapes)
+    assert {name: arguments[name] for name in inputs} == shapes
+    assert all(shape[0] == IMAGES for shape in outputs.values())
+    assert all(np.isfinite(array).all() for array in labels.values())
+
+
+def test_losses_are_finite_and_every_free_parameter_learns(small):
+    module = small.network.module
+    metrics, before, after = small.update()
+    assert set(small.detector.losses) <= set(metrics)
+    for name, (total, count) in metrics.items():
+        assert np.isfinite(total), name
+        assert count > 0, name
+    for name in small.detector.losses:
+        assert metrics[name][0] > 0, name
+    gradients = dict(zip(module._exec_group.param_names, module._exec_group.grad_arrays))
+    for key, value in before.items():
+        name = key.partition(":")[2]
+        moved = (value != after[key]).asnumpy().any()
+        if name.startswith(FIXED):
+            assert gradients.get(name, [None])[0] is None, name
+            assert not moved, name
+        else:
+            gradient = gradients[name][0].asnumpy()
+            assert np.isfinite(gradient).all(), name
+            assert gradient.any(), name
+            assert moved, name
+
+
+def test_outputs_are_named_and_are_losses_or_blocked(small):
+    graph = json.loads(small.network.symbol.tojson())
+    heads = [graph["nodes"][index] for index, *_ in graph["heads"]]
+    names = [node["name"] for node in heads]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if re.fullmatch(r"[a-z_]+\d+", name)], "MXNet's own names"
+    for node in heads:
+        while node["op"] == "Reshape":
+            node = graph["nodes"][node["inputs"][0][0]]
+        assert node["op"] in ("SoftmaxOutput", "MakeLoss", "BlockGrad"), node["name"]
+
+
+def bind_test_graph(symbol, params, images, size=SIZE):
+    args = {name[4:]: value for name, value in params.items() if name.startswith("arg:")}
+    executor = symbol.simple_bind(
+        mx.cpu(), grad_req="null", data=(images, 3, *size), im_info=(images, 3)
+    )
+    executor.copy_params_from(args, allow_extra_params=True)
+    return executor
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_detections_keep_the_contract(small, images):
+    symbol = small.detector.test_symbol(small.config.model)
+    executor = bind_test_graph(symbol, small.params, images)
+    data = small.batch.data
+    found = executor.forward(data=data["data"][:images], im_info=data["im_info"][:images])
+    found = dict(zip(symbol.list_outputs(), (array.asnumpy() for array in found)))
+    boxes, scores, classes = (
+        found[f"det_{name}_output"] for name in ("boxes", "scores", "classes")
+    )
+    assert boxes.shape == (images, scores.shape[1], 4)
+    assert classes.shape == scores.shape
+    real = classes > 0
+    assert real.any(axis=1).all()
+    assert (classes[~real] == -1).all()
+    assert set(np.unique(classes[real])) <= set(range(1, small.config.model.num_classes))
+    assert ((scores[real] > 0) & (scores[real] <= 1)).all()
+    height, width, _ = data["im_info"][0]
+    assert boxes[real].min() >= 0
+    assert (boxes[real][:, 2:] <= [width, height]).all()
+
+
+def test_train_and_test_graphs_have_the_same_parameters(small):
+    test = small.detector.test_symbol(small.config.model)
+    shapes, _ = inferred(test, data=(1, 3, *SIZE), im_info=(1, 3))
+    trained = dict(small.network.shapes)
+    assert {n: s for n, s in shapes.items() if n not in ("data", "im_info")} == trained
+    assert test.list_auxiliary_states() == list(small.network.aux_shapes)
+
+
+WITHOUT_US = """
+import importlib.util, sys
+import numpy as np
+spec = importlib.util.spec_from_file_location("names", sys.argv[1] + "/symnet/compat.py")
+names = importlib.util.module_from_spec(spec); spec.loader.exec_module(names)
+names.patch()
+import mxnet as mx
+folder = sys.argv[2]
+inputs = mx.nd.load(folder + "/inputs")
+symbol = mx.sym.load(folder + "/test-symbol.json")
+executor = symbol.bind(mx.cpu(), inputs, grad_req="null")
+mx.nd.save(folder + "/found", executor.forward())
+print(any(name.split(".")[0] in ("symnet", "mxrcnn") for name in sys.modules))
+"""
+
+
+def test_a_saved_test_graph_needs_mxnet_alone(small, tmp_path):
+    symbol = small.detector.test_symbol(small.config.model)
+    assert "Custom" not in {node["op"] for node in nodes(symbol).values()}
+    symbol.save(str(tmp_path / "test-symbol.json"))
+    executor = bind_test_graph(symbol, small.params, IMAGES)
+    data = {name: small.batch.data[name] for name in ("data", "im_info")}
+    expected = [array.asnumpy() for array in executor.forward(**data)]
+    mx.nd.save(str(tmp_path / "inputs"), executor.arg_dict)
+    assert run_python(WITHOUT_US, REPO, tmp_path) == "False"
+    for one, other in zip(mx.nd.load(str(tmp_path / "found")), expected):
+        np.testing.assert_allclose(one.asnumpy(), other, rtol=1e-4, atol=1e-4)
