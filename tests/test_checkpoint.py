@@ -112,7 +112,7 @@ def test_a_full_disk_is_noticed(tmp_path, missing):
     whole, limits = path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (whole - missing, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="b.params: cannot be written"):
+        with pytest.raises(CheckpointError, match=r"b\.params: cannot be written"):
             save_arrays(tmp_path / "b.params", arrays)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
