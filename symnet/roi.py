@@ -79,7 +79,8 @@ def detections(
     """NMS a class, best first: det_boxes (B, D, 4), det_scores (B, D), det_classes (B, D).
 
     boxes (B, R, K, 4) and scores (B, R, K), without the background; the pre_nms_top_n best of an
-    image take part. Empty rows have class -1. Overlaps count a width as x2 - x1 + offset.
+    image take part; D is max_detections, or R * K if that is less. Empty rows have class -1.
+    Overlaps count a width as x2 - x1 + offset.
     """
     classes = mx.sym.cumsum(mx.sym.ones_like(scores), axis=2)  # 1, 2, ... K
     columns = [mx.sym.expand_dims(column, axis=3) for column in (classes, scores)]
@@ -94,7 +95,7 @@ def detections(
         score_index=1,
         coord_start=2,
     )
-    kept = mx.sym.slice_axis(kept, axis=1, begin=0, end=max_detections)
+    kept = mx.sym.slice(kept, begin=(None, 0), end=(None, max_detections))
     return (
         mx.sym.concat(_columns(kept, 2, 4), _columns(kept, 4, 6) - offset, dim=2, name="det_boxes"),
         mx.sym.reshape(_columns(kept, 1, 2), shape=(0, -1), name="det_scores"),

@@ -9,7 +9,7 @@ from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from symnet import get_detector
-from symnet.boxes import BoxCoder, clip_boxes
+from symnet.boxes import BoxCoder, clip_boxes, iou
 from symnet.compat import mx
 from symnet.roi import decode_boxes, detections
 from tests.reference import slow_detections
@@ -73,11 +73,9 @@ def test_detections_are_greedy_nms_a_class(case, offset):
     scores = scores.reshape(images, count, classes).astype(np.float32)
     symbols = detections(mx.sym.Variable("boxes"), mx.sym.Variable("scores"), *case, offset)
     found = evaluate(symbols, boxes=boxes, scores=scores)
-    assert [array.shape for array in found] == [
-        (images, case[3], 4),
-        (images, case[3]),
-        (images, case[3]),
-    ]
+    rows = min(case[3], count * classes)
+    shapes = [(images, rows, 4), (images, rows), (images, rows)]
+    assert [array.shape for array in found] == shapes
     for image in range(images):
         expected = slow_detections(boxes[image], scores[image], *case, offset)
         kept = len(expected)
@@ -90,14 +88,13 @@ def test_detections_are_greedy_nms_a_class(case, offset):
         np.testing.assert_allclose(found_boxes[:kept], expected_boxes, atol=1e-4)
 
 
-@pytest.mark.parametrize(("gap", "kept"), [(0, 1), (1, 2)])
-def test_overlaps_count_the_last_pixel(gap, kept):
-    """10 x 10 and 10 x 20 inclusive pixels: overlap 0.5, with x2 - x1 only 0.45 or so."""
-    boxes = np.float32([[[0, 0, 9, 9]], [[0, 0, 9, 19]]])[None]
-    symbols = detections(
-        mx.sym.Variable("boxes"), mx.sym.Variable("scores"), 0.1, 0.49 + gap * 0.02, 10, 2, 1
-    )
-    found = evaluate(symbols, boxes=boxes, scores=np.float32([[[0.9], [0.8]]]))
+@pytest.mark.parametrize(("nms_thresh", "kept"), [(0.49, 1), (0.51, 2)])
+def test_overlaps_count_the_last_pixel(nms_thresh, kept):
+    """10 x 10 and 10 x 20 inclusive pixels: an overlap of 0.5; of 9 x 9 and 9 x 19 it is 0.47."""
+    boxes = np.float32([[[[0, 0, 9, 9]], [[0, 0, 9, 19]]]])
+    scores = np.float32([[[0.9], [0.8]]])
+    variables = [mx.sym.Variable(name) for name in ("boxes", "scores")]
+    found = evaluate(detections(*variables, 0.1, nms_thresh, 10, 2, 1), boxes=boxes, scores=scores)
     assert (found[2] > 0).sum() == kept
 
 
@@ -191,8 +188,6 @@ def test_an_enlarged_image_has_enlarged_boxes(detector):
     small = pixels(96, 128)
     large = small.repeat(2, axis=0).repeat(2, axis=1)
     ours, theirs = detector.predict(small), detector.predict(large)
-    from symnet.boxes import iou
-
     overlaps = iou(ours.boxes[:5] * 2, theirs.boxes)
     assert (overlaps.max(axis=1) > 0.8).all()
 
@@ -316,9 +311,9 @@ def test_more_padding_changes_nothing(run):
 
 
 def test_missing_things_are_named(run, tmp_path, config):
-    with pytest.raises(CheckpointError, match="is not a run folder: it has no config.json"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder: .*config\.json"):
         Detector.load(tmp_path)
-    with pytest.raises(CheckpointError, match="no checkpoint of step 5; it has 3"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint.* 5; it has 3"):
         Detector.load(run, checkpoint=5)
     with pytest.raises(CheckpointError, match="no best checkpoint"):
         Detector.load(run, checkpoint="best")
@@ -333,10 +328,10 @@ def test_parameters_that_do_not_fit(run, tmp_path, config):
     params = random_params(config)
     lacking = {name: value for name, value in params.items() if "fc7" not in name}
     mx.nd.save(str(tmp_path / "lacking.params"), lacking)
-    with pytest.raises(CheckpointError, match=r"lacking\.params.* lack fc7_bias, fc7_weight"):
+    with pytest.raises(CheckpointError, match=r"lacking\.params: .*no fc7_bias, fc7_weight"):
         Detector.load(run, params=tmp_path / "lacking.params")
     mx.nd.save(str(tmp_path / "other.params"), {**params, "arg:fc7_bias": mx.nd.ones((5,))})
-    with pytest.raises(CheckpointError, match=r"other\.params.*fc7_bias .*\(5,\).*\(32,\)"):
+    with pytest.raises(CheckpointError, match=r"other\.params: fc7_bias is \(5,\).*\(32,\)"):
         Detector.load(run, params=tmp_path / "other.params")
 
 

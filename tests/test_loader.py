@@ -128,19 +128,14 @@ def test_largest_size_joins_the_tallest_and_the_widest_of_a_batch():
 
 
 def test_voc_photos_have_few_shapes(shared_data):
-    data = DataConfig(dataset="voc", root=str(shared_data / "voc100"), imageset=voc100(shared_data))
+    data = DataConfig(dataset="voc", root=str(shared_data / "voc100"), imageset="2007_all")
     config = replace(make_config(), data=data)
     dataset = open_dataset(config.data, config.data.imageset)
-    for batch_size, most in ((1, 16), (2, 16)):
+    for batch_size in (1, 2):
         plan = TrainingPlan(dataset, override(config, {"batch_size": batch_size}))
         shapes = {b.size for epoch in range(2) for b in plan.epoch(epoch)}
-        assert len(shapes) <= most
+        assert len(shapes) <= 25
         assert all(side % 32 == 0 for shape in shapes for side in shape)
-
-
-def voc100(shared_data: Path) -> str:
-    listing = next((shared_data / "voc100").glob("**/ImageSets/Main/all.txt"))
-    return f"{listing.parts[-4][len('VOC') :]}_all"
 
 
 def test_empty_images_are_kept_or_dropped_by_config():
@@ -358,7 +353,7 @@ def test_a_worker_that_dies_raises_and_never_hangs(make):
     with (
         within(20),
         Loader(make, 2) as loader,
-        pytest.raises(RuntimeError, match="loader worker died.*-9"),
+        pytest.raises(RuntimeError, match=r"loader worker died.*-9"),
     ):
         list(loader.batches(range(8)))
     assert multiprocessing.active_children() == []

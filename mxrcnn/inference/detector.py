@@ -32,17 +32,10 @@ class Detector:
     ) -> None:
         self.config = config
         self.source = source
-        self._module = mx.mod.Module(
-            symbol, data_names=("data", "im_info"), label_names=None, context=context or mx.cpu()
-        )
+        self._symbol = symbol
+        self._context = context or mx.cpu()
         self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
-        wanted = set(symbol.list_arguments()) - {"data", "im_info"}
-        wanted |= set(symbol.list_auxiliary_states())
-        missing = sorted(wanted - set(args) - set(auxs))
-        if missing:
-            raise CheckpointError(f"the parameters lack {', '.join(missing)}")
-        self._args = {name: value for name, value in args.items() if name in wanted}
-        self._auxs = {name: value for name, value in auxs.items() if name in wanted}
+        self.set_params(args, auxs)
 
     @classmethod
     def load(
@@ -71,10 +64,34 @@ class Detector:
         return self.config.data.class_names
 
     def set_params(self, args: Params, auxs: Params) -> None:
-        """Replace the parameters."""
-        self._args, self._auxs = args, auxs
-        if self._module.binded:
-            self._module.set_params(args, auxs)
+        """Replace the parameters; CheckpointError if some are missing or of another shape.
+
+        The graph is bound anew: once used, MXNet's CPU executors keep copies of convolution weights
+        and do not notice that the weights change.
+        """
+        side = 2 * self._multiple
+        inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
+        arg_shapes, _, aux_shapes = self._symbol.infer_shape(**inputs)
+        aux_names = self._symbol.list_auxiliary_states()
+        shapes = dict(zip(self._symbol.list_arguments(), arg_shapes))
+        shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
+        self._args = self._fitting(args, shapes)
+        self._auxs = self._fitting(auxs, dict(zip(aux_names, aux_shapes)))
+        self._module = mx.mod.Module(
+            self._symbol, data_names=tuple(inputs), label_names=None, context=self._context
+        )
+
+    def _fitting(self, params: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
+        source = self.source or "the parameters"
+        missing = sorted(set(shapes) - set(params))
+        if missing:
+            raise CheckpointError(f"{source}: there is no {', '.join(missing)}")
+        for name, shape in shapes.items():
+            if params[name].shape != shape:
+                raise CheckpointError(
+                    f"{source}: {name} is {params[name].shape}, the network needs {shape}"
+                )
+        return {name: params[name] for name in shapes}
 
     def forward(self, data: np.ndarray, im_info: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""
@@ -92,7 +109,7 @@ class Detector:
         data = self.config.data
         if not isinstance(image, np.ndarray):
             image = read_image(image, data.exif_orientation)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         sample = prepare_image(image, data)
         size = padded_size([sample.size], self._multiple)

@@ -296,8 +296,11 @@ class Trainer:
 
     def log(self, seconds: float, waited: float, images: int) -> dict[str, float]:
         """Write a row of log.jsonl: means since the last row, rate, the share of time waited."""
-        self.metrics.absorb()
+        self.metrics.absorb(everything=self.state.step == self.total)
         self.last = self.metrics.take()
+        if not self.last:  # the row is of no more steps than are left in flight
+            self.metrics.absorb(everything=True)
+            self.last = self.metrics.take()
         row = {
             "kind": "train",
             "step": self.state.step,
