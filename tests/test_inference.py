@@ -183,6 +183,22 @@ def test_boxes_are_in_the_image_s_own_pixels(detector, height, width):
         assert (found.boxes > 0.8 * limit).any(axis=0)[2:].all()
 
 
+@pytest.mark.parametrize("favourite", [0, 1, 2, 3])
+def test_the_class_of_the_highest_logit_is_found(run, config, favourite):
+    """Where the background is, nothing scores; any other class comes first and under its number."""
+    params = {name[4:]: value for name, value in random_params(config).items()}
+    params["cls_score_weight"][:] = 0
+    params["cls_score_bias"][:] = 0
+    params["cls_score_bias"][favourite] = 5
+    detector = Detector.load(run)
+    detector.set_params(params, {})
+    found = detector.predict(pixels(96, 128))
+    likely = found.scores > 0.5
+    assert likely.any() == (favourite > 0)
+    assert set(found.classes[likely]) <= {favourite}
+    assert set(found.classes[~likely]) <= {1, 2, 3} - {favourite}
+
+
 def test_an_enlarged_image_has_enlarged_boxes(detector):
     """Pixels doubled without interpolation shrink to the same network image, nearly."""
     small = pixels(96, 128)

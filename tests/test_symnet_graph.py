@@ -251,6 +251,35 @@ def test_narrow_variant(width, fc_dim, channels):
         assert shapes["cls_score_weight"] == (21, fc_dim)
 
 
+def test_perfect_answers_to_the_labels_are_the_objects():
+    """The loader's layout of labels and targets is the graph's: proposals of them are the objects.
+
+    The map is not square, so that an exchange of rows and columns would show.
+    """
+    detector = get_detector("faster_rcnn_vgg16")
+    config = detector.config(anchor_scales=(2, 4, 8))
+    size = (128, 208)
+    boxes = np.float32([[10, 20, 50, 60, 1], [100, 30, 190, 90, 2], [60, 70, 90, 120, 3]])
+    image = ImageTargetsInput(boxes, size, size)
+    target = detector.assign_targets(config, image, np.random.default_rng(0))
+    objectness = target["label"].reshape(9, 8, 13) == 1
+    rois = mx.nd.contrib.MultiProposal(
+        cls_prob=mx.nd.array(np.concatenate([1 - objectness, objectness])[None]),
+        bbox_pred=mx.nd.array(target["bbox_target"][None]),
+        im_info=mx.nd.array([[*size, 1]]),
+        feature_stride=16,
+        scales=config.anchor_scales,
+        ratios=config.anchor_ratios,
+        threshold=0.7,
+        rpn_post_nms_top_n=3,
+        rpn_min_size=1,
+    ).asnumpy()[:, 1:]
+    order = np.argsort(rois[:, 0])
+    np.testing.assert_allclose(rois[order], boxes[[0, 2, 1], :4], atol=0.01)
+    fg = target["bbox_weight"].reshape(9, 4, 8, 13)
+    np.testing.assert_array_equal(fg, np.repeat(objectness[:, None], 4, axis=1))
+
+
 # --- the registry -------------------------------------------------------------------------------
 
 

@@ -1,0 +1,412 @@
+"""Stopping and going on: the resumed run ends with the bits of one that was never stopped."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mxrcnn.compat import mx
+from mxrcnn.config import ConfigError, load_json
+from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.training.run import TrainRequest, prepare, run_training
+from mxrcnn.training.signals import StopRequest
+from mxrcnn.training.trainer import Trainer, train
+from tests.conftest import REPO
+from tests.factories import TINY
+
+TRAIN = REPO / "tools" / "train.py"
+EPOCHS, EPOCH_STEPS = 5, 12
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return ensure_synthetic(tmp_path_factory.mktemp("data") / "set", 12, 3, (96, 128))
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Parameters and momentum of a checkpoint."""
+    return {
+        f"{kind}:{name}": value.asnumpy()
+        for kind in ("model", "momentum")
+        for name, value in mx.nd.load(str(folder / f"{kind}.params")).items()
+    }
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Both runs have the same last checkpoint to the bit, and the same validations."""
+    run, other = RunFolder(run), RunFolder(other)
+    assert run.steps()[-1] == other.steps()[-1]
+    ours, theirs = arrays(run.folder()), arrays(other.folder())
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    assert not different
+    assert run.load_state()[0] == other.load_state()[0]
+    assert run.best() == other.best()
+    validations = [[r for r in f.read_log() if r["kind"] == "val"] for f in (run, other)]
+    assert validations[0] == validations[1]
+
+
+# In this process
+
+
+@pytest.fixture
+def begin(data_root, tmp_path):
+    """Starts a run in tmp_path/NAME; settings are named `train__lr=1`."""
+
+    def start(name: str, **settings) -> Trainer:
+        named = {key.replace("__", "."): value for key, value in settings.items()}
+        data = {"data.dataset": "voc", "data.root": str(data_root), "data.imageset": "2007_train"}
+        settings = {**TINY, **data, "train.batch_size": 2, **named}
+        return prepare(TrainRequest(settings=settings, out=str(tmp_path / name)))
+
+    return start
+
+
+def resume(run: Path, **settings) -> Trainer:
+    named = {key.replace("__", "."): value for key, value in settings.items()}
+    return prepare(TrainRequest(resume=str(run), settings=named))
+
+
+def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
+    """The process gets a signal when so many steps are done."""
+    advance = Trainer.advance
+
+    def advance_and_stop(trainer: Trainer) -> bool:
+        ended = advance(trainer)
+        if trainer.state.step == step:
+            os.kill(os.getpid(), signum)
+        return ended
+
+    monkeypatch.setattr(Trainer, "advance", advance_and_stop)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 12, 14])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train__fixed": ("conv1", "conv2"), "train__warmup_steps": 8},
+        {"train__momentum": 0.0, "train__lr_decay_epoch": (1,)},
+    ],
+    ids=["fixed", "no momentum"],
+)
+def test_stopped_and_resumed_equals_never_stopped(begin, tmp_path, monkeypatch, stop, settings):
+    settings = {"train__epochs": 2, "train__lr": 0.01, **settings}
+    train(begin("whole", **settings), 0)
+    trainer = begin("stopped", **settings)
+    with monkeypatch.context() as patched:
+        stop_at(patched, stop)
+        assert train(trainer, 0).stopped_by == signal.SIGTERM
+    assert trainer.run.steps()[-1] == stop
+    resumed = resume(trainer.run.path)
+    assert resumed.state == TrainState(stop, stop // EPOCH_STEPS, stop % EPOCH_STEPS)
+    train(resumed, 0)
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_stopped_before_the_first_step(begin, tmp_path, monkeypatch):
+    train(begin("whole"), 0)
+    trainer = begin("stopped")
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "owes_validation", lambda _: os.kill(os.getpid(), signal.SIGINT))
+        assert train(trainer, 0).stopped_by == signal.SIGINT
+    assert trainer.run.steps() == [0]
+    train(resume(trainer.run.path), 0)
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_more_epochs_later_equal_more_epochs_at_once(begin, tmp_path, monkeypatch):
+    train(begin("whole", train__epochs=2), 0)
+    trainer = begin("longer", train__epochs=1)
+    train(trainer, 0)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 14)
+        train(resume(trainer.run.path, train__epochs=2), 0)
+    assert load_json(trainer.run.path / "config.json").train.epochs == 2
+    train(resume(trainer.run.path), 0)  # without saying again how many epochs
+    assert_same_end(tmp_path / "longer", tmp_path / "whole")
+
+
+def test_a_run_without_a_checkpoint_starts_again(begin, tmp_path, capsys):
+    train(begin("whole"), 0)
+    trainer = begin("broken off")
+    trainer.run.append_log({"kind": "train", "step": 3})
+    resumed = resume(trainer.run.path)
+    assert "no checkpoint yet: starting from the first step" in capsys.readouterr().out
+    assert trainer.run.read_log() == []
+    train(resumed, 0)
+    assert_same_end(tmp_path / "broken off", tmp_path / "whole")
+
+
+def test_a_finished_run_stays_as_it_is(begin):
+    trainer = begin("done", data__val_imageset="2007_test")
+    train(trainer, 0)
+    before = arrays(trainer.run.folder()), trainer.run.read_log(), trainer.run.steps()
+    resumed = resume(trainer.run.path)
+    assert run_training(TrainRequest(resume=str(trainer.run.path), num_workers=0)) == 0
+    after = arrays(trainer.run.folder()), resumed.run.read_log(), resumed.run.steps()
+    assert before[1:] == after[1:]
+    np.testing.assert_equal(before[0], after[0])
+
+
+def test_the_log_goes_on_where_the_checkpoint_was(begin, monkeypatch):
+    trainer = begin("run", train__epochs=2, train__log_interval=1, train__checkpoint_steps=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "save", lambda _: pytest.fail("power cut"))
+        patched.setattr(TrainState, "power", False, raising=False)
+        with pytest.raises(pytest.fail.Exception):
+            train(trainer, 0)
+    assert trainer.run.read_log()[-1]["step"] == 5
+    train(resume(trainer.run.path), 0)
+    assert [row["step"] for row in trainer.run.read_log()] == list(range(1, 25))
+
+
+@pytest.mark.parametrize(
+    ("request_with", "named"),
+    [
+        ({"settings": {"train.lr": 1.0}}, "train.lr"),
+        ({"settings": {"train.seed": 1, "data.root": "x"}}, "data.root, train.seed"),
+        ({"words": ["width=0.5"]}, "width"),
+        ({"preset": "quick"}, "--preset"),
+        ({"out": "elsewhere"}, "--out"),
+        ({"network": "faster_rcnn_vgg16"}, "--network"),
+    ],
+)
+def test_other_settings_are_refused(begin, request_with, named):
+    run = begin("run").run
+    with pytest.raises(ConfigError, match=rf"may change, not {re.escape(named)}$"):
+        prepare(TrainRequest(resume=str(run.path), **request_with))
+
+
+@pytest.mark.parametrize("epochs", [{"settings": {"train.epochs": 3}}, {"words": ["epochs=3"]}])
+def test_epochs_may_change(begin, epochs):
+    run = begin("run").run
+    assert prepare(TrainRequest(resume=str(run.path), **epochs)).total == 3 * EPOCH_STEPS
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        resume(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_a_parameter(begin):
+    trainer = begin("run")
+    trainer.save()
+    path = trainer.run.folder() / "model.params"
+    params = mx.nd.load(str(path))
+    del params["arg:fc6_bias"]
+    mx.nd.save(str(path), params)
+    with pytest.raises(CheckpointError, match="step-00000000: without fc6_bias"):
+        resume(trainer.run.path)
+
+
+def test_a_validation_that_was_missed_is_made_up_for(begin, tmp_path, monkeypatch):
+    settings = {"data__val_imageset": "2007_test", "train__epochs": 2}
+    train(begin("whole", **settings), 0)
+    trainer = begin("killed", **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "validate", lambda _: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            train(trainer, 0)
+    train(resume(trainer.run.path), 0)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_the_first_signal_is_noted_and_a_second_ctrl_c_interrupts():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        assert stop.signum is None
+        for signum in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+            assert stop.signum == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+# As people run it
+
+
+def launch(*args: str | Path, script: tuple[str, ...] = (str(TRAIN),)) -> subprocess.Popen:
+    """tools/train.py in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *script, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def new_run(data_root: Path, out: Path, workers: int = 0) -> list[str | Path]:
+    words = [f"{key}={value}" for key, value in TINY.items() if key != "train.epochs"]
+    words = [word.replace("(", "").replace(")", "") for word in words]
+    return [
+        *("--dataset", "voc", "--data-root", data_root, "--imageset", "2007_train"),
+        *("--val-imageset", "2007_test", "--val-every", "2", "--num-workers", workers),
+        *("--out", out, "--batch-size", 2, "--epochs", EPOCHS, "--lr", 0.01),
+        *("--checkpoint-steps", 3, "--log-interval", 1, "--set", *words),
+    ]
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def logged(run: Path) -> int:
+    """The last step in the log."""
+    return max((row["step"] for row in RunFolder(run).read_log()), default=0)
+
+
+def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, finish(process)[2]
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 of the trainer alone; its workers must go by themselves."""
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    process.communicate()  # ends when no worker holds the other end of the pipes
+
+
+def resume_to_the_end(run: Path, workers: int = 0) -> None:
+    code, _, err = finish(launch("--resume", run, "--num-workers", workers))
+    assert code == 0, err
+
+
+@pytest.fixture(scope="module")
+def whole(data_root, tmp_path_factory):
+    """The run that is never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    code, _, err = finish(launch(*new_run(data_root, out)))
+    assert code == 0, err
+    assert RunFolder(out).steps()[-1] == EPOCHS * EPOCH_STEPS
+    return out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(data_root, tmp_path, whole, signum):
+    """Sent to the whole process group, as a terminal and many job schedulers do."""
+    run = tmp_path / "run"
+    process = launch(*new_run(data_root, run, workers=1))
+    wait_until(process, lambda: logged(run) >= 4)
+    os.killpg(process.pid, signum)
+    code, out, err = finish(process)
+    assert code == 128 + signum, err
+    assert "Traceback" not in err
+    step = RunFolder(run).steps()[-1]
+    assert 4 <= step < EPOCHS * EPOCH_STEPS
+    assert f"stopped at step {step}; go on: python tools/train.py --resume {run}" in out
+    assert logged(run) <= step
+    resume_to_the_end(run)
+    assert_same_end(run, whole)
+
+
+def test_killed_once(data_root, tmp_path, whole):
+    run = tmp_path / "run"
+    process = launch(*new_run(data_root, run))
+    wait_until(process, lambda: logged(run) >= 17)
+    kill(process)
+    assert RunFolder(run).steps()[-1] >= 15, "at most the steps since the last checkpoint are lost"
+    resume_to_the_end(run)
+    assert_same_end(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_again_and_again(data_root, tmp_path, whole, workers):
+    rng = random.Random(workers)
+    run = tmp_path / "run"
+    process = launch(*new_run(data_root, run, workers))
+    wait_until(process, (run / "config.json").exists)
+    kill(process)  # before any checkpoint
+    for _ in range(6):
+        process = launch("--resume", run, "--num-workers", workers)
+        wait_until(
+            process,
+            lambda: "resuming" in (line := process.stdout.readline()) or ("starting" in line),
+        )
+        goal = (RunFolder(run).steps() or [0])[-1] + rng.randint(3, 9)
+        wait_until(process, lambda goal=goal: logged(run) >= goal)
+        time.sleep(rng.uniform(0, 0.05))
+        kill(process)
+    resume_to_the_end(run, workers)
+    assert_same_end(run, whole)
+
+
+@pytest.mark.slow
+def test_killed_when_a_checkpoint_is_being_written(data_root, tmp_path, whole):
+    run = tmp_path / "run"
+    process = launch(*new_run(data_root, run))
+    wait_until(process, lambda: any(run.glob("checkpoints/.step-*.partial")))
+    kill(process)
+    resume_to_the_end(run)
+    assert_same_end(run, whole)
+    assert not list(run.glob("checkpoints/.*"))
+
+
+#: runs tools/train.py, which kills itself when a function is called for the n-th time
+KILLER = """
+    import os, runpy, signal, sys
+    script, where, count, *sys.argv[1:] = sys.argv[1:]
+    sys.path[:0] = [os.path.dirname(script), os.path.dirname(os.path.dirname(script))]
+    from mxrcnn.training import checkpoint, trainer
+    *way, name = where.split(".")
+    owner = {"checkpoint": checkpoint, "trainer": trainer}[way[0]]
+    for part in way[1:]:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == int(count):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, counted)
+    runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "count", "steps"),
+    [
+        ("checkpoint.save_arrays", 1, []),
+        ("checkpoint.save_arrays", 6, [3, 6]),
+        ("checkpoint._sync", 1, []),
+        ("checkpoint.os.rename", 2, [3]),
+        ("checkpoint._sync", 5, [3]),
+        ("checkpoint.shutil.rmtree", 1, [6, 9]),
+        ("checkpoint.RunFolder.append_log", 13, [9, 12]),
+        ("trainer.Trainer.validate", 1, [21, 24]),
+        ("trainer.RunFolder.note_best", 2, [24, 45, 48]),
+        ("trainer.viz.plot_losses", 1, [24, 57, 60]),
+    ],
+)
+def test_killed_at_a_chosen_place(data_root, tmp_path, whole, where, count, steps):
+    run = tmp_path / "run"
+    killer = ("-c", textwrap.dedent(KILLER), str(TRAIN), where, str(count))
+    process = launch(*new_run(data_root, run), script=killer)
+    assert process.wait(120) == -signal.SIGKILL, finish(process)[2]
+    process.communicate()
+    assert RunFolder(run).steps() == steps
+    for step in steps:
+        assert arrays(RunFolder(run).folder(step))
+    copy = shutil.copytree(run, tmp_path / "copy")
+    resume_to_the_end(copy)
+    assert_same_end(copy, whole)

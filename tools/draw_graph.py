@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Draw a network's graph from its symbol: layers, operators, losses and shapes.
+
+examples:
+  python tools/draw_graph.py
+  python tools/draw_graph.py --test --out docs/images/graph_test.png
+"""
+
+import argparse
+import sys
+
+import _repo  # noqa: F401
+
+
+def image_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 600x800")
+    return int(height), int(width)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    parser.add_argument("--test", action="store_true", help="the test graph, not the training one")
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        default=(600, 800),
+        metavar="HxW",
+        help="height and width of the image; padded as in training; default: 600x800",
+    )
+    parser.add_argument(
+        "--out",
+        default="docs/images/graph.png",
+        metavar="FILE",
+        help="the picture: .png, .svg or .pdf; default: %(default)s",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.config import make_config
+    from mxrcnn.errors import report_user_errors
+    from mxrcnn.graph_figure import detector_graph, draw_graph
+    from symnet import get_detector
+
+    with report_user_errors():
+        config = make_config(args.network)
+        detector = get_detector(args.network)
+        symbol, shapes = detector_graph(detector, config.model, args.size, train=not args.test)
+        use = "test" if args.test else "training"
+        height, width = shapes["data"][2:]
+        title = f"{args.network}: the {use} graph for an image of {height}×{width}"
+        draw_graph(symbol, shapes, args.out, title)
+        print(f"drawn in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
