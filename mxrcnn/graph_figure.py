@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -101,9 +101,18 @@ class Stage:
     pattern: str
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Boxes that have the same weights become one, as a head on every level of a pyramid."""
+
+
+AnyRule = Union[Rule, Stage, Shared]
+
+
 #: in this order; where none matches, an operator is a box of its own
-RULES: tuple[Rule | Stage, ...] = (
+RULES: tuple[AnyRule, ...] = (
     Rule(_AFTER, "producer", _LAYERS | _ADD, sole=True),
+    Shared(),
     Rule(_SHAPE | _ARITHMETIC, "consumer", LOSSES | PROPOSALS | {"broadcast_minimum", "Concat"}),
     Stage(r"(?P<stage>(conv|stage|layer|block|res)_?\d+)_"),
     Rule(frozenset({"Pooling"}), "producer", frozenset({"Convolution"}), sole=True),
@@ -133,8 +142,8 @@ TEXTS = {
     "broadcast_add": "add",
     "elemwise_sub": "subtract",
 }
-#: operators that TEXTS speaks of only when they are a box, not when they are folded into one
-_QUIET = frozenset("elemwise_add broadcast_add elemwise_sub".split())
+#: the same for operators that were folded into the box of another; no words: not spoken of
+FOLDED_TEXTS = {"Pooling": "pool", **dict.fromkeys(_ADD | {"elemwise_sub", "sigmoid"}, "")}
 #: a box with all of these operators does this
 PHRASES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"exp", "broadcast_minimum"}), "decode and clip boxes"),
@@ -155,13 +164,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the symbol's JSON: inputs are (node, which of its outputs); None is a parameter
-    or a constant, and left out."""
+    """A node of the symbol's JSON: inputs are (node, which of its outputs), None for what is left
+    out; weights are those of them that are parameters, or come from parameters."""
 
     name: str
     op: str
     attrs: Mapping[str, str]
     inputs: tuple[tuple[int, int] | None, ...]
+    weights: tuple[str, ...]
     shapes: tuple[tuple[str, Shape], ...]
     is_head: bool
 
@@ -194,7 +204,7 @@ class Outline:
     left_out: tuple[str, ...]
 
 
-def outline(symbol: Symbol, input_shapes: Shapes, rules: Sequence[Rule | Stage] = RULES) -> Outline:
+def outline(symbol: Symbol, input_shapes: Shapes, rules: Sequence[AnyRule] = RULES) -> Outline:
     """The steps of a graph. Every variable that is not in input_shapes counts as a parameter."""
     nodes, left_out = _read(symbol, input_shapes)
     folding = _Folding(nodes)
@@ -217,24 +227,22 @@ def outline(symbol: Symbol, input_shapes: Shapes, rules: Sequence[Rule | Stage] 
 def _read(symbol: Symbol, input_shapes: Shapes) -> tuple[list[Node], list[str]]:
     """The nodes that do not follow from parameters alone, and the names of those that do."""
     graph = json.loads(symbol.tojson())
-    heads = {index for index, *_ in graph["heads"]}
+    raw_nodes, heads = graph["nodes"], {index for index, *_ in graph["heads"]}
     shapes = _output_shapes(symbol, input_shapes)
     nodes: list[Node] = []
-    left_out: list[str] = []
+    left_out: dict[int, bool] = {}  # and whether it comes from a parameter
     numbers: dict[int, int] = {}
-    for index, raw in enumerate(graph["nodes"]):
-        name, op = raw["name"], raw["op"]
-        inputs = tuple(
-            (numbers[source], output) if source in numbers else None
-            for source, output, *_ in raw["inputs"]
-        )
-        if name not in input_shapes if op == "null" else not any(inputs):
-            left_out.append(name)
+    for index, raw in enumerate(raw_nodes):
+        name, op, sources = raw["name"], raw["op"], [source for source, *_ in raw["inputs"]]
+        if name not in input_shapes if op == "null" else all(s in left_out for s in sources):
+            left_out[index] = op == "null" or any(left_out[s] for s in sources)
             continue
         numbers[index] = len(nodes)
-        outputs = tuple(shapes.get(name, ()))
-        nodes.append(Node(name, op, raw.get("attrs", {}), inputs, outputs, index in heads))
-    return nodes, left_out
+        inputs = tuple((numbers[s], k) if s in numbers else None for s, k, *_ in raw["inputs"])
+        weights = tuple(raw_nodes[s]["name"] for s in sources if left_out.get(s))
+        outputs, is_head = tuple(shapes.get(name, ())), index in heads
+        nodes.append(Node(name, op, raw.get("attrs", {}), inputs, weights, outputs, is_head))
+    return nodes, [raw_nodes[index]["name"] for index in left_out]
 
 
 def _output_shapes(symbol: Symbol, input_shapes: Shapes) -> dict[str, list[tuple[str, Shape]]]:
@@ -250,26 +258,26 @@ def _output_shapes(symbol: Symbol, input_shapes: Shapes) -> dict[str, list[tuple
 
 def _gradient_edges(nodes: Sequence[Node]) -> set[tuple[int, int]]:
     """Edges (source, target) that a gradient flows back along, from a loss to a parameter."""
-    learns = [False] * len(nodes)
-    for i, node in enumerate(nodes):
-        learns[i] = any(
-            node.op != "null" and (source is None or learns[source[0]])
-            for place, source in enumerate(node.inputs)
-            if _passes(node.op, place)
-        )
+    learns: list[bool] = []
+    for node in nodes:
+        own = bool(node.weights) and NO_GRADIENT.get(node.op, ()) is not None
+        learns.append(own or any(learns[source] for source in _open_inputs(node)))
     wanted = [node.op in LOSSES for node in nodes]
     found = set()
     for i in reversed(range(len(nodes))):
-        for place, source in enumerate(nodes[i].inputs):
-            if source and wanted[i] and learns[source[0]] and _passes(nodes[i].op, place):
-                wanted[source[0]] = True
-                found.add((source[0], i))
+        for source in _open_inputs(nodes[i]):
+            if wanted[i] and learns[source]:
+                wanted[source] = True
+                found.add((source, i))
     return found
 
 
-def _passes(op: str, place: int) -> bool:
-    blocked = NO_GRADIENT.get(op, ())
-    return blocked is not None and place not in blocked
+def _open_inputs(node: Node) -> list[int]:
+    """The nodes that node would pass a gradient to."""
+    blocked = NO_GRADIENT.get(node.op, ())
+    if blocked is None:
+        return []
+    return [source[0] for k, source in enumerate(node.inputs) if source and k not in blocked]
 
 
 class _Folding:
@@ -285,18 +293,24 @@ class _Folding:
             for source in sources:
                 self.consumers[source].append(target)
 
-    def apply(self, rule: Rule | Stage) -> None:
+    def apply(self, rule: AnyRule) -> None:
         """Fold what the rule matches. No rule can make a cycle of boxes."""
         if isinstance(rule, Stage):
-            self._fold_stages(re.compile(rule.pattern))
-            return
+            pattern = re.compile(rule.pattern)
+            self._merge(lambda node: (pattern.match(node.name) or {"stage": ""})["stage"])
+        elif isinstance(rule, Shared):
+            self._merge(lambda node: node.weights)
+        else:
+            self._fold(rule)
+
+    def _fold(self, rule: Rule) -> None:
         backwards = rule.into == "consumer"
         for i in sorted(range(len(self.nodes)), reverse=backwards):
-            alone = self.box.count(self.box[i]) == 1
-            if self.nodes[i].op in rule.ops and alone:
-                host = self._consumer(i) if backwards else self._producer(i, rule.sole)
-                if host is not None and self.nodes[host].op in (rule.hosts or {self.nodes[host].op}):
-                    self.box[i] = host
+            if self.nodes[i].op not in rule.ops or self.box.count(self.box[i]) > 1:
+                continue
+            host = self._consumer(i) if backwards else self._producer(i, rule.sole)
+            if host is not None and (not rule.hosts or self.nodes[host].op in rule.hosts):
+                self.box[i] = host
 
     def boxes(self) -> list[list[int]]:
         """The nodes of each box, sorted; boxes sorted so that arrows point forwards."""
@@ -322,30 +336,33 @@ class _Folding:
         return boxes.pop() if len(boxes) == 1 and not self.nodes[i].is_head else None
 
     def _producer(self, i: int, sole: bool) -> int | None:
-        """The box, not an input, that all data of node i comes from."""
+        """The box that all data of node i comes from; not an input, nor may an output of the graph
+        vanish in it, but that of a loss."""
         boxes = {self.box[s] for s in self.sources[i]}
-        if len(boxes) != 1 or self.nodes[next(iter(boxes))].op == "null":
+        host = boxes.pop() if len(boxes) == 1 else i
+        op = self.nodes[host].op
+        if host == i or op == "null" or (self.nodes[i].is_head and op not in LOSSES):
             return None
-        host = boxes.pop()
         members = [m for m, box in enumerate(self.box) if box == host]
         ends = any(self.nodes[m].is_head for m in members)
         alone = self._outside(members, self.consumers) == {i} and not ends
         return host if alone or not sole else None
 
-    def _fold_stages(self, pattern: re.Pattern[str]) -> None:
-        named: dict[str, set[int]] = {}
+    def _merge(self, label: Callable[[Node], Any]) -> None:
+        """Merge boxes that have the same label, with what is between them; those without stay."""
+        named: dict[Any, set[int]] = {}
         for box in dict.fromkeys(self.box):
-            match = pattern.match(self.nodes[box].name)
-            if match and self.nodes[box].op != "null":
-                named.setdefault(match["stage"], set()).add(box)
-        for stage, boxes in named.items():
-            others = set().union(*named.values()) - boxes
-            found = self._between(boxes)
+            if self.nodes[box].op != "null" and label(self.nodes[box]):
+                named.setdefault(label(self.nodes[box]), set()).add(box)
+        for name, boxes in named.items():
+            found = self._between(boxes) if len(boxes) > 1 else set()
             heads = any(n.is_head for n, box in zip(self.nodes, self.box) if box in found)
-            if len(boxes) > 1 and not heads and not found & others:
+            others = any(label(self.nodes[box]) not in (name, "", ()) for box in found)
+            if found and not heads and not others:
                 host = min(boxes)
                 self.box = [host if box in found else box for box in self.box]
-                self.stages[host] = stage
+                if isinstance(name, str):
+                    self.stages[host] = name
 
     def _between(self, boxes: set[int]) -> set[int]:
         """These boxes and all on a way from one of them to another."""
@@ -404,35 +421,44 @@ def _kind(parts: Sequence[Node]) -> str:
         return "input"
     if ops & PROPOSALS:
         return "proposal"
-    return "layer" if any(None in node.inputs for node in parts) else "other"
+    return "layer" if any(node.weights for node in parts) else "other"
 
 
 def _text(parts: Sequence[Node], key: Node) -> str:
-    """What a box does: "2 x 3x3, 64 + max pool"."""
+    """What a box does: "2 × 3×3, 64 + pool"."""
     ops = {node.op for node in parts}
     for needed, phrase in PHRASES:
         if needed <= ops:
             return phrase
-    texts: dict[str, int] = {}
+    uses: dict[str, list[tuple[str, ...]]] = {}
     for node in parts:
-        if node.op in TEXTS and (node is key or node.op not in _QUIET):
-            text = _fill(node)
-            texts[text] = texts.get(text, 0) + 1
-    layers = sum(node.op == "Convolution" for node in parts)
-    if len(texts) > 3 and layers > 2:
-        filters = [node.attrs["num_filter"] for node in parts if node.op == "Convolution"][-1]
-        return f"{layers} convolutions, {filters}"
-    if texts:
-        return " + ".join(f"{n} × {text}" if n > 1 else text for text, n in texts.items())
-    return "" if key.op == "null" else key.op.replace("_contrib_", "").strip("_")
+        text = _fill(node, alone=node is key)
+        if text:
+            uses.setdefault(text, []).append(node.weights)
+    filters = [node.attrs["num_filter"] for node in parts if node.op == "Convolution"]
+    if len(uses) > 3 and len(filters) > 2:
+        return f"{len(filters)} convolutions, {filters[-1]}"
+    if uses:
+        return " + ".join(_count(weights) + text for text, weights in uses.items())
+    silent = key.op == "null" or (key.is_head and key.op in _SHAPE | {"Concat"})
+    return "" if silent else key.op.replace("_contrib_", "").strip("_")
 
 
-def _fill(node: Node) -> str:
+def _count(weights: Sequence[tuple[str, ...]]) -> str:
+    """How many layers of one sort, "3 × "; or on how many levels a shared one works."""
+    different = len(set(weights))
+    if different == 1 and len(weights) > 1 and weights[0]:
+        return f"on {len(weights)} levels: "
+    return f"{different} × " if different > 1 else ""
+
+
+def _fill(node: Node, alone: bool) -> str:
+    """The words for an operator, alone in its box or folded into another's."""
+    template = TEXTS.get(node.op, "") if alone else FOLDED_TEXTS.get(node.op, TEXTS.get(node.op, ""))
     values = {key: _times(re.findall(r"[\w.]+", value)) for key, value in node.attrs.items()}
-    text = TEXTS[node.op].format_map(_Default(values))
-    stride = values.get("stride", "1×1")
-    strided = node.op in _LAYERS and set(stride.split("×")) != {"1"}
-    return f"{text} / {stride.split('×')[0]}" if strided else text
+    text = template.format_map(_Default(values))
+    stride = values.get("stride", "1").split("×")[0]
+    return f"{text} / {stride}" if node.op in _LAYERS and stride != "1" else text
 
 
 class _Default(dict):

@@ -43,7 +43,7 @@ def noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Imag
     """An image of size (height, width) and random content in any of Pillow's modes."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     if mode == "I;16":
-        return Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
+        return Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 255 + 255)
     image = Image.fromarray(pixels)
     if mode == "RGBA":
         image.putalpha(Image.fromarray(pixels[:, :, 0]))

@@ -29,7 +29,6 @@ from symnet import get_detector
 
 NETWORK = "faster_rcnn_vgg16"
 #: build_config looks for full names only
-BARE_NAMES = pytest.mark.xfail(strict=True, reason="mxrcnn.training.run does not use full_name yet")
 VOC = {"data.dataset": "voc", "data.root": "devkit"}
 
 
@@ -320,14 +319,11 @@ def test_with_pretrained_the_first_layers_stay_fixed():
     assert not any("not fixed" in line for line in told)
 
 
-@pytest.mark.parametrize(
-    "word", ["train.fixed=conv1", pytest.param("fixed=conv1", marks=BARE_NAMES)]
-)
+@pytest.mark.parametrize("word", ["train.fixed=conv1", pytest.param("fixed=conv1")])
 def test_layers_fixed_by_the_user_stay_fixed(word):
     assert built(word, preset="classic").train.fixed == ("conv1",)
 
 
-@BARE_NAMES
 def test_a_data_set_chosen_by_bare_name_counts_for_the_preset():
     config, told = build_config(TrainRequest(words=("dataset=voc", "root=devkit")))
     assert config.data.short_side == 600

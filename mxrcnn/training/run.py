@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
+from mxrcnn.config import (
+    Config,
+    ConfigError,
+    full_name,
+    make_config,
+    override,
+    parse_settings,
+)
 from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.checkpoint import RunFolder
@@ -74,6 +81,7 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
         epochs = settings["train.lr_decay_epoch"]
         settings.update(parse_settings([f"train.lr_decay_epoch={epochs}"]))
     settings.update(parse_settings(request.words))
+    settings = {full_name(config, key): value for key, value in settings.items()}
     dataset = settings.get("data.dataset", config.data.dataset)
     preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
     if preset == "quick":
@@ -81,7 +89,7 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
         config = override(config, {**quick, **QUICK})
     config = override(config, settings)
     told.append(f"{network}, preset {preset}, data set {dataset}")
-    if dataset != "synthetic" and not {"data.root", "root"} & set(settings):
+    if dataset != "synthetic" and "data.root" not in settings:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
     if config.train.fixed and not config.train.pretrained and "train.fixed" not in settings:
         told.append(
