@@ -3,7 +3,7 @@
 The way of a graph: the symbol's JSON -> `Node`s -> folded by the table `RULES` into `Step`s, the
 boxes -> rows by longest path, places in them by barycentres -> a picture. Parameters, and what is
 computed from parameters or constants alone, are left out. Lengths are inches, y grows downwards.
-Deterministic, needs no display and no graphviz.
+Deterministic (as a PNG), needs no display and no graphviz.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
+from PIL import Image
 
 from mxrcnn.files import atomic_write
 from symnet.detector import DetectorDef, ImageTargetsInput
@@ -37,15 +38,20 @@ Shapes = Mapping[str, Shape]
 
 # ---------------------------------------------------------------- tables: what a reader sees
 
+
+def _ops(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 #: operators that end a graph with a loss
-LOSSES = frozenset(
+LOSSES = _ops(
     "MakeLoss SoftmaxOutput LinearRegressionOutput LogisticRegressionOutput "
-    "MAERegressionOutput SVMOutput make_loss".split()
+    "MAERegressionOutput SVMOutput make_loss"
 )
 #: operators that make or choose boxes
-PROPOSALS = frozenset(
+PROPOSALS = _ops(
     "Custom _contrib_MultiProposal _contrib_Proposal _contrib_box_nms _contrib_MultiBoxTarget "
-    "_contrib_MultiBoxDetection _contrib_MultiBoxPrior".split()
+    "_contrib_MultiBoxDetection _contrib_MultiBoxPrior"
 )
 #: inputs that no gradient flows into, by their places; None: into none of them
 NO_GRADIENT: dict[str, tuple[int, ...] | None] = {
@@ -61,21 +67,21 @@ NO_GRADIENT: dict[str, tuple[int, ...] | None] = {
     "zeros_like": None,
 }
 
-_LAYERS = frozenset("Convolution Deconvolution FullyConnected BatchNorm".split())
-_ADD = frozenset("elemwise_add broadcast_add _Plus add_n".split())
-_AFTER = frozenset("Activation LeakyReLU relu BatchNorm Dropout".split())
-_SHAPE = frozenset(
+_LAYERS = _ops("Convolution Deconvolution FullyConnected BatchNorm")
+_ADD = _ops("elemwise_add broadcast_add _Plus add_n")
+_AFTER = _ops("Activation LeakyReLU relu BatchNorm Dropout")
+_SHAPE = _ops(
     "Reshape Flatten transpose expand_dims squeeze slice slice_axis slice_like SwapAxis Cast "
-    "broadcast_to broadcast_like amp_cast reverse tile repeat identity _copy".split()
+    "broadcast_to broadcast_like amp_cast reverse tile repeat identity _copy"
 )
-_ARITHMETIC = frozenset(
+_ARITHMETIC = _ops(
     "elemwise_add elemwise_sub elemwise_mul elemwise_div broadcast_add broadcast_sub broadcast_mul "
     "broadcast_div broadcast_power broadcast_maximum _plus_scalar _minus_scalar _rminus_scalar "
     "_mul_scalar _div_scalar _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar _maximum "
     "_minimum smooth_l1 abs square sqrt exp log relu sigmoid negative clip sum sum_axis mean max "
     "min Concat concat stack where add_n ones_like zeros_like _np_cumsum cumsum take pick "
     "_equal_scalar _not_equal_scalar _greater_scalar _greater_equal_scalar _lesser_scalar "
-    "broadcast_equal broadcast_greater broadcast_lesser _equal _greater _lesser one_hot".split()
+    "broadcast_equal broadcast_greater broadcast_lesser _equal _greater _lesser one_hot"
 )
 
 
@@ -108,7 +114,6 @@ class Shared:
 
 AnyRule = Union[Rule, Stage, Shared]
 
-
 #: in this order; where none matches, an operator is a box of its own
 RULES: tuple[AnyRule, ...] = (
     Rule(_AFTER, "producer", _LAYERS | _ADD, sole=True),
@@ -129,7 +134,7 @@ TEXTS = {
     "Dropout": "dropout",
     "ROIPooling": "ROIPooling, {pooled_size}",
     "_contrib_ROIAlign": "ROIAlign, {pooled_size}",
-    "UpSampling": "upsample x{scale}",
+    "UpSampling": "upsample ×{scale}",
     "SoftmaxOutput": "softmax loss",
     "smooth_l1": "smooth L1 loss",
     "softmax": "softmax",
@@ -188,7 +193,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Edge:
-    """An arrow between steps, by their places; gradient: whether any flows back along it."""
+    """An arrow between steps, by their places; gradient: whether any flows back along it (all
+    count as such in a graph without losses)."""
 
     source: int
     target: int
@@ -210,7 +216,7 @@ def outline(symbol: Symbol, input_shapes: Shapes, rules: Sequence[AnyRule] = RUL
     folding = _Folding(nodes)
     for rule in rules:
         folding.apply(rule)
-    gradients = _gradient_edges(nodes)
+    gradients, has_loss = _gradient_edges(nodes), any(node.op in LOSSES for node in nodes)
     boxes = folding.boxes()
     place = {i: number for number, members in enumerate(boxes) for i in members}
     found: dict[tuple[int, int], bool] = {}
@@ -218,7 +224,7 @@ def outline(symbol: Symbol, input_shapes: Shapes, rules: Sequence[AnyRule] = RUL
         for source, _ in filter(None, node.inputs):
             pair = (place[source], place[target])
             if pair[0] != pair[1]:
-                found[pair] = found.get(pair, False) or (source, target) in gradients
+                found[pair] = found.get(pair, not has_loss) or (source, target) in gradients
     steps = [_step(nodes, members, folding) for members in boxes]
     edges = [Edge(*pair, gradient) for pair, gradient in sorted(found.items())]
     return Outline(tuple(steps), tuple(edges), tuple(left_out))
@@ -249,6 +255,8 @@ def _output_shapes(symbol: Symbol, input_shapes: Shapes) -> dict[str, list[tuple
     """For each node (name of the output, shape) of what it puts out."""
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape(**input_shapes)
+    if shapes is None:
+        raise ValueError(f"these inputs do not tell all shapes of the graph: {dict(input_shapes)}")
     found: dict[str, list[tuple[str, Shape]]] = {}
     for output, full_name, shape in zip(internals, internals.list_outputs(), shapes):
         short = full_name[len(output.name) + 1 :].replace("_output", "")
@@ -297,9 +305,9 @@ class _Folding:
         """Fold what the rule matches. No rule can make a cycle of boxes."""
         if isinstance(rule, Stage):
             pattern = re.compile(rule.pattern)
-            self._merge(lambda node: (pattern.match(node.name) or {"stage": ""})["stage"])
+            self._merge(lambda box: self._stage(box, pattern))
         elif isinstance(rule, Shared):
-            self._merge(lambda node: node.weights)
+            self._merge(lambda box: self.nodes[box].weights)
         else:
             self._fold(rule)
 
@@ -348,16 +356,23 @@ class _Folding:
         alone = self._outside(members, self.consumers) == {i} and not ends
         return host if alone or not sole else None
 
-    def _merge(self, label: Callable[[Node], Any]) -> None:
+    def _stage(self, box: int, pattern: re.Pattern[str]) -> str:
+        """The stage of a box by its own name, or, if MXNet made that up, by one of its nodes'."""
+        members = [n for n, b in zip(self.nodes, self.box) if b == box]
+        names = [n.name for n in members] if _is_automatic(self.nodes[box]) else []
+        matches = (pattern.match(name) for name in (self.nodes[box].name, *names))
+        return next((match["stage"] for match in matches if match), "")
+
+    def _merge(self, label: Callable[[int], Any]) -> None:
         """Merge boxes that have the same label, with what is between them; those without stay."""
         named: dict[Any, set[int]] = {}
         for box in dict.fromkeys(self.box):
-            if self.nodes[box].op != "null" and label(self.nodes[box]):
-                named.setdefault(label(self.nodes[box]), set()).add(box)
+            if self.nodes[box].op != "null" and label(box):
+                named.setdefault(label(box), set()).add(box)
         for name, boxes in named.items():
             found = self._between(boxes) if len(boxes) > 1 else set()
             heads = any(n.is_head for n, box in zip(self.nodes, self.box) if box in found)
-            others = any(label(self.nodes[box]) not in (name, "", ()) for box in found)
+            others = any(label(box) not in (name, "", ()) for box in found)
             if found and not heads and not others:
                 host = min(boxes)
                 self.box = [host if box in found else box for box in self.box]
@@ -454,11 +469,11 @@ def _count(weights: Sequence[tuple[str, ...]]) -> str:
 
 def _fill(node: Node, alone: bool) -> str:
     """The words for an operator, alone in its box or folded into another's."""
-    template = TEXTS.get(node.op, "") if alone else FOLDED_TEXTS.get(node.op, TEXTS.get(node.op, ""))
+    texts = TEXTS if alone else {**TEXTS, **FOLDED_TEXTS}
     values = {key: _times(re.findall(r"[\w.]+", value)) for key, value in node.attrs.items()}
-    text = template.format_map(_Default(values))
+    text = texts.get(node.op, "").format_map(_Default(values))
     stride = values.get("stride", "1").split("×")[0]
-    return f"{text} / {stride}" if node.op in _LAYERS and stride != "1" else text
+    return f"{text}, /{stride}" if node.op in _LAYERS and stride != "1" else text
 
 
 class _Default(dict):
@@ -488,20 +503,24 @@ def _shape_lines(nodes: Sequence[Node], leaving: Sequence[tuple[int, int]]) -> l
 
 # ---------------------------------------------------------------- layout: rows, order, places
 
-_GAP_X, _GAP_Y, _PAD, _LINE = 0.22, 0.3, 0.1, 0.155
+_GAP_X, _GAP_Y, _GAP_LEAD, _GAP_LINE = 0.22, 0.3, 0.24, 0.14
+_PAD, _LINE = 0.1, 0.155
+_MAX_LEAD = 14.0
 _NAME_SIZE, _TEXT_SIZE = 9.5, 8.5
-_MARGIN, _TITLE, _LEGEND = 0.15, 0.4, 0.4
+_MARGIN, _TITLE = 0.15, 0.4
 _PORT = 0.2
 
 
 @dataclass
 class _Item:
-    """A place in a row: a step's box, or (step None) the way of a long arrow through the row."""
+    """A place in a row: boxes side by side, of which the last has the arrows, or (no steps) the
+    way of a long arrow through the row. x is the middle, anchor the last box's middle off it."""
 
-    step: int | None
+    steps: tuple[int, ...]
     row: int
     width: float
     height: float
+    anchor: float = 0.0
     x: float = 0.0
     top: float = 0.0
 
@@ -526,14 +545,19 @@ def _text_width(text: str, size: float, bold: bool) -> float:
 
 
 def _lay_out(steps: Outline) -> _Layout:
-    rows = _rows(steps)
-    layout = _Layout([_Item(i, row, *_box_size(steps.steps[i])) for i, row in enumerate(rows)])
+    sizes = [_box_size(step) for step in steps.steps]
+    lead = _lead(steps, sizes)
+    rows = _rows(steps, lead)
+    chains = [lead, *((i,) for i in range(len(sizes)) if i not in lead)]
+    layout = _Layout([_item(chain, rows, sizes) for chain in chains if chain])
+    item_of = {i: number for number, item in enumerate(layout.items) for i in item.steps}
     for edge in steps.edges:
-        stops = [edge.source]
+        stops = [item_of[edge.source]]
         for row in range(rows[edge.source] + 1, rows[edge.target]):
             stops.append(len(layout.items))
-            layout.items.append(_Item(None, row, 0.0, 0.0))
-        pairs = list(zip(stops, [*stops[1:], edge.target]))
+            layout.items.append(_Item((), row, 0.0, 0.0))
+        within = item_of[edge.target] == stops[0]
+        pairs = [] if within else list(zip(stops, [*stops[1:], item_of[edge.target]]))
         layout.ways.append(list(range(len(layout.segments), len(layout.segments) + len(pairs))))
         layout.segments += pairs
     layout.rows = [[] for _ in range(max(rows) + 1)]
@@ -545,15 +569,40 @@ def _lay_out(steps: Outline) -> _Layout:
     return layout
 
 
-def _rows(steps: Outline) -> list[int]:
+def _lead(steps: Outline, sizes: Sequence[tuple[float, float]]) -> tuple[int, ...]:
+    """The longest chain that begins with an input and ends where it forks, as a backbone does: it
+    lies in one row. () where it is short, or too long for a row."""
+    after, before = ([[] for _ in steps.steps] for _ in range(2))
+    for edge in steps.edges:
+        after[edge.source].append(edge.target)
+        before[edge.target].append(edge.source)
+    best: list[int] = []
+    for i, step in enumerate(steps.steps):
+        chain = [i] if step.kind == "input" else []
+        while chain and len(after[chain[-1]]) == 1 and len(before[after[chain[-1]][0]]) == 1:
+            chain.append(after[chain[-1]][0])
+        best = max(best, chain, key=len)
+    width = sum(sizes[i][0] + _GAP_LEAD for i in best)
+    return tuple(best) if len(best) > 2 and width < _MAX_LEAD else ()
+
+
+def _item(chain: tuple[int, ...], rows: list[int], sizes: Sequence[tuple[float, float]]) -> _Item:
+    widths = [sizes[i][0] for i in chain]
+    width = sum(widths) + _GAP_LEAD * (len(chain) - 1)
+    height = max(sizes[i][1] for i in chain)
+    return _Item(chain, rows[chain[-1]], width, height, (width - widths[-1]) / 2)
+
+
+def _rows(steps: Outline, lead: tuple[int, ...]) -> list[int]:
     """The longest way to each step; inputs stand right above their first consumer."""
     rows = [0] * len(steps.steps)
     for edge in sorted(steps.edges, key=lambda edge: edge.target):
-        rows[edge.target] = max(rows[edge.target], rows[edge.source] + 1)
+        down = 0 if edge.target in lead else 1
+        rows[edge.target] = max(rows[edge.target], rows[edge.source] + down)
     for i, step in enumerate(steps.steps):
         below = [rows[edge.target] for edge in steps.edges if edge.source == i]
-        if step.kind == "input" and below:
-            rows[i] = min(below) - 1
+        if step.kind == "input" and below and i not in lead:
+            rows[i] = max(min(below) - 1, 0)
     return rows
 
 
@@ -582,8 +631,11 @@ def _order(layout: _Layout, sweeps: int = 24) -> None:
         rows = layout.rows if upwards else layout.rows[::-1]
         for fixed, row in zip(rows, rows[1:]):
             share = {item: (k + 0.5) / len(fixed) for k, item in enumerate(fixed)}
-            own = {item: (k + 0.5) / len(row) for k, item in enumerate(row)}
-            row.sort(key=lambda i: np.mean([share[n] for n in near[i]] or [own[i]]))  # noqa: B023
+            means = {
+                item: np.mean([share[n] for n in near[item]] or [(k + 0.5) / len(row)])
+                for k, item in enumerate(row)
+            }
+            row.sort(key=means.__getitem__)
         crossings = _crossings(layout)
         if crossings < fewest:
             best, fewest = [list(row) for row in layout.rows], crossings
@@ -611,9 +663,10 @@ def _set_ports(layout: _Layout) -> None:
         for number, item in enumerate(layout.items):
             mine = [s for s, segment in enumerate(layout.segments) if segment[end] == number]
             mine.sort(key=lambda s: place[layout.segments[s][1 - end]])
-            step = min(_PORT, 0.8 * item.width / max(len(mine), 1))
+            room = item.width - 2 * item.anchor
+            step = min(_PORT, 0.8 * room / max(len(mine), 1))
             for k, s in enumerate(mine):
-                ports[s, end] = (k - (len(mine) - 1) / 2) * step
+                ports[s, end] = item.anchor + (k - (len(mine) - 1) / 2) * step
     layout.ports = [tuple(port) for port in ports]
 
 
@@ -624,7 +677,7 @@ def _place(layout: _Layout, sweeps: int = 60) -> None:
         height = max(layout.items[i].height for i in row)
         for i in row:
             layout.items[i].top = top + (height - layout.items[i].height) / 2
-            if layout.items[i].step is None:
+            if not layout.items[i].steps:
                 layout.items[i].top, layout.items[i].height = top, height
         top += height + _GAP_Y
     for sweep in range(sweeps):
@@ -632,6 +685,9 @@ def _place(layout: _Layout, sweeps: int = 60) -> None:
         ends = ((1,), (0,), (0, 1))[sweep % 2 if sweep < sweeps - 20 else 2]
         for row in rows:
             _place_row(layout, row, ends)
+    _shift_lead(layout)
+    for run in _runs(layout) * 2:
+        _straighten(layout, run)
     left = min(item.x - item.width / 2 for item in layout.items)
     for item in layout.items:
         item.x += _MARGIN - left
@@ -654,14 +710,69 @@ def _place_row(layout: _Layout, row: Sequence[int], ends: Sequence[int]) -> None
         item.x = float(x)
 
 
-def _pulls(layout: _Layout, i: int, ends: Sequence[int]) -> Iterator[tuple[float, float]] | list:
+def _shift_lead(layout: _Layout) -> None:
+    """Move the chain that the graph begins with, alone in its row, so that it widens the figure as
+    little as possible."""
+    for number, item in enumerate(layout.items):
+        others = [other for other in layout.items if other is not item]
+        if len(item.steps) > 1 and others and layout.rows[item.row] == [number]:
+            left = min(other.x - other.width / 2 for other in others) + item.width / 2
+            right = max(other.x + other.width / 2 for other in others) - item.width / 2
+            item.x = float(np.clip(item.x, min(left, right), max(left, right)))
+
+
+def _runs(layout: _Layout) -> list[list[int]]:
+    """Items one below the other, joined by the only arrow that leaves one and meets the next; the
+    longest first."""
+    above, below = (_neighbours(layout, upwards) for upwards in (True, False))
+    after = {
+        upper: lower
+        for upper, lower in layout.segments
+        if len(below[upper]) == len(above[lower]) == 1
+    }
+    runs = []
+    for first in sorted(set(after) - set(after.values())):
+        run = [first]
+        while run[-1] in after:
+            run.append(after[run[-1]])
+        runs.append(run)
+    return sorted(runs, key=len, reverse=True)
+
+
+def _straighten(layout: _Layout, run: Sequence[int]) -> None:
+    """Put a run's arrows on one line, if there is a line that its rows have room for: the way of a
+    long arrow below where it starts, other runs where they are."""
+    low, high, wishes = -np.inf, np.inf, []
+    for i in run:
+        item = layout.items[i]
+        row = layout.rows[item.row]
+        place = row.index(i)
+        if place > 0:
+            other = layout.items[row[place - 1]]
+            gap = (other.width + item.width) / 2 + _GAP_LINE
+            low = max(low, other.x + gap + item.anchor)
+        if place + 1 < len(row):
+            other = layout.items[row[place + 1]]
+            gap = (other.width + item.width) / 2 + _GAP_LINE
+            high = min(high, other.x - gap + item.anchor)
+        wishes.append(item.x + item.anchor)
+    for (upper, lower), (port, _) in zip(layout.segments, layout.ports):
+        if lower == run[0] and not any(layout.items[i].steps for i in run):
+            wishes = [layout.items[upper].x + port]
+    if low <= high:
+        x = float(np.clip(np.mean(wishes), low, high))
+        for i in run:
+            layout.items[i].x = x - layout.items[i].anchor
+
+
+def _pulls(layout: _Layout, i: int, ends: Sequence[int]) -> list[tuple[float, float]]:
     """(where a neighbour wants item i, how much): straight long arrows matter most."""
     found = []
     for segment, port in zip(layout.segments, layout.ports):
         for end in ends:
             if segment[end] == i:
                 other = layout.items[segment[1 - end]]
-                bends = (layout.items[i].step is None) + (other.step is None)
+                bends = (not layout.items[i].steps) + (not other.steps)
                 found.append((other.x + port[1 - end] - port[end], (1.0, 2.0, 8.0)[bends]))
     return found
 
@@ -683,6 +794,8 @@ def _isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- the picture
 
 _INK, _FAINT = "#202124", "#5f6368"
+#: colour, dashes and words of arrows without and with a gradient
+ARROWS = ((_FAINT, (0, (3.5, 2)), "no gradient"), (_INK, "solid", "gradient flows back"))
 
 
 def draw_graph(
@@ -691,7 +804,8 @@ def draw_graph(
     """Draw a graph into the image file `path`.
 
     input_shapes: the shape of every input, data and labels; other variables count as parameters,
-    and are left out. Raises ValueError for a name that is not one of the graph's arguments.
+    and are left out. Raises ValueError for a name that is not one of the graph's arguments, and for
+    shapes that leave others open. The format follows from the path's suffix.
     """
     unknown = sorted(set(input_shapes) - set(symbol.list_arguments()))
     if unknown:
@@ -719,7 +833,9 @@ def _draw(steps: Outline, path: Path, title: str) -> None:
     layout = _lay_out(steps)
     width = max(item.x + item.width / 2 for item in layout.items) + _MARGIN
     width = max(width, 6.0, _text_width(title, 13, True) + 2 * _MARGIN)
-    height = max(item.top + item.height for item in layout.items) + _LEGEND + _MARGIN
+    legend = _legend(steps)
+    columns, place, room = _legend_place(layout, [s.get_label() for s in legend], width)
+    height = max(item.top + item.height for item in layout.items) + _MARGIN + room
     figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -730,15 +846,44 @@ def _draw(steps: Outline, path: Path, title: str) -> None:
     for edge, way in zip(steps.edges, layout.ways):
         _draw_arrow(axes, layout, edge, way)
     for item in layout.items:
-        if item.step is not None:
-            _draw_box(axes, item, steps.steps[item.step])
-    _draw_legend(axes, steps)
+        _draw_item(axes, item, steps)
+    where = {"loc": place, "bbox_to_anchor": (0, 0, 1, 1), "ncol": columns}
+    look = {"frameon": False, "handlelength": 1.8, "columnspacing": 1.4, "handletextpad": 0.5}
+    font = {"family": "DejaVu Sans", "size": _TEXT_SIZE}
+    axes.legend(handles=legend, prop=font, labelspacing=0.7, **where, **look)
+    _save(figure, path)
+
+
+def _legend_place(layout: _Layout, labels: Sequence[str], width: float) -> tuple[int, str, float]:
+    """Columns, place and extra height: in the lower left corner if nothing is there, else below."""
+    widths = [_text_width(label, _TEXT_SIZE, False) + 0.55 for label in labels]
+    bottom = max(item.top + item.height for item in layout.items)
+    top, right = bottom - 0.25 * len(labels), max(widths) + 2 * _MARGIN
+    if all(i.top + i.height < top or i.x - i.width / 2 > right for i in layout.items):
+        return 1, "lower left", 0.0
+    lines = 1
+    while lines < len(labels) and -(-len(labels) // lines) * max(widths) > width:
+        lines += 1
+    return -(-len(labels) // lines), "lower center", _MARGIN + 0.25 * lines
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """A PNG has a palette of 128 colours, a third of the size; other formats are matplotlib's."""
+    kind = path.suffix.lstrip(".").lower() or "png"
     with atomic_write(path, "wb") as handle:
-        figure.savefig(handle, format=path.suffix.lstrip(".").lower() or "png")
+        if kind != "png":
+            figure.savefig(handle, format=kind)
+            return
+        figure.canvas.draw()
+        picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+        picture.quantize(128, dither=Image.Dither.NONE).save(handle, format="png", optimize=True)
 
 
 def _draw_arrow(axes: Any, layout: _Layout, edge: Edge, way: Sequence[int]) -> None:
-    """A curve that crosses rows straight down and bends between them, and its head."""
+    """A curve that crosses rows straight down and bends between them, and its head; nothing for an
+    arrow within an item."""
+    if not way:
+        return
     points: list[tuple[float, float]] = []
     for s in way:
         upper, lower = (layout.items[i] for i in layout.segments[s])
@@ -752,41 +897,68 @@ def _draw_arrow(axes: Any, layout: _Layout, edge: Edge, way: Sequence[int]) -> N
         bent = k % 2 == 0 and abs(x1 - x0) > 1e-6
         vertices += [(x0, middle), (x1, middle), (x1, y1)] if bent else [(x1, y1)]
         codes += [Curve.CURVE4] * 3 if bent else [Curve.LINETO]
-    color, dashes = (_INK, "solid") if edge.gradient else (_FAINT, (0, (3.5, 2)))
-    look = {"edgecolor": color, "linewidth": 1.1, "linestyle": dashes, "zorder": 1}
-    axes.add_patch(PathPatch(Curve(vertices, codes), fill=False, **look))
+    _stroke(axes, Curve(vertices, codes), edge.gradient)
     head = [(x, y), (x - 0.04, y - 0.09), (x + 0.04, y - 0.09)]
-    axes.add_patch(Polygon(head, closed=True, facecolor=color, linewidth=0, zorder=2))
+    _head(axes, head, edge.gradient)
 
 
-def _draw_box(axes: Any, item: _Item, step: Step) -> None:
-    fill, outline_color, _ = KINDS[step.kind]
-    corner, round_by = (item.x - item.width / 2, item.top), "round,pad=0,rounding_size=0.06"
-    look = {"facecolor": fill, "edgecolor": outline_color, "linewidth": 1.2, "zorder": 3}
-    axes.add_patch(FancyBboxPatch(corner, item.width, item.height, boxstyle=round_by, **look))
+def _stroke(axes: Any, curve: Curve, gradient: bool) -> None:
+    color, dashes, _ = ARROWS[gradient]
+    look = {"edgecolor": color, "linewidth": 1.1, "linestyle": dashes, "zorder": 1}
+    axes.add_patch(PathPatch(curve, fill=False, **look))
+
+
+def _head(axes: Any, corners: Sequence[tuple[float, float]], gradient: bool) -> None:
+    look = {"facecolor": ARROWS[gradient][0], "linewidth": 0, "zorder": 2}
+    axes.add_patch(Polygon(corners, closed=True, **look))
+
+
+def _draw_item(axes: Any, item: _Item, steps: Outline) -> None:
+    """The boxes of an item, from left to right, with arrows between them."""
+    left, y = item.x - item.width / 2, item.top + item.height / 2
+    gradients = {(edge.source, edge.target): edge.gradient for edge in steps.edges}
+    for before, i in zip((None, *item.steps), item.steps):
+        width, _ = _box_size(steps.steps[i])
+        if before is not None:
+            gradient = gradients[before, i]
+            _stroke(axes, Curve([(left - _GAP_LEAD, y), (left - 0.07, y)]), gradient)
+            corners = [(left, y), (left - 0.09, y - 0.04), (left - 0.09, y + 0.04)]
+            _head(axes, corners, gradient)
+        _draw_box(axes, steps.steps[i], (left, item.top, width, item.height))
+        left += width + _GAP_LEAD
+
+
+def _draw_box(axes: Any, step: Step, rect: tuple[float, float, float, float]) -> None:
+    """A box of a step at rect: left, top, width, height."""
+    left, top, width, height = rect
+    fill, border, _ = KINDS[step.kind]
+    look = {"facecolor": fill, "edgecolor": border, "linewidth": 1.2, "zorder": 3}
+    shape = "round,pad=0,rounding_size=0.06"
+    axes.add_patch(FancyBboxPatch((left, top), width, height, boxstyle=shape, **look))
     place = {"ha": "center", "va": "center", "zorder": 4, "family": "DejaVu Sans"}
-    y = item.top + 0.6 * _PAD + _LINE / 2
+    x, y = left + width / 2, top + (height - _LINE * len(step.lines)) / 2
     name = {"fontsize": _NAME_SIZE, "fontweight": "bold", "color": _INK}
-    axes.text(item.x, y, _literal(step.name), **name, **place)
-    for line in step.lines:
+    axes.text(x, y, _literal(step.name), **name, **place)
+    for number, line in enumerate(step.lines):
         y += _LINE
-        color = _INK if line == step.lines[0] and len(step.lines) > 1 else _FAINT
-        axes.text(item.x, y, _literal(line), fontsize=_TEXT_SIZE, color=color, **place)
+        color = _INK if number == 0 and len(step.lines) > 1 else _FAINT
+        axes.text(x, y, _literal(line), fontsize=_TEXT_SIZE, color=color, **place)
 
 
-def _draw_legend(axes: Any, steps: Outline) -> None:
+def _legend(steps: Outline) -> list[Any]:
+    """Samples of the kinds of boxes that there are, and of arrows where there are both."""
     kinds = {step.kind for step in steps.steps}
-    handles: list[Any] = [
-        Patch(facecolor=fill, edgecolor=edge, label=label)
-        for kind, (fill, edge, label) in KINDS.items()
+    samples: list[Any] = [
+        Patch(facecolor=fill, edgecolor=border, label=label)
+        for kind, (fill, border, label) in KINDS.items()
         if kind in kinds
     ]
-    if {edge.gradient for edge in steps.edges} == {True, False}:
-        handles.append(Line2D([], [], color=_INK, label="data, gradient back"))
-        handles.append(Line2D([], [], color=_FAINT, linestyle=(0, (3.5, 2)), label="data only"))
-    look = {"frameon": False, "handlelength": 1.8, "columnspacing": 1.4, "handletextpad": 0.5}
-    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "ncol": len(handles)}
-    axes.legend(handles=handles, prop={"family": "DejaVu Sans", "size": 8.5}, **where, **look)
+    if len({edge.gradient for edge in steps.edges}) == 2:
+        samples += [
+            Line2D([], [], color=color, linestyle=dashes, label=label)
+            for color, dashes, label in ARROWS[::-1]
+        ]
+    return samples
 
 
 def _literal(text: str) -> str:

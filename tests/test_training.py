@@ -180,6 +180,14 @@ def test_a_learning_rate_that_explodes(begin, lr):
         assert all(np.isfinite(v.asnumpy()).all() for v in mx.nd.load(str(path)).values())
 
 
+def test_no_checkpoint_while_a_loss_that_is_not_finite_waits_to_be_read(begin):
+    trainer = begin()
+    trainer.metrics.add(0, ("a", "b"), {"RPNLogLoss": [pair(math.nan, 1)]})
+    with pytest.raises(NonFiniteLossError, match="RPNLogLoss is nan at step 0, images: a, b"):
+        trainer.save()
+    assert trainer.run.steps() == []
+
+
 def snapshot(trainer: Trainer) -> dict[str, np.ndarray]:
     return {name: value.asnumpy() for name, value in trainer.network.params().items()}
 

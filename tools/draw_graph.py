@@ -8,6 +8,7 @@ examples:
 
 import argparse
 import sys
+from pathlib import Path
 
 import _repo  # noqa: F401
 
@@ -17,6 +18,13 @@ def image_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 600x800")
     return int(height), int(width)
+
+
+def picture_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .svg or .pdf")
+    return path
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +42,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        default="docs/images/graph.png",
+        type=picture_path,
+        default=Path("docs/images/graph.png"),
         metavar="FILE",
         help="the picture: .png, .svg or .pdf; default: %(default)s",
     )
