@@ -147,7 +147,7 @@ class RunFolder:
     def note_best(self, step: int, mean_ap: float) -> bool:
         """Remember this step's checkpoint if its mAP is the best so far; says whether it is."""
         best = self.best()
-        if best is not None and best["mAP"] >= mean_ap:
+        if not mean_ap >= 0 or (best is not None and best["mAP"] >= mean_ap):  # or it is NaN
             return False
         with atomic_write(self.path / "best.json") as handle:
             json.dump({"step": step, "mAP": mean_ap}, handle)
