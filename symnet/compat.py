@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import os
 import platform
 import sys
 import types
@@ -126,11 +127,31 @@ def _flushing_denormals() -> Iterator[None]:
         libm.fesetenv(before)
 
 
+def physical_cores() -> int:
+    """The cores that this process may use, hyper-threads of one core counted once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 2) // 2)
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        path = Path(siblings.format(cpu))
+        cores.add(path.read_text() if path.exists() else str(cpu))
+    return len(cores)
+
+
+def _use_all_cores() -> None:
+    """MXNet alone would take every second core for a hyper-thread, and leave it idle."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(physical_cores())
+        PATCHED.append(f"OMP_NUM_THREADS={physical_cores()}")
+
+
 def patch() -> None:
-    """Make `import mxnet` work; harmless when called again."""
+    """Make `import mxnet` work, and well; harmless when called again."""
     _restore_numpy_names()
     _restore_distutils()
     _load_cuda_libraries()
+    _use_all_cores()
 
 
 class _LazyMXNet(types.ModuleType):
