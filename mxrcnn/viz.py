@@ -543,7 +543,7 @@ def _mark_epochs(axes: Any, rows: Sequence[Mapping[str, Any]], labels: bool) -> 
     starts: dict[Any, float] = {}
     for row in rows:
         if row.get("epoch") is not None:
-            starts.setdefault(row["epoch"], row["step"])
+            starts.setdefault(math.floor(row["epoch"]), row["step"])  # it may be 1.25
     every = max(1, math.ceil(len(starts) / 12))
     for epoch, step in list(starts.items())[every::every]:
         axes.axvline(step, color=_GREY, linewidth=0.9, linestyle=":", zorder=1)

@@ -359,6 +359,7 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
 
             step = trainer.state.step
             if step % config.log_interval == 0 or step == trainer.total:
+                trainer.metrics.absorb()  # the rate is of steps done, not of steps asked for
                 now = time.perf_counter()
                 row = trainer.log(now - since, waited, images)
                 since, waited, images = now, 0.0, 0
