@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from mxrcnn.data.records import DataError
 
@@ -61,6 +61,8 @@ def path_inside(folder: Path, name: str) -> Path:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """The image, its header read; whatever Pillow raises meanwhile becomes a DataError."""
+    # some packages, gluoncv for one, have the whole process fill what is missing with grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(path, formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
