@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
-from typing import NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from defusedxml import ElementTree
@@ -22,6 +21,9 @@ from tqdm import tqdm
 
 from mxrcnn.data.images import image_size, path_inside
 from mxrcnn.data.records import DataError, DataNotes, Dataset, ImageRecord, clean_boxes
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 VOC_CLASSES = (
     "aeroplane",
@@ -257,7 +259,7 @@ def _read_annotation(entry: _Entry, required: bool) -> _Annotation:
 def _parse(path: Path) -> Element:
     try:
         root = ElementTree.parse(path).getroot()
-    except ParseError as error:
+    except ElementTree.ParseError as error:
         raise DataError(path, f"broken XML: {error}") from error
     except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
         raise DataError(path, f"unreadable XML: {error!r}") from error
