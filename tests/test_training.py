@@ -402,7 +402,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(begin, tmp_path)
 def test_log_rows_are_json_that_others_can_read(begin):
     trainer = begin(train__log_interval=1)
     train(trainer, 0)
-    for line in trainer.run.log.read_text().splitlines():
+    lines = trainer.run.log.read_text().splitlines()
+    assert len(lines) >= trainer.total
+    for line in lines:
         json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
 
 

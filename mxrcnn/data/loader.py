@@ -29,6 +29,7 @@ import numpy as np
 from mxrcnn.config import Config, DataConfig
 from mxrcnn.data.records import DataError, Dataset, ImageId, ImageRecord
 from mxrcnn.data.transforms import (
+    Sample,
     load_sample,
     padded_size,
     resized_size,
@@ -173,32 +174,31 @@ def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch
         )
         for sample, seed in zip(samples, plan.seeds)
     ]
-    return Batch(
-        plan.epoch,
-        plan.index,
-        tuple(record.image_id for record in plan.records),
-        {
-            "data": stack_images(samples, plan.size),
-            "im_info": np.stack([sample.im_info for sample in samples]),
-            "gt_boxes": pad_objects([sample.gt_boxes for sample in samples], capacity),
-        },
+    return _batch(
+        plan,
+        samples,
+        {"gt_boxes": pad_objects([sample.gt_boxes for sample in samples], capacity)},
         {name: np.stack([target[name] for target in targets]) for name in detector.label_names},
     )
 
 
 def make_test_batch(data: DataConfig, plan: BatchPlan) -> Batch:
     """Decode and transform: the images of one batch."""
-    samples = [load_sample(record, data) for record in plan.records]
-    return Batch(
-        plan.epoch,
-        plan.index,
-        tuple(record.image_id for record in plan.records),
-        {
-            "data": stack_images(samples, plan.size),
-            "im_info": np.stack([sample.im_info for sample in samples]),
-        },
-        {},
-    )
+    return _batch(plan, [load_sample(record, data) for record in plan.records], {}, {})
+
+
+def _batch(
+    plan: BatchPlan,
+    samples: list[Sample],
+    more_data: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+) -> Batch:
+    images = {
+        "data": stack_images(samples, plan.size),
+        "im_info": np.stack([sample.im_info for sample in samples]),
+    }
+    ids = tuple(record.image_id for record in plan.records)
+    return Batch(plan.epoch, plan.index, ids, {**images, **more_data}, labels)
 
 
 def default_workers() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +35,6 @@ from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 
 DATA_NAMES = ("data", "im_info", "gt_boxes")
-log = logging.getLogger("mxrcnn")
 
 
 @dataclass(frozen=True)
