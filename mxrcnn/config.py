@@ -13,11 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from symnet import get_detector
+from symnet.compat import has_bf16
 from symnet.detector import DetectorDef
+
+#: what convolutions and fully connected layers compute in
+PRECISIONS = ("fp32", "bf16")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be; the message names the key and the value."""
+
+
+def check_precision(name: str) -> None:
+    """ConfigError for an unknown precision, and for one that this processor is not made for."""
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision {name}: there are {', '.join(PRECISIONS)}")
+    if name == "bf16" and not has_bf16():
+        raise ConfigError(
+            "precision bf16: this processor has no bfloat16 instructions (avx512_bf16, amx_bf16) "
+            "and would be slower with it; use fp32, the default"
+        )
 
 
 def _check(owner: str, section: Any, least: Mapping[str, float]) -> None:
@@ -72,7 +87,8 @@ class TrainConfig:
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
     val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many
-    checkpoints to keep, besides the best.
+    checkpoints to keep, besides the best. precision: of convolutions and fully connected layers,
+    fp32 or bf16; parameters are float32 either way.
     """
 
     batch_size: int = 1
@@ -93,9 +109,12 @@ class TrainConfig:
     val_every: int = 1
     log_interval: int = 20
     tensorboard: bool = False
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         _check("train", self, _LEAST)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"train.precision={self.precision!r}: {' or '.join(PRECISIONS)}")
 
 
 #: the least values of TrainConfig's numbers

@@ -17,6 +17,7 @@ from symnet.anchors import AnchorSpec
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
+from symnet.layers import float32
 from symnet.metrics import rcnn_metrics, rpn_metrics
 from symnet.roi import decode_boxes, detections, roi_head, roi_losses
 from symnet.rpn import rpn_head, rpn_losses, rpn_proposals
@@ -69,7 +70,11 @@ class FasterRCNNVGG16Config:
 
 def _roi_pool(feature: Symbol, rois: Symbol, stride: int, size: int) -> Symbol:
     return mx.sym.ROIPooling(
-        feature, rois, pooled_size=(size, size), spatial_scale=1.0 / stride, name="roi_pool"
+        float32(feature),
+        rois,
+        pooled_size=(size, size),
+        spatial_scale=1.0 / stride,
+        name="roi_pool",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import fc, mean_loss
+from symnet.layers import fc, float32, mean_loss
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def roi_head(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
     """Class logits (B*R, C) and class-specific box deltas (B*R, 4C) from features (B*R, _)."""
-    return fc(feature, "cls_score", num_classes), fc(feature, "bbox_pred", 4 * num_classes)
+    cls_score = fc(feature, "cls_score", num_classes)
+    return float32(cls_score), float32(fc(feature, "bbox_pred", 4 * num_classes))
 
 
 def roi_losses(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from symnet.anchors import AnchorSpec
 from symnet.compat import mx
-from symnet.layers import conv, mean_loss, relu
+from symnet.layers import conv, float32, mean_loss, relu
 from symnet.vgg import thin
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ class RPNHead:
 def rpn_head(feature: Symbol, num_anchors: int, width: float = 1.0) -> RPNHead:
     """Scores and box deltas of all anchors from a feature map (B, _, H, W)."""
     hidden = relu(conv(feature, "rpn_conv_3x3", thin(512, width)), "rpn_relu")
-    score = conv(hidden, "rpn_cls_score", 2 * num_anchors, kernel=1)
+    score = float32(conv(hidden, "rpn_cls_score", 2 * num_anchors, kernel=1))
     score = mx.sym.reshape(score, shape=(0, 2, -1, 0), name="rpn_cls_score_reshape")
     prob = mx.sym.softmax(score, axis=1, name="rpn_cls_act")
     prob = mx.sym.reshape(prob, shape=(0, 2 * num_anchors, -1, 0), name="rpn_cls_act_reshape")
-    return RPNHead(score, prob, conv(hidden, "rpn_bbox_pred", 4 * num_anchors, kernel=1))
+    bbox_pred = conv(hidden, "rpn_bbox_pred", 4 * num_anchors, kernel=1)
+    return RPNHead(score, prob, float32(bbox_pred))
 
 
 def rpn_losses(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import conv, fc, relu
+from symnet.layers import conv, fc, float32, relu
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -41,5 +41,5 @@ def get_vgg_top_feature(data: Symbol, fc_dim: int = FC_DIM, dropout: float = 0.5
     """fc6 and fc7 with dropout: (R, 512, 7, 7) -> (R, fc_dim)."""
     for name in ("6", "7"):
         data = relu(fc(data, f"fc{name}", fc_dim), f"relu{name}")
-        data = mx.sym.Dropout(data, p=dropout, name=f"drop{name}")
+        data = mx.sym.Dropout(float32(data), p=dropout, name=f"drop{name}")
     return data

@@ -27,6 +27,12 @@ def parse_args() -> argparse.Namespace:
         "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
     )
     parser.add_argument("--params", metavar="FILE", help="a bare .params file instead")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX",
+    )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
     parser.add_argument("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
@@ -58,6 +64,7 @@ def main() -> int:
                 metric=args.metric,
                 checkpoint=args.checkpoint,
                 params=args.params,
+                precision=args.precision,
                 batch_size=args.batch_size,
                 num_workers=args.num_workers,
                 pictures=args.pictures,

@@ -49,6 +49,11 @@ def parse_args() -> argparse.Namespace:
     how.add_argument("--val-every", type=int, metavar="N", help="epochs between validations")
     how.add_argument("--checkpoint-steps", type=int, metavar="N", help="also save every N steps")
     how.add_argument("--seed", type=int)
+    how.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX",
+    )
     how.add_argument("--log-interval", type=int, metavar="N", help="steps between log rows")
     how.add_argument("--tensorboard", action="store_true", default=None, help="write event files")
     how.add_argument(
@@ -72,6 +77,7 @@ SETTINGS = {
     "val_every": "train.val_every",
     "checkpoint_steps": "train.checkpoint_steps",
     "seed": "train.seed",
+    "precision": "train.precision",
     "log_interval": "train.log_interval",
     "tensorboard": "train.tensorboard",
 }

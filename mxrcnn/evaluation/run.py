@@ -42,6 +42,7 @@ class TestRequest:
     metric: str = "voc07"
     checkpoint: str | None = None
     params: str | None = None
+    precision: str = "fp32"
     batch_size: int = 1
     num_workers: int = 0
     pictures: int = 4
@@ -115,7 +116,9 @@ def run_test(
     """Test as asked; returns the report, the folder with everything, and the pictures drawn."""
     if request.batch_size < 1 or request.num_workers < 0:
         raise ConfigError("--batch-size must be at least 1, and --num-workers at least 0")
-    detector = Detector.load(request.run, request.checkpoint, request.params, context)
+    detector = Detector.load(
+        request.run, request.checkpoint, request.params, context, request.precision
+    )
     config = override(detector.config, request.settings)
     if config.data.class_names != detector.config.data.class_names:
         raise ConfigError("the classes are the run's own and cannot be changed")

@@ -9,13 +9,22 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config
+from mxrcnn.config import Config, check_precision
 from mxrcnn.data.images import read_image
 from mxrcnn.data.loader import test_loader, test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
+from symnet.layers import BFLOAT16
+from symnet.layers import precision as graph_precision
+
+
+def low_precision_symbol(config: Config, name: str) -> mx.sym.Symbol:
+    """The test graph of a config for parameters in bfloat16; ConfigError where it cannot run."""
+    check_precision(name)
+    with graph_precision("bf16_stored"):
+        return get_detector(config.network).test_symbol(config.model)
 
 
 class Detector:
@@ -44,11 +53,13 @@ class Detector:
         checkpoint: str | int | None = None,
         params: str | Path | None = None,
         context: mx.Context | None = None,
+        precision: str = "fp32",
     ) -> Detector:
         """The detector of a run folder.
 
         checkpoint: "best", "last" or a step; None is the best if there is one, else the last.
-        params: a bare .params file to use instead. Raises CheckpointError for what is not there.
+        params: a bare .params file to use instead. precision: fp32, or bf16 for convolutions and
+        fully connected layers in bfloat16. Raises CheckpointError for what is not there.
         """
         folder = RunFolder(Path(run))
         config = folder.config()
@@ -56,7 +67,10 @@ class Detector:
             which = checkpoint or ("best" if folder.best() else "last")
             params = folder.folder(which) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
-        return cls(folder.symbol("test"), args, auxs, config, context, source=str(params))
+        symbol = folder.symbol("test")
+        if precision != "fp32":
+            symbol = low_precision_symbol(config, precision)
+        return cls(symbol, args, auxs, config, context, source=str(params))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,7 +89,12 @@ class Detector:
         aux_names = self._symbol.list_auxiliary_states()
         shapes = dict(zip(self._symbol.list_arguments(), arg_shapes))
         shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
-        self._args = self._fitting(args, shapes)
+        types, _, _ = self._symbol.infer_type(data=np.float32)
+        low = {n for n, dtype in zip(self._symbol.list_arguments(), types) if dtype == BFLOAT16}
+        self._args = {
+            name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
+            for name, value in self._fitting(args, shapes).items()
+        }
         self._auxs = self._fitting(auxs, dict(zip(aux_names, aux_shapes)))
         self._module = mx.mod.Module(
             self._symbol, data_names=tuple(inputs), label_names=None, context=self._context

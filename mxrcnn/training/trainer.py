@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mxrcnn import viz
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError
+from mxrcnn.config import Config, ConfigError, check_precision
 from mxrcnn.data.loader import Batch, TrainingPlan, default_workers, training_loader
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.voc import evaluate_voc
@@ -33,6 +33,7 @@ from mxrcnn.training.signals import StopRequest
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
+from symnet.layers import precision
 
 DATA_NAMES = ("data", "im_info", "gt_boxes")
 
@@ -69,7 +70,9 @@ class Network:
         self.detector: DetectorDef = get_detector(config.network)
         self.config = config
         self.contexts = list(contexts)
-        self.symbol = self.detector.train_symbol(config.model, images // devices)
+        check_precision(config.train.precision)
+        with precision(config.train.precision):
+            self.symbol = self.detector.train_symbol(config.model, images // devices)
         size = plan.largest_size()
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
         targets = self.detector.assign_targets(config.model, nobody, np.random.default_rng(0))
