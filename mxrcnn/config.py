@@ -10,24 +10,18 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from symnet import get_detector
 from symnet.compat import has_bf16
 from symnet.detector import DetectorDef
-
-#: what convolutions and fully connected layers compute in
-PRECISIONS = ("fp32", "bf16")
-
 
 class ConfigError(ValueError):
     """A configuration that cannot be; the message names the key and the value."""
 
 
 def check_precision(name: str) -> None:
-    """ConfigError for an unknown precision, and for one that this processor is not made for."""
-    if name not in PRECISIONS:
-        raise ConfigError(f"precision {name}: there are {', '.join(PRECISIONS)}")
+    """ConfigError for a precision that this processor is not made for."""
     if name == "bf16" and not has_bf16():
         raise ConfigError(
             "precision bf16: this processor has no bfloat16 instructions (avx512_bf16, amx_bf16) "
@@ -101,7 +95,7 @@ class TrainConfig:
     clip_gradient: float = 5.0
     warmup_steps: int = 0
     warmup_factor: float = 0.1
-    fixed: tuple[str, ...] = ("conv1", "conv2")
+    fixed: tuple[str, ...] = ()
     pretrained: str = ""
     seed: int = 0
     checkpoint_steps: int = 0
@@ -109,12 +103,10 @@ class TrainConfig:
     val_every: int = 1
     log_interval: int = 20
     tensorboard: bool = False
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         _check("train", self, _LEAST)
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"train.precision={self.precision!r}: {' or '.join(PRECISIONS)}")
 
 
 #: the least values of TrainConfig's numbers
@@ -138,7 +130,8 @@ class Config:
 
 def make_config(network: str = "faster_rcnn_vgg16") -> Config:
     """The defaults of a network."""
-    return Config(network=network, model=_detector(network).config())
+    detector = _detector(network)
+    return override(Config(network=network, model=detector.config()), detector.defaults)
 
 
 def _detector(network: str) -> DetectorDef:
@@ -160,6 +153,10 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else () if value == "" else (value,)
         return tuple(_coerce(key, item, args[0]) for item in items)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{key}={value!r}: there are {', '.join(map(str, args))}")
     if wanted is bool and isinstance(value, bool):
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from symnet.detector import DetectorDef
 
-#: the registry: a detector's name and the module that has it as DETECTOR
+#: the registry: a detector's name and the module that has it in DETECTORS
 _DETECTORS = {
     "faster_rcnn_vgg16": "symnet.faster_rcnn_vgg16",
 }
@@ -36,7 +36,7 @@ def get_detector(name: str) -> DetectorDef:
     """The detector of that name; KeyError lists the names there are."""
     if name not in _DETECTORS:
         raise KeyError(f"no network {name!r}; there are: {', '.join(list_detectors())}")
-    return import_module(_DETECTORS[name]).DETECTOR
+    return import_module(_DETECTORS[name]).DETECTORS[name]
 
 
 def __getattr__(name: str) -> Any:

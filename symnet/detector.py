@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +45,12 @@ class DetectorDef:
     losses: the metrics that are losses: a value that is not finite stops the run.
     stride: image sides are padded to a multiple of it.
     body: prefixes of the parameters that --pretrained is expected to supply.
-    quick: config overrides of the quick preset.
+    quick: settings (`section.field`) of the quick preset.
+    defaults: settings that differ from the toolkit's own defaults.
+    scratch: settings for a training without pretrained parameters, unless the user gives others.
+    frozen(config, name): whether a parameter never moves, whatever train.fixed says.
+    data_names: the graph's inputs that are not labels; masks and active_classes come with
+        data.masks.
     """
 
     name: str
@@ -60,3 +65,7 @@ class DetectorDef:
     stride: int
     body: tuple[str, ...]
     quick: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    scratch: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Callable[[Any, str], bool] = lambda config, name: False
+    data_names: tuple[str, ...] = ("data", "im_info", "gt_boxes")

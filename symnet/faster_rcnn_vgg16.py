@@ -331,5 +331,14 @@ DETECTOR = DetectorDef(
     losses=("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss"),
     stride=STRIDE,
     body=("conv",),
-    quick={"width": 0.25, "fc_dim": 512, "rcnn_dropout": 0.0, "anchor_scales": (2, 4, 8)},
+    quick={
+        "model.width": 0.25,
+        "model.fc_dim": 512,
+        "model.rcnn_dropout": 0.0,
+        "model.anchor_scales": (2, 4, 8),
+    },
+    defaults={"train.fixed": ("conv1", "conv2")},
+    scratch={"train.fixed": ()},
 )
+
+DETECTORS = {DETECTOR.name: DETECTOR}

@@ -62,27 +62,122 @@ def _parameter(name: str) -> Symbol:
     return _low(mx.sym.Variable(name, dtype="float32"))
 
 
-def conv(data: Symbol, name: str, filters: int, kernel: int = 3) -> Symbol:
-    """A convolution that keeps the map's size: (B, _, H, W) -> (B, filters, H, W)."""
-    return conv_levels([data], name, filters, kernel)[0]
+def conv(
+    data: Symbol,
+    name: str,
+    filters: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+    pad: int | None = None,
+) -> Symbol:
+    """A convolution, padded so that stride 1 keeps the size: (B, _, H, W) -> (B, filters, ...)."""
+    weight = _parameter(f"{name}_weight")
+    parameters = (weight, _parameter(f"{name}_bias")) if bias else (weight,)
+    return _convolution(data, parameters, name, filters, kernel, stride, groups, pad)
 
 
 def conv_levels(levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3) -> list[Symbol]:
     """One convolution applied to each of L maps, with the same parameters."""
-    weight, bias = _parameter(f"{name}_weight"), _parameter(f"{name}_bias")
+    parameters = (_parameter(f"{name}_weight"), _parameter(f"{name}_bias"))
     return [
-        mx.sym.Convolution(
-            _low(data),
-            weight,
-            bias,
-            name=f"{name}_level{number}" if number else name,
-            num_filter=filters,
-            kernel=(kernel, kernel),
-            pad=(kernel // 2, kernel // 2),
-            workspace=2048,
-        )
-        for number, data in enumerate(levels)
+        _convolution(data, parameters, f"{name}.{level}", filters, kernel)
+        for level, data in enumerate(levels)
     ]
+
+
+def _convolution(
+    data: Symbol,
+    parameters: Sequence[Symbol],
+    name: str,
+    filters: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    pad: int | None = None,
+) -> Symbol:
+    pad = kernel // 2 if pad is None else pad
+    return mx.sym.Convolution(
+        _low(data),
+        *parameters,
+        name=name,
+        num_filter=filters,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        pad=(pad, pad),
+        num_group=groups,
+        no_bias=len(parameters) == 1,
+        workspace=2048,
+    )
+
+
+#: what `norm` and `conv_norm` take: trained by batch or by groups of channels, or on stored
+#: statistics; "folded" is "frozen" for training graphs, where it saves the pass over the maps
+NORMS = ("batch", "group", "frozen", "folded")
+
+
+def conv_norm(
+    data: Symbol,
+    name: str,
+    norm_name: str,
+    filters: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    kind: str = "batch",
+) -> Symbol:
+    """A convolution without bias and its normalisation: (B, _, H, W) -> (B, filters, ...).
+
+    Folded, the stored statistics go into the convolution's weights, W * gamma / sqrt(var + eps),
+    and bias, in float32; gradients reach W through it.
+    """
+    if kind != "folded":
+        out = conv(data, name, filters, kernel, stride, groups, bias=False)
+        return norm(out, norm_name, kind, filters)
+    gamma, beta, mean, var = (
+        mx.sym.Variable(f"{norm_name}_{leaf}", shape=(filters,), dtype="float32")
+        for leaf in ("gamma", "beta", "moving_mean", "moving_var")
+    )
+    scale = gamma * mx.sym.rsqrt(var + NORM_EPS)
+    weight = mx.sym.Variable(f"{name}_weight", dtype="float32")
+    weight = mx.sym.broadcast_mul(weight, mx.sym.reshape(scale, shape=(-1, 1, 1, 1)))
+    parameters = (_low(weight), _low(beta - mean * scale))
+    return _convolution(data, parameters, name, filters, kernel, stride, groups)
+
+
+NORM_EPS = 1e-5
+
+
+def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) -> Symbol:
+    """Normalisation of maps (B, channels, H, W) in float32, with NAME_gamma and NAME_beta.
+
+    batch, frozen: Ioffe and Szegedy 2015, with NAME_moving_mean and NAME_moving_var. group: Wu and
+    He 2018 (MXNet's GroupNorm has one scale a group, not one a channel, and is slower).
+    """
+    data = float32(data)
+    if kind in ("batch", "frozen"):
+        return mx.sym.BatchNorm(
+            data,
+            name=name,
+            eps=NORM_EPS,
+            momentum=0.9,
+            fix_gamma=False,
+            use_global_stats=kind == "frozen",
+        )
+    if kind != "group":
+        raise ValueError(f"normalisation {kind!r}: there are {', '.join(NORMS)}")
+    rows = mx.sym.reshape(data, shape=(0, -4, groups, -1, 0, 0))  # (B, groups, C/groups, H, W)
+    rows = mx.sym.reshape(rows, shape=(-3, -1))
+    ones = mx.sym.ones_like(mx.sym.slice_axis(rows, axis=0, begin=0, end=1))
+    ones = mx.sym.BlockGrad(mx.sym.reshape(ones, shape=(-1,)))
+    rows = mx.sym.LayerNorm(rows, ones, mx.sym.zeros_like(ones), axis=-1, eps=NORM_EPS)
+    data = mx.sym.reshape_like(rows, data)
+    gamma, beta = (
+        mx.sym.reshape(mx.sym.Variable(f"{name}_{leaf}", shape=(channels,)), shape=(1, -1, 1, 1))
+        for leaf in ("gamma", "beta")
+    )
+    return mx.sym.broadcast_add(mx.sym.broadcast_mul(data, gamma), beta, name=name)
 
 
 def relu(data: Symbol, name: str) -> Symbol:

@@ -208,6 +208,8 @@ def values_of(cls: type) -> st.SearchStrategy:
         if typing.get_origin(hint) is tuple:
             sizes = {"min_size": 3, "max_size": 3} if name in ("mean", "std") else {"max_size": 4}
             fields[name] = st.lists(VALUES[typing.get_args(hint)[0]], **sizes).map(tuple)
+        elif typing.get_origin(hint) is typing.Literal:
+            fields[name] = st.sampled_from(typing.get_args(hint))
         else:
             fields[name] = VALUES[hint]
     return st.builds(cls, **fields)
@@ -266,7 +268,7 @@ def test_synthetic_data_gets_the_quick_preset_by_default():
     config = built()
     assert config.data.short_side == QUICK["data.short_side"]
     assert config.train.batch_size == QUICK["train.batch_size"]
-    assert config.model.width == get_detector(NETWORK).quick["width"]
+    assert config.model.width == get_detector(NETWORK).quick["model.width"]
 
 
 def test_other_data_get_the_classic_preset_by_default():
@@ -308,7 +310,7 @@ def test_real_data_need_a_root():
 def test_without_pretrained_no_layer_is_fixed_and_it_is_told():
     config, told = build_config(TrainRequest(preset="classic"))
     assert config.train.fixed == ()
-    assert any("conv1, conv2 are trained, not fixed" in line for line in told)
+    assert any("everything is trained (train.fixed=())" in line for line in told)
 
 
 def test_with_pretrained_the_first_layers_stay_fixed():
@@ -316,7 +318,7 @@ def test_with_pretrained_the_first_layers_stay_fixed():
         TrainRequest(preset="classic", settings={"train.pretrained": "x.npz"})
     )
     assert config.train.fixed == ("conv1", "conv2")
-    assert not any("not fixed" in line for line in told)
+    assert not any("everything is trained" in line for line in told)
 
 
 @pytest.mark.parametrize("word", ["train.fixed=conv1", pytest.param("fixed=conv1")])

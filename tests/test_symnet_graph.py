@@ -352,7 +352,7 @@ class Small:
 
     def __init__(self, name):
         self.detector = get_detector(name)
-        quick = {f"model.{key}": value for key, value in self.detector.quick.items()}
+        quick = self.detector.quick
         self.config = override(
             make_config(name),
             {**quick, "model.num_classes": 4, "train.fixed": FIXED, "train.batch_size": IMAGES},

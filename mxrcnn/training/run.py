@@ -34,7 +34,6 @@ QUICK = {
     "train.epochs": 3,
     "train.lr_decay_epoch": (2,),
     "train.warmup_steps": 100,
-    "train.fixed": (),
 }
 
 
@@ -76,6 +75,7 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     if network not in list_detectors():
         raise ConfigError(f"--network {network}: there are {', '.join(list_detectors())}")
     config = make_config(network)
+    detector = get_detector(network)
     settings = dict(request.settings)
     if isinstance(settings.get("train.lr_decay_epoch"), str):
         epochs = settings["train.lr_decay_epoch"]
@@ -85,17 +85,16 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     dataset = settings.get("data.dataset", config.data.dataset)
     preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
     if preset == "quick":
-        quick = {f"model.{k}": v for k, v in get_detector(network).quick.items()}
-        config = override(config, {**quick, **QUICK})
+        config = override(config, {**QUICK, **detector.quick})
     config = override(config, settings)
     told.append(f"{network}, preset {preset}, data set {dataset}")
     if dataset != "synthetic" and "data.root" not in settings:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
-    if config.train.fixed and not config.train.pretrained and "train.fixed" not in settings:
-        told.append(
-            f"no --pretrained parameters: {', '.join(config.train.fixed)} are trained, not fixed"
-        )
-        config = override(config, {"train.fixed": ()})
+    if not config.train.pretrained:
+        scratch = {key: value for key, value in detector.scratch.items() if key not in settings}
+        words = ", ".join(f"{key}={value}" for key, value in scratch.items())
+        told.append(f"no --pretrained parameters: everything is trained ({words})")
+        config = override(config, scratch)
     return config, told
 
 

@@ -95,11 +95,13 @@ class Network:
             data_names=DATA_NAMES,
             label_names=self.detector.label_names,
             context=self.contexts,
-            fixed_param_names=[n for n in names if n.startswith(tuple(config.train.fixed))]
-            if config.train.fixed
-            else None,
+            fixed_param_names=[name for name in names if self._is_fixed(name)] or None,
         )
         self.module.bind(data, labels, for_training=True)
+
+    def _is_fixed(self, name: str) -> bool:
+        fixed = name.startswith(tuple(self.config.train.fixed))
+        return fixed or self.detector.frozen(self.config.model, name)
 
     def first_params(self) -> tuple[Params, list[str]]:
         """Pretrained parameters where the file has them, initial values elsewhere; and a report."""
