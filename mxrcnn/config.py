@@ -169,14 +169,16 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
     raise ConfigError(f"{key}={value!r}: expected {getattr(wanted, '__name__', wanted)}")
 
 
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
+def _build(default: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A section like `default` with other values."""
+    hints = typing.get_type_hints(type(default))
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where[:-1]}={values!r}: expected fields and their values")
     for key in values:
         if key not in hints:
             raise ConfigError(f"unknown setting {where}{key}{_closest(key, hints)}")
-    return cls(**{key: _coerce(where + key, value, hints[key]) for key, value in values.items()})
+    coerced = {key: _coerce(where + key, value, hints[key]) for key, value in values.items()}
+    return dataclasses.replace(default, **coerced)
 
 
 def _parse(text: str) -> Any:
@@ -245,16 +247,15 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """The inverse of to_dict; fields that are not there get their defaults, unknown ones raise."""
     if "network" not in values:
         raise ConfigError("no network is named")
-    detector = _detector(values["network"])
+    config = make_config(values["network"])
     for key in values:
         if key not in ("network", "model", "data", "train"):
             raise ConfigError(f"unknown setting {key}")
-    return Config(
-        network=values["network"],
-        model=_build(detector.config, values.get("model", {}), "model."),
-        data=_build(DataConfig, values.get("data", {}), "data."),
-        train=_build(TrainConfig, values.get("train", {}), "train."),
-    )
+    sections = {
+        name: _build(getattr(config, name), values.get(name, {}), f"{name}.")
+        for name in ("model", "data", "train")
+    }
+    return dataclasses.replace(config, **sections)
 
 
 def dump_json(config: Config) -> str:
