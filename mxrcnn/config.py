@@ -16,6 +16,7 @@ from symnet import get_detector
 from symnet.compat import has_bf16
 from symnet.detector import DetectorDef
 
+
 class ConfigError(ValueError):
     """A configuration that cannot be; the message names the key and the value."""
 
@@ -46,6 +47,12 @@ class DataConfig:
     (0: no limit); pad_multiple: padded sides are multiples of it, so that shapes are few.
     class_names: "auto" (found in the data), "voc" (the 20), or names. flip: each image is also used
     mirrored, so an epoch has twice the images.
+
+    resize: "antialias" (Pillow's bilinear filter on stored pixels) or "linear" (torchvision's:
+    normalised pixels, bilinear, no antialiasing). size_rounding: resized sides to the nearest pixel
+    ("round") or down ("floor", as torchvision). square: resized as ever, then padded with zeros
+    below and to the right to long_side x long_side. masks: load instance masks; mini_mask: as
+    squares of that side in their boxes (0: at network size).
     """
 
     dataset: str = "synthetic"
@@ -63,15 +70,27 @@ class DataConfig:
     keep_empty: bool = True
     use_difficult: bool = False
     skip_bad: bool = False
+    resize: Literal["antialias", "linear"] = "antialias"
+    size_rounding: Literal["round", "floor"] = "round"
+    square: bool = False
+    masks: bool = False
+    mini_mask: int = 0
 
     def __post_init__(self) -> None:
-        _check("data", self, {"short_side": 0, "long_side": 0, "pad_multiple": 1})
+        _check("data", self, {"short_side": 0, "long_side": 0, "pad_multiple": 1, "mini_mask": 0})
+        if self.square and not self.long_side:
+            raise ConfigError("data.square=True: needs a long_side, and it is 0")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if len(value) != 3 or not all(abs(v) < float("inf") for v in value):
                 raise ConfigError(f"data.{name}={value!r}: three numbers are needed: r, g, b")
         if min(self.std) <= 0:
             raise ConfigError(f"data.std={self.std!r}: must be above 0")
+
+    @property
+    def least_padded_side(self) -> int:
+        """What the sides of padded images are at least: long_side where they are square."""
+        return self.long_side if self.square else 0
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as mask_utils
 
 from mxrcnn.data.records import Detections, ImageRecord
 from mxrcnn.evaluation.report import Report
 from mxrcnn.files import atomic_write, safe_name
+from symnet.masks import decode
 
 # Okabe and Ito's colours without black, then Paul Tol's "muted" ones: both made to be told apart
 # by colour-blind readers. Class k takes colour k - 1, around again after the last.
@@ -57,8 +57,8 @@ def draw_detections(
 ) -> Image.Image:
     """The image (H, W, 3) uint8 RGB with the detections of at least `threshold` on it.
 
-    Better detections lie over worse ones; masks are tinted. Raises ValueError for another kind of
-    image and IndexError for a class without a name.
+    Better detections lie over worse ones; masks are tinted and outlined. Raises ValueError for
+    another kind of image and IndexError for a class without a name.
     """
     return _draw(image, _detection_marks(image, detections, class_names, threshold))
 
@@ -144,14 +144,9 @@ def _rect(box: np.ndarray) -> Rect:
     return x1, y1, x2, y2
 
 
-def _bitmap(segmentation: Any, image: np.ndarray) -> np.ndarray:
-    """A COCO segmentation (polygons or RLE) as (H, W) bool."""
-    if segmentation is None or not len(segmentation):
-        return np.zeros(image.shape[:2], bool)
-    if isinstance(segmentation, Mapping) and isinstance(segmentation["counts"], (str, bytes)):
-        return mask_utils.decode(segmentation).astype(bool)
-    rle = mask_utils.frPyObjects(segmentation, *image.shape[:2])
-    return mask_utils.decode(mask_utils.merge(rle) if isinstance(rle, list) else rle).astype(bool)
+def _bitmap(segmentation: Any, image: np.ndarray) -> np.ndarray | None:
+    """A COCO segmentation (polygons or RLE) as (H, W) bool; None for none."""
+    return decode(segmentation, *image.shape[:2]) if segmentation else None
 
 
 def _draw(image: np.ndarray, marks: Sequence[_Mark]) -> Image.Image:
@@ -160,9 +155,9 @@ def _draw(image: np.ndarray, marks: Sequence[_Mark]) -> Image.Image:
         raise ValueError(
             f"image of shape {image.shape} and type {image.dtype}, not (H, W, 3) uint8"
         )
-    out = Image.fromarray(_tinted(image, marks))
-    pen = ImageDraw.Draw(out)
     line = max(2, round(min(image.shape[:2]) / 200))
+    out = Image.fromarray(_tinted(image, marks, line - 1))
+    pen = ImageDraw.Draw(out)
     for mark in reversed(marks):
         _draw_box(pen, mark, line, out.size)
     font = _font(_text_size(*image.shape[:2]))
@@ -174,14 +169,28 @@ def _draw(image: np.ndarray, marks: Sequence[_Mark]) -> Image.Image:
     return out
 
 
-def _tinted(image: np.ndarray, marks: Sequence[_Mark]) -> np.ndarray:
+def _tinted(image: np.ndarray, marks: Sequence[_Mark], line: int) -> np.ndarray:
+    """The image with every mask in its colour, translucent, with an outline `line` pixels thick."""
     out = np.ascontiguousarray(image)
     for mark in reversed(marks):
-        if mark.mask is not None:
-            out = out.copy() if out is image else out
-            tint = 0.55 * out[mark.mask] + 0.45 * np.array(mark.color)
-            out[mark.mask] = tint.round().astype(np.uint8)
+        if mark.mask is None or not mark.mask.any():
+            continue
+        out = out.copy() if out is image else out
+        rows, columns = (np.flatnonzero(mark.mask.any(axis=axis)) for axis in (1, 0))
+        region = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        mask, pixels = mark.mask[region], out[region]
+        pixels[mask] = (0.55 * pixels[mask] + 0.45 * np.array(mark.color)).round().astype(np.uint8)
+        pixels[mask & ~_eroded(mask, line)] = mark.color
     return out
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """The pixels of mask (H, W) whose neighbours, `steps` away in each direction, are in it."""
+    inner = np.pad(mask, steps)
+    for _ in range(steps):
+        beside = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        inner = inner[1:-1, 1:-1] & beside
+    return inner
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, mark: _Mark, line: int, size: tuple[int, int]) -> None:

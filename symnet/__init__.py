@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 #: the registry: a detector's name and the module that has it in DETECTORS
 _DETECTORS = {
+    "faster_rcnn_r101_c4": "symnet.faster_rcnn_c4",
+    "faster_rcnn_r50_c4": "symnet.faster_rcnn_c4",
     "faster_rcnn_vgg16": "symnet.faster_rcnn_vgg16",
+    "faster_rcnn_zf": "symnet.faster_rcnn_zf",
+    "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",
+    "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
+    "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
+    "mask_rcnn_r101_fpn": "symnet.mask_rcnn_fpn",
 }
 
 #: functions that the package offers directly

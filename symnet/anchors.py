@@ -58,3 +58,52 @@ def _grid(spec: AnchorSpec, height: int, width: int) -> np.ndarray:
     anchors = (shifts[:, :, None] + base).reshape(-1, 4)
     anchors.flags.writeable = False
     return anchors
+
+
+@dataclass(frozen=True)
+class PyramidAnchors:
+    """torchvision's anchors of a feature pyramid: sizes in pixels, one a level; ratios h / w.
+
+    They are centred on the corners of the cells and rounded to whole pixels. The stride of a level
+    is the image's side divided by the map's, rounded down, in each direction.
+    """
+
+    sizes: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def num_anchors(self) -> int:
+        """A, the anchors of one position."""
+        return len(self.ratios)
+
+    def base(self, level: int) -> np.ndarray:
+        """The anchors (A, 4) of a level around the origin."""
+        root = np.sqrt(np.float32(self.ratios))
+        half = np.stack([1 / root, root], axis=1) * np.float32(self.sizes[level]) / 2
+        return np.round(np.concatenate([-half, half], axis=1)).astype(np.float32)
+
+    def grid(self, height: int, width: int) -> np.ndarray:
+        """All anchors (N, 4) of a padded image: level by level, then row, column, anchor."""
+        return _pyramid_grid(self, height, width)
+
+
+def pyramid_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
+    """The (h, w) of a pyramid's maps, from a quarter of the image on, each half of the last."""
+    sizes = []
+    for level in range(levels):
+        stride = 2 ** (level + 2)
+        sizes.append((-(-height // stride), -(-width // stride)))
+    return sizes
+
+
+@lru_cache(maxsize=16)
+def _pyramid_grid(anchors: PyramidAnchors, height: int, width: int) -> np.ndarray:
+    levels = []
+    for level, (rows, columns) in enumerate(pyramid_sizes(height, width, len(anchors.sizes))):
+        y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+        y, x = y * (height // rows), x * (width // columns)
+        shifts = np.stack([x, y, x, y], axis=-1)
+        levels.append((shifts[:, :, None] + anchors.base(level)).reshape(-1, 4))
+    grid = np.concatenate(levels)
+    grid.flags.writeable = False
+    return grid

@@ -112,6 +112,21 @@ def _convolution(
     )
 
 
+def deconv(data: Symbol, name: str, filters: int) -> Symbol:
+    """A transposed 2x2 convolution that doubles the map: (B, _, H, W) -> (B, filters, 2H, 2W)."""
+    return mx.sym.Deconvolution(
+        _low(data),
+        _parameter(f"{name}_weight"),
+        _parameter(f"{name}_bias"),
+        name=name,
+        num_filter=filters,
+        kernel=(2, 2),
+        stride=(2, 2),
+        no_bias=False,
+        workspace=2048,
+    )
+
+
 #: what `norm` and `conv_norm` take: trained by batch or by groups of channels, or on stored
 #: statistics; "folded" is "frozen" for training graphs, where it saves the pass over the maps
 NORMS = ("batch", "group", "frozen", "folded")
@@ -126,11 +141,12 @@ def conv_norm(
     stride: int = 1,
     groups: int = 1,
     kind: str = "batch",
+    channels: int = 0,
 ) -> Symbol:
-    """A convolution without bias and its normalisation: (B, _, H, W) -> (B, filters, ...).
+    """A convolution without bias and its normalisation: (B, channels, H, W) -> (B, filters, ...).
 
     Folded, the stored statistics go into the convolution's weights, W * gamma / sqrt(var + eps),
-    and bias, in float32; gradients reach W through it.
+    and bias, in float32; gradients reach W through it. Only then `channels` must be told.
     """
     if kind != "folded":
         out = conv(data, name, filters, kernel, stride, groups, bias=False)
@@ -140,7 +156,8 @@ def conv_norm(
         for leaf in ("gamma", "beta", "moving_mean", "moving_var")
     )
     scale = gamma * mx.sym.rsqrt(var + NORM_EPS)
-    weight = mx.sym.Variable(f"{name}_weight", dtype="float32")
+    shape = (filters, channels // groups, kernel, kernel)
+    weight = mx.sym.Variable(f"{name}_weight", shape=shape, dtype="float32")
     weight = mx.sym.broadcast_mul(weight, mx.sym.reshape(scale, shape=(-1, 1, 1, 1)))
     parameters = (_low(weight), _low(beta - mean * scale))
     return _convolution(data, parameters, name, filters, kernel, stride, groups)
@@ -194,3 +211,19 @@ def fc(data: Symbol, name: str, units: int) -> Symbol:
 def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:
     """A loss whose gradient is that of its sum divided by the number of samples."""
     return mx.sym.MakeLoss(loss, name=name, grad_scale=1.0 / samples)
+
+
+def binary_cross_entropy(logits: Symbol, target: Symbol) -> Symbol:
+    """-target log p - (1 - target) log (1 - p) of p = sigmoid(logits), finite for any logit."""
+    return mx.sym.relu(logits) - logits * target + softplus(-mx.sym.abs(logits))
+
+
+def softplus(data: Symbol) -> Symbol:
+    """log(1 + exp(data))."""
+    return mx.sym.Activation(data, act_type="softrelu")
+
+
+def constant(values: np.ndarray) -> Symbol:
+    """A small array as a symbol (MXNet has no literals)."""
+    parts = [mx.sym.full((1,), float(value)) for value in np.ravel(values)]
+    return mx.sym.reshape(mx.sym.concat(*parts, dim=0), shape=np.shape(values))

@@ -38,3 +38,19 @@ def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs
     pairs = _class_metrics("RCNN", prob, label.reshape((-1,)))
     pairs["RCNNL1Loss"] = (bbox_loss.sum(), (label > 0).sum())
     return pairs
+
+
+def pyramid_metrics(outputs, labels) -> Pairs:
+    """Metrics of the pyramid detectors, whose graphs put out losses and counts themselves."""
+    once = mx.nd.ones((1,), ctx=outputs["loss_objectness"].context)
+    names = {
+        "RPNLogLoss": "loss_objectness",
+        "RPNL1Loss": "loss_rpn_box_reg",
+        "RCNNLogLoss": "loss_classifier",
+        "RCNNL1Loss": "loss_box_reg",
+        "MaskLoss": "loss_mask",
+    }
+    pairs = {name: (outputs[key], once) for name, key in names.items() if key in outputs}
+    for name, key in (("RPNAcc", "rpn_accuracy"), ("RCNNAcc", "roi_accuracy")):
+        pairs[name] = (outputs[key][0:1], outputs[key][1:2])
+    return pairs

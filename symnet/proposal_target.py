@@ -53,7 +53,8 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
     """Inputs rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
 
     Outputs rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). batch_rois is
-    B*R, the RoIs of all images. No gradient flows to the inputs.
+    B*R, the RoIs of all images. with_matched adds matched (B*R,): the row of gt_boxes that a
+    foreground RoI belongs to, 0 for the others. No gradient flows to the inputs.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         fg_overlap="0.5",
         box_stds="(0.1, 0.1, 0.2, 0.2)",
         seed="0",
+        box_offset="1",
+        with_matched="False",
     ):
         super().__init__(need_top_grad=False)
         self.num_classes = int(num_classes)
@@ -75,19 +78,23 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
             fg_fraction=float(fg_fraction),
             fg_thresh=float(fg_overlap),
         )
-        self.coder = BoxCoder(stds=ast.literal_eval(str(box_stds)), offset=1)
+        stds = ast.literal_eval(str(box_stds))
+        self.coder = BoxCoder(stds=stds, offset=float(box_offset))
+        self.with_matched = str(with_matched) == "True"
         self.seed = int(seed)
 
     def list_arguments(self):
         return ["rois", "gt_boxes"]
 
     def list_outputs(self):
-        return ["rois_output", "label", "bbox_target", "bbox_weight"]
+        outputs = ["rois_output", "label", "bbox_target", "bbox_weight"]
+        return outputs + ["matched"] * self.with_matched
 
     def infer_shape(self, in_shape):
         self._check(tuple(in_shape[1]))
         rois, wide = self.batch_rois, 4 * self.num_classes
-        return in_shape, [(rois, 5), (rois,), (rois, wide), (rois, wide)], []
+        shapes = [(rois, 5), (rois,), (rois, wide), (rois, wide)]
+        return in_shape, shapes + [(rois,)] * self.with_matched, []
 
     def _check(self, gt_boxes: tuple[int, ...]) -> None:
         """Raises ValueError for what cannot work; from __init__ it would crash the process."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import fc, float32, mean_loss
+from symnet.layers import binary_cross_entropy, conv, deconv, fc, float32, mean_loss, relu
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -40,26 +40,35 @@ def roi_losses(
     return cls_prob, mean_loss(bbox_weight * loss, "bbox_loss", num_samples)
 
 
-def _columns(data: Symbol, begin: int, end: int) -> Symbol:
+def _columns(data: Symbol, begin: int, end: int | None) -> Symbol:
     return mx.sym.slice_axis(data, axis=-1, begin=begin, end=end)
 
 
 def decode_boxes(
-    rois: Symbol, deltas: Symbol, im_info: Symbol, stds: Sequence[float], offset: float
+    boxes: Symbol,
+    deltas: Symbol,
+    im_info: Symbol,
+    stds: Sequence[float],
+    offset: float,
+    clip: float | None = None,
 ) -> Symbol:
-    """Boxes (B, R, K, 4) from rois (B, R, 5) and deltas (B, R, K, 4), cut to the image.
+    """Boxes (B, R, K, 4) from rois (B, R, 5) or boxes (B, R, 4) and deltas (B, R, K, 4).
 
-    The same formula as BoxCoder.decode, which the tests hold it to.
+    They are cut to the image; im_info (B, 3) is height, width, scale. The same formula as
+    BoxCoder.decode, which the tests hold it to; `clip` bounds dw and dh.
     """
-    rois = mx.sym.expand_dims(rois, axis=2)
-    top_left = _columns(rois, 1, 3)
-    sizes = _columns(rois, 3, 5) - top_left + offset
+    boxes = mx.sym.expand_dims(boxes, axis=2)
+    top_left = _columns(boxes, -4, -2)
+    sizes = _columns(boxes, -2, None) - top_left + offset
     centres = top_left + 0.5 * (sizes - offset)
 
     std = mx.sym.concat(*(mx.sym.full((1, 1, 1, 1), value) for value in stds), dim=3)
     deltas = mx.sym.broadcast_mul(deltas, std)
     centres = mx.sym.broadcast_add(centres, mx.sym.broadcast_mul(_columns(deltas, 0, 2), sizes))
-    sizes = mx.sym.broadcast_mul(mx.sym.exp(_columns(deltas, 2, 4)), sizes)
+    scale = _columns(deltas, 2, 4)
+    if clip is not None:
+        scale = mx.sym.broadcast_minimum(scale, mx.sym.full((1, 1, 1, 1), clip))
+    sizes = mx.sym.broadcast_mul(mx.sym.exp(scale), sizes)
     half = 0.5 * (sizes - offset)
     boxes = mx.sym.concat(centres - half, centres + half, dim=3)
 
@@ -102,3 +111,92 @@ def detections(
         mx.sym.reshape(_columns(kept, 1, 2), shape=(0, -1), name="det_scores"),
         mx.sym.reshape(_columns(kept, 0, 1), shape=(0, -1), name="det_classes"),
     )
+
+
+def large(boxes: Symbol, min_size: float) -> Symbol:
+    """1 where both sides of boxes (..., 4) are at least min_size, else 0: (..., 1)."""
+    sizes = _columns(boxes, 2, 4) - _columns(boxes, 0, 2)
+    return mx.sym.min(sizes, axis=-1, keepdims=True) >= min_size
+
+
+def with_batch_index(boxes: Symbol, valid: Symbol) -> Symbol:
+    """rois (B, R, 5) of boxes (B, R, 4): the image's index, or -1 where valid (B, R, 1) is 0."""
+    index = mx.sym.reshape(mx.sym.contrib.arange_like(boxes, axis=0), shape=(-1, 1, 1))
+    index = mx.sym.broadcast_add(mx.sym.zeros_like(valid), index)
+    return mx.sym.concat(mx.sym.where(valid, index, -mx.sym.ones_like(index)), boxes, dim=2)
+
+
+def two_fc_head(pooled: Symbol, units: int) -> Symbol:
+    """torchvision's TwoMLPHead: (R, channels, 7, 7) -> (R, units)."""
+    for name in ("fc6", "fc7"):
+        pooled = relu(
+            fc(pooled, f"roi_heads.box_head.{name}", units), f"roi_heads.box_head.{name}_relu"
+        )
+    return pooled
+
+
+def box_predictor(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
+    """Class logits (R, C) and class-specific box deltas (R, 4C) from features (R, _)."""
+    name = "roi_heads.box_predictor."
+    cls_logits = fc(feature, f"{name}cls_score", num_classes)
+    return float32(cls_logits), float32(fc(feature, f"{name}bbox_pred", 4 * num_classes))
+
+
+def box_head_losses(
+    cls_logits: Symbol,
+    bbox_deltas: Symbol,
+    label: Symbol,
+    bbox_target: Symbol,
+    bbox_weight: Symbol,
+    active: Symbol | None = None,
+) -> tuple[Symbol, Symbol, Symbol]:
+    """loss_classifier and loss_box_reg (1,), means over the RoIs that count, and accuracy (2,).
+
+    label (R,), -1 for RoIs that fill up and do not count; bbox_target, bbox_weight (R, 4C). active
+    (R, C), if given, is 1 for the classes of a RoI's data set: a RoI whose highest logit is of
+    another class has no class loss (matterport's active_class_ids). As in torchvision the box loss
+    is smooth L1 with beta 1/9, divided by the number of all RoIs that count. The accuracy is a
+    pair: how many RoIs are right, of how many.
+    """
+    counted = label >= 0
+    best = mx.sym.BlockGrad(mx.sym.argmax(cls_logits, axis=1))
+    classified = counted if active is None else counted * mx.sym.pick(active, best, axis=1)
+    log_prob = mx.sym.pick(mx.sym.log_softmax(cls_logits, axis=1), mx.sym.relu(label), axis=1)
+    cls_loss = mx.sym.sum(-log_prob * classified) / mx.sym.maximum(mx.sym.sum(classified), 1)
+    box_loss = mx.sym.smooth_l1(bbox_deltas - bbox_target, scalar=3.0) * bbox_weight
+    box_loss = mx.sym.sum(box_loss) / mx.sym.maximum(mx.sym.sum(counted), 1)
+    right = mx.sym.concat(mx.sym.sum((best == label) * counted), mx.sym.sum(counted), dim=0)
+    return (
+        mx.sym.MakeLoss(cls_loss, name="loss_classifier"),
+        mx.sym.MakeLoss(box_loss, name="loss_box_reg"),
+        mx.sym.BlockGrad(right, name="roi_accuracy"),
+    )
+
+
+def mask_head(pooled: Symbol, channels: int, layers: int, num_classes: int) -> Symbol:
+    """Mask logits (R, C, 28, 28) from features (R, _, 14, 14) (Mask R-CNN, figure 4 right)."""
+    for layer in range(layers):
+        name = f"roi_heads.mask_head.{layer}"
+        pooled = relu(conv(pooled, f"{name}.0", channels), f"{name}.relu")
+    pooled = relu(deconv(pooled, "roi_heads.mask_predictor.conv5_mask", channels), "mask_relu")
+    return float32(conv(pooled, "roi_heads.mask_predictor.mask_fcn_logits", num_classes, 1))
+
+
+def of_class(masks: Symbol, classes: Symbol) -> Symbol:
+    """The channel (R, S, S) of masks (R, C, S, S) that belongs to each RoI's class (R,)."""
+    first = mx.sym.slice_axis(masks, axis=1, begin=0, end=1)
+    index = mx.sym.reshape(classes, shape=(-1, 1, 1, 1))
+    index = mx.sym.broadcast_add(mx.sym.zeros_like(first), index)
+    return mx.sym.pick(masks, mx.sym.reshape(index, shape=(0, -3, -2)), axis=1)
+
+
+def mask_loss(logits: Symbol, label: Symbol, target: Symbol) -> Symbol:
+    """loss_mask (1,): binary cross-entropy on each RoI's own class, 0 if there are no RoIs.
+
+    logits (F, C, S, S); label (F,), 0 for rows that do not count; target (F, S, S) in 0..1.
+    """
+    counted = label > 0
+    loss = binary_cross_entropy(of_class(logits, label), target)
+    loss = mx.sym.mean(loss, axis=(1, 2)) * counted
+    loss = mx.sym.sum(loss) / mx.sym.maximum(mx.sym.sum(counted), 1)
+    return mx.sym.MakeLoss(loss, name="loss_mask")

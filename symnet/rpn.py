@@ -5,12 +5,23 @@ Letters: B images, A anchors a position, H, W the feature map's size, P proposal
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.anchors import AnchorSpec
+from symnet.anchors import AnchorSpec, PyramidAnchors
 from symnet.compat import mx
-from symnet.layers import conv, float32, mean_loss, relu
+from symnet.layers import (
+    binary_cross_entropy,
+    constant,
+    conv,
+    conv_levels,
+    float32,
+    mean_loss,
+    relu,
+)
+from symnet.roi import decode_boxes, large, with_batch_index
 from symnet.vgg import thin
 
 if TYPE_CHECKING:
@@ -82,3 +93,134 @@ def rpn_proposals(
         rpn_min_size=min_size,
         name="rois",
     )
+
+
+@dataclass(frozen=True)
+class PyramidRPN:
+    """Of each level: objectness, as logits (B, A, H, W), and bbox_deltas (B, 4A, H, W)."""
+
+    objectness: list[Symbol]
+    bbox_deltas: list[Symbol]
+
+
+def pyramid_rpn(pyramid: Sequence[Symbol], num_anchors: int, channels: int) -> PyramidRPN:
+    """One head over all levels (FPN paper, section 4.1), A anchors a position."""
+    hidden = conv_levels(pyramid, "rpn.head.conv.0.0", channels)
+    hidden = [relu(x, f"rpn.head.relu.{level}") for level, x in enumerate(hidden)]
+    return PyramidRPN(
+        [float32(x) for x in conv_levels(hidden, "rpn.head.cls_logits", num_anchors, 1)],
+        [float32(x) for x in conv_levels(hidden, "rpn.head.bbox_pred", 4 * num_anchors, 1)],
+    )
+
+
+def _rows(data: Symbol, columns: int) -> Symbol:
+    """(B, A * columns, H, W) -> (B, H*W*A, columns): row, column, anchor."""
+    return mx.sym.reshape(mx.sym.transpose(data, axes=(0, 2, 3, 1)), shape=(0, -1, columns))
+
+
+def pyramid_rpn_losses(
+    head: PyramidRPN, label: Symbol, bbox_target: Symbol
+) -> tuple[Symbol, Symbol, Symbol]:
+    """loss_objectness and loss_rpn_box_reg (1,), means over the sampled anchors, and accuracy.
+
+    label (B, N) 1, 0 or -1 (not sampled); bbox_target (B, N, 4). As in torchvision the box loss is
+    smooth L1 with beta 1/9, also divided by the number of all samples. The accuracy is a pair (2,):
+    how many anchors are right, of how many.
+    """
+    logits = mx.sym.concat(*(_rows(x, 1) for x in head.objectness), dim=1)
+    logits = mx.sym.reshape(logits, shape=(0, -1))
+    deltas = mx.sym.concat(*(_rows(x, 4) for x in head.bbox_deltas), dim=1)
+    sampled = label >= 0
+    count = mx.sym.maximum(mx.sym.sum(sampled), 1)
+    cls_loss = mx.sym.sum(binary_cross_entropy(logits, mx.sym.relu(label)) * sampled) / count
+    box_loss = mx.sym.sum(mx.sym.smooth_l1(deltas - bbox_target, scalar=3.0), axis=2)
+    box_loss = mx.sym.sum(box_loss * (label == 1)) / count
+    correct = mx.sym.sum(((logits > 0) == (label == 1)) * sampled)
+    return (
+        mx.sym.MakeLoss(cls_loss, name="loss_objectness"),
+        mx.sym.MakeLoss(box_loss, name="loss_rpn_box_reg"),
+        mx.sym.BlockGrad(mx.sym.concat(correct, mx.sym.sum(sampled), dim=0), name="rpn_accuracy"),
+    )
+
+
+@dataclass(frozen=True)
+class ProposalFilter:
+    """Which boxes become proposals: the best of each level, decoded, NMS a level, the best of all.
+
+    Boxes with a side below min_size, or a score not above score_thresh, are left out.
+    """
+
+    pre_nms_top_n: int
+    post_nms_top_n: int
+    nms_thresh: float = 0.7
+    score_thresh: float = 0.0
+    min_size: float = 1e-3
+    bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    clip: float = math.log(1000 / 16)
+
+
+def pyramid_proposals(
+    head: PyramidRPN, data: Symbol, im_info: Symbol, anchors: PyramidAnchors, rule: ProposalFilter
+) -> Symbol:
+    """Proposals as rois (B, P, 5), best first; rows that are empty have batch index -1.
+
+    data (B, 3, H, W) only lends its shape. Without gradient, and of built-in operators alone.
+    """
+    levels = []
+    for level in range(len(head.objectness)):
+        score, boxes, deltas = _best_anchors(head, level, data, anchors, rule.pre_nms_top_n)
+        boxes = decode_boxes(
+            boxes, mx.sym.expand_dims(deltas, axis=2), im_info, rule.bbox_stds, 0, rule.clip
+        )
+        boxes = mx.sym.reshape(boxes, shape=(0, 0, -1))
+        score = mx.sym.expand_dims(mx.sym.sigmoid(score), axis=2) * large(boxes, rule.min_size)
+        levels.append(mx.sym.concat(mx.sym.ones_like(score) * level, score, boxes, dim=2))
+    kept = mx.sym.contrib.box_nms(
+        mx.sym.concat(*levels, dim=1),
+        overlap_thresh=rule.nms_thresh,
+        valid_thresh=rule.score_thresh,
+        id_index=0,
+        score_index=1,
+        coord_start=2,
+    )
+    kept = mx.sym.slice_axis(kept, axis=1, begin=0, end=rule.post_nms_top_n)
+    boxes = mx.sym.slice_axis(kept, axis=2, begin=2, end=6)
+    rois = with_batch_index(boxes, mx.sym.slice_axis(kept, axis=2, begin=1, end=2) > 0)
+    return mx.sym.BlockGrad(rois, name="proposal_rois")
+
+
+def _side(data: Symbol, axis: int) -> Symbol:
+    """The length (1,) of an axis as float32."""
+    shape = mx.sym.slice_axis(mx.sym.shape_array(data), axis=0, begin=axis, end=axis + 1)
+    return mx.sym.cast(shape, dtype="float32")
+
+
+def _best_anchors(
+    head: PyramidRPN, level: int, data: Symbol, anchors: PyramidAnchors, count: int
+) -> tuple[Symbol, Symbol, Symbol]:
+    """Logits (B, K), anchors (B, K, 4) and deltas (B, K, 4) of the K = count best of a level.
+
+    A level with fewer anchors is filled up with logits so low that their score is 0.
+    """
+    objectness = head.objectness[level]
+    logits = mx.sym.reshape(_rows(objectness, 1), shape=(0, -1))
+    filling = mx.sym.broadcast_like(
+        mx.sym.full((1, count), -1e4), logits, lhs_axes=(0,), rhs_axes=(0,)
+    )
+    score, index = mx.sym.topk(
+        mx.sym.concat(logits, filling, dim=1), k=count, ret_typ="both", dtype="float32"
+    )
+    total = _side(logits, 1)
+    index = mx.sym.broadcast_minimum(index, total - 1)
+    cell = mx.sym.floor(index / anchors.num_anchors)
+    columns, rows = _side(objectness, 3), _side(objectness, 2)
+    y = mx.sym.floor(mx.sym.broadcast_div(cell, columns))
+    x = cell - mx.sym.broadcast_mul(y, columns)
+    x = mx.sym.broadcast_mul(x, mx.sym.floor(_side(data, 3) / columns))
+    y = mx.sym.broadcast_mul(y, mx.sym.floor(_side(data, 2) / rows))
+    base = mx.sym.take(constant(anchors.base(level)), index - cell * anchors.num_anchors)
+    boxes = base + mx.sym.stack(x, y, x, y, axis=2)
+    first = mx.sym.reshape(mx.sym.contrib.arange_like(logits, axis=0), shape=(-1, 1))
+    place = mx.sym.broadcast_add(index, mx.sym.broadcast_mul(first, total))
+    deltas = mx.sym.reshape(_rows(head.bbox_deltas[level], 4), shape=(-3, 0))
+    return score, boxes, mx.sym.take(deltas, place)

@@ -53,14 +53,14 @@ def claim_best(overlaps: np.ndarray) -> np.ndarray:
 
 
 def match_anchors(
-    overlaps: np.ndarray, fg_thresh: float, bg_thresh: float
+    overlaps: np.ndarray, fg_thresh: float, bg_thresh: float, own_anchor: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Label anchors by their overlaps (A, G) with the objects (Faster R-CNN, section 3.1.2).
 
     Returns labels (A,), the matched object of each anchor (A,), and the anchors (<= G,) that
     objects claim as their own. Foreground: overlap of at least fg_thresh with some object, or an
     object's best overlap (ties included). Every object that any anchor overlaps has one anchor of
-    its own, matched to it, whatever the overlap.
+    its own, matched to it, whatever the overlap; unless own_anchor is off.
     """
     num_anchors, num_objects = overlaps.shape
     if not num_objects:
@@ -73,6 +73,8 @@ def match_anchors(
     labels[best >= fg_thresh] = 1
     object_best = overlaps.max(axis=0)
     labels[((overlaps == object_best) & (object_best > 0)).any(axis=1)] = 1
+    if not own_anchor:
+        return labels, matched, np.zeros(0, np.int64)
     claimed = claim_best(overlaps)
     objects = np.flatnonzero(claimed >= 0)
     matched[claimed[objects]] = objects
@@ -91,12 +93,19 @@ def candidate_anchors(anchors: np.ndarray, height: float, width: float) -> np.nd
 
 @dataclass(frozen=True)
 class RPNSampling:
-    """How many anchors the RPN learns from, and which overlaps make them fore- or background."""
+    """How many anchors the RPN learns from, and which overlaps make them fore- or background.
+
+    inside_only: anchors that cross the image's border are left out. own_anchor: every object that
+    any anchor overlaps has an anchor matched to it; without, as in torchvision, an object's best
+    anchor is foreground but belongs to the object that it overlaps most.
+    """
 
     num_samples: int = 256
     fg_fraction: float = 0.5
     fg_thresh: float = 0.7
     bg_thresh: float = 0.3
+    inside_only: bool = True
+    own_anchor: bool = True
 
 
 def rpn_targets(
@@ -115,10 +124,14 @@ def rpn_targets(
     labels = np.full(len(anchors), IGNORE, np.float32)
     targets = np.zeros((len(anchors), 4), np.float32)
     weights = np.zeros((len(anchors), 4), np.float32)
-    inside = candidate_anchors(anchors, *image_size)
+    inside = np.arange(len(anchors))
+    if sampling.inside_only:
+        inside = candidate_anchors(anchors, *image_size)
     objects = real_objects(gt_boxes)
     overlaps = iou(anchors[inside], objects[:, :4], coder.offset)
-    match, matched, own = match_anchors(overlaps, sampling.fg_thresh, sampling.bg_thresh)
+    match, matched, own = match_anchors(
+        overlaps, sampling.fg_thresh, sampling.bg_thresh, sampling.own_anchor
+    )
 
     max_fg = int(sampling.num_samples * sampling.fg_fraction)
     own = choose(own, max_fg, rng)
@@ -158,8 +171,10 @@ def roi_targets(
     sampling: RoISampling,
     coder: BoxCoder,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """RoIs (R, 4), labels (R,), box targets (R, 4C) and weights (R, 4C), float32, for one image.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """RoIs (R, 4), labels (R,), box targets (R, 4C) and weights (R, 4C), and matched objects (R,).
+
+    All are float32, and for one image; foreground comes first.
 
     Fast R-CNN, section 2.3: the objects join the proposals (P, 4); a quarter of the RoIs is
     foreground, and each RoI has targets only in the four columns of its class. Repeated proposals
@@ -191,7 +206,9 @@ def roi_targets(
     labels[: len(fg)] = objects[matched[fg], 4]
     deltas = coder.encode(boxes[fg], objects[matched[fg], :4])
     targets, weights = expand_by_class(deltas, labels, num_classes)
-    return rois, labels, targets, weights
+    own = np.zeros(count, np.float32)
+    own[: len(fg)] = matched[fg]
+    return rois, labels, targets, weights, own
 
 
 def expand_by_class(

@@ -12,9 +12,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mxrcnn.data.coco import dataset_to_coco, load_coco, resolve_coco
+from mxrcnn.config import DataConfig
+from mxrcnn.data import open_dataset
+from mxrcnn.data.coco import dataset_to_coco, load_coco, load_joined, resolve_coco
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.voc import load_voc
+from symnet.masks import decode
 
 TRIANGLE = [10, 10, 30, 10, 20, 30]
 
@@ -388,6 +391,184 @@ def test_entries_that_are_no_objects(folder, document, key, entry):
     with pytest.raises(DataError, match=rf"{key}\[\d\] is not an object"):
         folder.load(document)
     assert len(folder.load(document, skip_bad=True).notes.skipped) == 1
+
+
+# Masks in PNG files
+
+
+def save_mask(path: Path, mode: str = "L", size=(100, 80)) -> np.ndarray:
+    """A PNG with 0, 3 and 200 in it: (80, 100)."""
+    values = np.zeros((80, 100), np.uint8)
+    values[10:30, 20:40], values[40:50, 5:9] = 3, 200
+    picture = Image.fromarray(values)
+    if mode == "P":
+        picture.putpalette([0, 0, 0] * 255 + [9, 9, 9])  # 3 and 200 are as black as 0
+    elif mode == "colours":
+        high = np.where(values == 200, 1, 0).astype(np.uint8)
+        picture = Image.merge("RGB", [picture, Image.fromarray(high), Image.new("L", (100, 80))])
+    else:
+        picture = picture.convert(mode)
+    picture = picture if size == (100, 80) else picture.resize(size)
+    path.parent.mkdir(exist_ok=True)
+    picture.save(path)
+    return values
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGB", "RGBA", "I;16", "1"])
+def test_a_png_is_the_pixels_that_are_not_0(folder, document, mode):
+    values = save_mask(folder.root / "masks" / "a.png", mode if mode != "1" else "L")
+    if mode == "1":
+        Image.fromarray(values != 0).save(folder.root / "masks" / "a.png")
+    document["annotations"][0]["segmentation"] = "masks/a.png"
+    data = folder.load(document)
+    mask, other = data.records[0].masks
+    assert other is None
+    np.testing.assert_array_equal(decode(mask, 80, 100), values != 0)
+    assert json.loads(json.dumps(mask)) == mask
+
+
+@pytest.mark.parametrize(
+    ("mode", "codes"), [("L", (3, 200)), ("P", (3, 200)), ("colours", (3, 456))]
+)
+def test_a_png_of_numbers(folder, document, mode, codes):
+    values = save_mask(folder.root / "ids.png", mode)
+    for entry, code in zip(document["annotations"], codes):
+        entry["segmentation"] = {"png": "ids.png", "value": code}
+    masks = folder.load(document).records[0].masks
+    for mask, code in zip(masks, (3, 200)):
+        np.testing.assert_array_equal(decode(mask, 80, 100), values == code)
+
+
+def test_a_png_may_be_in_the_image_folder_and_is_scored_without_the_file(tmp_path, document):
+    (tmp_path / "images").mkdir()
+    Folder(tmp_path / "images")
+    save_mask(tmp_path / "images" / "m.png")
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps(document))
+    assert load_coco(file).annotation_file == file
+    document["annotations"][0]["segmentation"] = "m.png"
+    file.write_text(json.dumps(document))
+    data = load_coco(file)
+    assert data.annotation_file is None
+    written = json.loads(json.dumps(dataset_to_coco(data)))
+    assert written["annotations"][0]["segmentation"] == data.records[0].masks[0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ("../m.png", r"set\.json: annotations\[0\]\.segmentation: .*is not a file name inside"),
+        ("/etc/hostname", r"annotations\[0\]\.segmentation: .*is not a file name inside"),
+        ({"png": "../m.png", "value": 1}, r"annotations\[0\]\.segmentation: .*not a file name"),
+        ("none.png", r"annotations\[0\]\.segmentation: there is no 'none\.png'"),
+        ({"png": "m.png"}, r"annotations\[0\]\.segmentation is neither"),
+        ({"png": 3, "value": 1}, r"annotations\[0\]\.segmentation is neither"),
+        ({"png": "m.png", "value": 1.5}, r"annotations\[0\]\.segmentation is neither"),
+        ({"png": "m.png", "value": 77}, r"annotations\[0\]\.segmentation: no pixel of .*m\.png"),
+        ("small.png", r"small\.png: the mask is 50 x 80 and the image 100 x 80"),
+        ("broken.png", r"broken\.png: not a readable PNG"),
+        ("picture.jpg", r"picture\.jpg: not a readable PNG"),
+    ],
+    ids=str,
+)
+def test_bad_png_masks(folder, document, segmentation, reason):
+    save_mask(folder.root / "m.png")
+    save_mask(folder.root / "small.png", size=(50, 80))
+    whole = (folder.root / "m.png").read_bytes()
+    (folder.root / "broken.png").write_bytes(whole[: len(whole) - 30])
+    Image.new("RGB", (100, 80)).save(folder.root / "picture.jpg")
+    document["annotations"][0]["segmentation"] = segmentation
+    with pytest.raises(DataError, match=reason):
+        folder.load(document)
+    assert len(folder.load(document, skip_bad=True).notes.skipped) == 1
+
+
+def test_a_png_is_read_again_for_an_image_of_another_size(folder, document):
+    save_mask(folder.root / "m.png")
+    Image.new("RGB", (90, 80)).save(folder.root / "b.png")
+    document["images"][1]["width"] = 90
+    for entry in document["annotations"]:
+        entry["segmentation"] = "m.png"
+    with pytest.raises(DataError, match=r"m\.png: the mask is 100 x 80 and the image 90 x 80"):
+        folder.load(document)
+
+
+# Joined files
+
+
+def second_document():
+    """One image with the id of another file's, and a category in common."""
+    return {
+        "images": [{"id": 7, "file_name": "b.png", "height": 80, "width": 100}],
+        "categories": [{"id": 1, "name": "kiwi"}, {"id": 2, "name": "date"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 1, 5, 5]},
+            {"id": 2, "image_id": 7, "category_id": 2, "bbox": [-1, 1, 5, 5]},
+        ],
+    }
+
+
+def opened(folder: Folder, *documents: dict, **settings: object) -> Dataset:
+    names = [f"{chr(ord('p') + i)}.json" for i in range(len(documents))]
+    for name, document in zip(names, documents):
+        (folder.root / name).write_text(json.dumps(document))
+    data = DataConfig(dataset="coco", root=str(folder.root), **settings)
+    return open_dataset(data, "+".join(names))
+
+
+def test_joined_files_share_classes_by_name(folder, document):
+    data = opened(folder, document, second_document())
+    assert data.class_names == ("date", "fig", "kiwi")
+    assert (data.name, data.annotation_file, data.category_ids) == ("p.json+q.json", None, None)
+    assert [r.image_id for r in data.records] == ["1:7", "1:b", "2:7"]
+    assert [r.classes.tolist() for r in data.records] == [[2, 1], [1], [3, 1]]
+    assert [r.active_classes for r in data.records] == [(0, 1, 2), (0, 1, 2), (0, 1, 3)]
+    assert data.notes.clipped == 1
+    written = dataset_to_coco(data)
+    assert {a["category_id"] for a in written["annotations"]} == {1, 2, 3}
+
+
+def test_joined_files_of_the_same_classes_have_all_active(folder, document):
+    other = second_document()
+    other["categories"] = [{"id": 1, "name": "fig"}, {"id": 2, "name": "date"}]
+    other["images"][0]["id"] = other["annotations"][0]["image_id"] = 8
+    other["annotations"][1]["image_id"] = 8
+    data = opened(folder, document, other)
+    assert data.class_names == ("date", "fig")
+    assert [r.image_id for r in data.records] == [7, "b", 8]
+    assert {r.active_classes for r in data.records} == {None}
+    assert data.records[2].classes.tolist() == [2, 1]
+
+
+def test_one_file_has_all_active_and_its_own_annotation_file(folder, document):
+    data = opened(folder, document)
+    assert {r.active_classes for r in data.records} == {None}
+    assert data.annotation_file == folder.root / "p.json"
+    (folder.root / "p+q.json").write_text(json.dumps(document))  # one file with a + in its name
+    config = DataConfig(dataset="coco", root=str(folder.root))
+    assert open_dataset(config, "p+q.json").annotation_file == folder.root / "p+q.json"
+
+
+def test_given_classes_of_joined_files(folder, document):
+    data = opened(folder, document, second_document(), class_names=("kiwi", "fig"))
+    assert data.class_names == ("kiwi", "fig")
+    assert [r.classes.tolist() for r in data.records] == [[2], [], [1]]
+    assert [r.active_classes for r in data.records] == [(0, 2), (0, 2), (0, 1)]
+    with pytest.raises(DataError, match=r"p\.json and q\.json: no category 'figs'.*'fig'"):
+        opened(folder, document, second_document(), class_names=("kiwi", "fig", "figs"))
+    with pytest.raises(DataError, match=r"q\.json: has none of the categories fig"):
+        opened(folder, document, second_document(), class_names=("fig",))
+
+
+def test_a_file_twice_or_broken(folder, document):
+    folder.load(document)
+    with pytest.raises(DataError, match=r"set\.json: is there twice"):
+        load_joined([(folder.file, folder.root)] * 2, "x")
+    broken = second_document()
+    broken["annotations"][0]["image_id"] = 99
+    with pytest.raises(DataError, match=r"q\.json: annotations\[0\]\.image_id"):
+        opened(folder, document, broken)
+    assert len(opened(folder, document, broken, skip_bad=True).notes.skipped) == 1
 
 
 # Layouts

@@ -6,20 +6,26 @@ import colorsys
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from mxrcnn.data import synthetic
+import mxrcnn.data as data_package
+from mxrcnn.config import DataConfig
+from mxrcnn.data import open_dataset, synthetic
 from mxrcnn.data.coco import load_coco, resolve_coco
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError
 from mxrcnn.data.synthetic import LARGEST, MARKER, SHAPES, ensure_synthetic, write_synthetic
+from mxrcnn.data.transforms import load_sample
 from mxrcnn.data.voc import load_voc
+from symnet.masks import unpack
 
 NUMBER = 120
+SMALL = {"num_train": 3, "num_test": 2, "size": (64, 80), "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +178,34 @@ def test_wrong_arguments(tmp_path, wrong):
     assert not (tmp_path / "x").exists()
 
 
-# ensure_synthetic
+# Training with masks
 
-SMALL = {"num_train": 3, "num_test": 2, "size": (64, 80), "seed": 5}
+
+@pytest.mark.parametrize("dataset", ["coco", "synthetic"])
+def test_masks_are_loaded_by_either_name(tmp_path, monkeypatch, dataset):
+    """`--dataset coco --data-root data/synthetic`, and the synthetic set itself."""
+    root = ensure_synthetic(tmp_path / "set", **SMALL)
+    monkeypatch.setattr(
+        data_package, "ensure_synthetic", lambda root: ensure_synthetic(root, **SMALL)
+    )
+    data = DataConfig(dataset=dataset, root=str(root), masks=True, short_side=128, long_side=0)
+    prefix = "2007_" if dataset == "synthetic" else ""
+    assert len(open_dataset(data, f"{prefix}test")) == 2
+    both = open_dataset(data, f"{prefix}train+{prefix}test")
+    assert both.class_names == SHAPES
+    assert {r.active_classes for r in both.records} == {None}
+    assert len(both) == 5
+    assert sum(map(len, both.records)) > 0
+    for record in both.records:
+        sample = load_sample(record, data)
+        for mask, box in zip(unpack(sample.gt_masks, sample.size[1]), sample.gt_boxes):
+            y, x = np.nonzero(mask)
+            assert box[:4].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    plain = open_dataset(replace(data, dataset="synthetic", masks=False), "2007_train")
+    assert {r.masks for r in plain.records} == {None}
+
+
+# ensure_synthetic
 
 
 def test_ensure_writes_once(tmp_path):

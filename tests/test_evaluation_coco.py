@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_utils
 
+from mxrcnn.config import make_config
+from mxrcnn.data.coco import load_coco, resolve_coco
 from mxrcnn.data.records import DataError, Dataset, Detections
 from mxrcnn.evaluation.coco import METRICS, detections_to_coco, evaluate_coco
+from mxrcnn.evaluation.run import draw_extremes, score
 from mxrcnn.evaluation.submission import write_coco_results
+from symnet.masks import decode, encode
 from tests.test_evaluation_voc import found, record
 
 PUBLISHED = {
@@ -136,6 +142,101 @@ def test_round_trip_of_the_truth_has_ap_one():
     report = evaluate_coco(small_truth(), detections_to_coco(detections, dataset()))
     assert report.metrics["AP"] == pytest.approx(1)
     assert report.metrics["APl"] == -1
+
+
+# Boxes and masks in one report
+
+
+def published_case(shared_data) -> tuple[Dataset, dict]:
+    """The 100 images and, as detections, the official masks; a box is the mask's own."""
+    folder = shared_data / "eval_coco"
+    truth = load_coco(folder / "instances_val2014_100.json", require_images=False)
+    results = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())
+    class_of = {category_id: k for k, category_id in enumerate(truth.category_ids, 1)}
+    detections = {}
+    for image_id in dict.fromkeys(r["image_id"] for r in results):
+        mine = [r for r in results if r["image_id"] == image_id]
+        boxes = [mask_utils.toBbox(r["segmentation"]) for r in mine]
+        corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+        scores, classes = zip(*[(r["score"], class_of[r["category_id"]]) for r in mine])
+        plain = found(corners, scores, classes)
+        masks = [r["segmentation"] for r in mine]
+        detections[image_id] = Detections(plain.boxes, plain.scores, plain.classes, masks)
+    return truth, detections
+
+
+def test_score_has_published_mask_numbers_beside_those_of_boxes(shared_data):
+    truth, detections = published_case(shared_data)
+    report = score(truth, detections, "coco")
+    expected = [float(number) for number in PUBLISHED["segm"].split()]
+    segm = [report.metrics[f"segm_{name}"] for name in METRICS]
+    np.testing.assert_allclose(segm, expected, atol=2e-4)  # scores are float32: some are equal now
+    assert list(report.metrics) == [*METRICS, *(f"segm_{name}" for name in METRICS)]
+    assert report.metrics["AP"] != report.metrics["segm_AP"]
+    for row in report.per_class.values():
+        assert list(row)[-2:] == ["segm_AP", "segm_AP50"]
+    measured = [row["segm_AP"] for row in report.per_class.values() if row["segm_AP"] >= 0]
+    assert np.mean(measured) == pytest.approx(report.metrics["segm_AP"])
+    assert "COCO segm metrics, pycocotools" in report.notes
+    head = report.table().splitlines()[0]
+    assert head.endswith("segm AP  segm AP50")
+    assert max(map(len, report.table().splitlines())) < 100
+    unmasked = {i: found(d.boxes, d.scores, d.classes) for i, d in detections.items()}
+    assert list(score(truth, unmasked, "coco").metrics) == list(METRICS)
+
+
+def masked_detection() -> dict:
+    """What finds the object of `small_truth` exactly, box and mask."""
+    plain = found([(2, 2, 12, 12)], [0.9])
+    rle = mask_utils.merge(mask_utils.frPyObjects(SQUARE, 30, 40))
+    return {1: Detections(plain.boxes, plain.scores, plain.classes, [rle])}
+
+
+@pytest.mark.parametrize("masks", [None, ([], SQUARE), (None, SQUARE)])
+def test_objects_without_masks_leave_segm_out_with_a_note(masks):
+    records = [record(1, [(2, 2, 12, 12), (20, 20, 30, 30)])]
+    if masks is not None:
+        records = [replace(records[0], masks=masks)]
+    truth = Dataset("small", ("cat",), tuple(records))
+    report = score(truth, masked_detection(), "coco")
+    assert list(report.metrics) == list(METRICS)
+    note = next(n for n in report.notes if n.startswith("no segm metrics"))
+    assert note.endswith(f"{2 if masks is None else 1} of the 2 objects have no mask")
+
+
+def test_sizes_that_the_file_lacks_are_those_of_the_images(tmp_path):
+    """pycocotools needs them to draw polygons."""
+    document = small_truth()
+    document["images"] = [{"id": 1, "file_name": "a.png"}]
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps(document))
+    report = score(load_coco(file, class_names=["cat", "dog"]), masked_detection(), "coco")
+    assert report.metrics["segm_AP"] == pytest.approx(1)
+
+
+def test_a_detector_of_masks_that_finds_nothing():
+    truth = Dataset("small", ("cat",), (replace(record(1, [(2, 2, 12, 12)]), masks=(SQUARE,)),))
+    none = Detections.empty()
+    nothing = {1: Detections(none.boxes, none.scores, none.classes, [])}
+    assert score(truth, nothing, "coco").metrics["segm_AP"] == 0
+
+
+def test_pictures_show_masks_of_both_sides(shared_data, tmp_path):
+    data = load_coco(*resolve_coco(shared_data / "fruits_nuts", "trainval"))
+    data = replace(data, records=data.records[:1])
+    first = data.records[0]
+    answers = found(first.boxes, np.full(len(first), 0.9), first.classes)
+    masks = [encode(decode(m, first.height, first.width)) for m in first.masks]
+    shown = Detections(answers.boxes, answers.scores, answers.classes, masks)
+    pictures = [
+        np.asarray(Image.open(draw_extremes(data, {first.image_id: d}, make_config(), out, 1)[0]))
+        for d, out in ((answers, tmp_path / "a"), (shown, tmp_path / "b"))
+    ]
+    middle = pictures[0].shape[1] // 2
+    changed = np.abs(pictures[0].astype(int) - pictures[1]).sum(axis=2) > 60
+    assert changed[:, middle + 20 :].mean() > 0.02
+    assert not changed[:, : middle - 20].any()
 
 
 @pytest.mark.parametrize(

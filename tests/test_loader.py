@@ -27,6 +27,7 @@ from mxrcnn.data import loader as loading
 from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import BatchPlan, Loader, TrainingPlan, make_training_batch, training_loader
 from mxrcnn.data.records import DataError
+from symnet.masks import unpack
 from tests.factories import Picture, make_dataset, make_record, make_voc, tiny_config, truncate
 
 REPO = Path(__file__).resolve().parent.parent
@@ -230,6 +231,86 @@ def test_arrays_of_a_batch(voc_config):
             assert objects.tolist() == [len(record) for record in made.records]
             assert (batch.data["gt_boxes"][batch.data["gt_boxes"][:, :, 4] <= 0] == -1).all()
             assert all(array.dtype == np.float32 for array in batch.labels.values())
+
+
+def masked_config(root: Path, **settings):
+    data = {"data.dataset": "coco", "data.root": str(root), "data.masks": True}
+    sides = {"data.short_side": 90, "data.long_side": 120, "train.batch_size": 2}
+    return override(tiny_config(model__num_classes=4), {**data, **sides, **settings})
+
+
+def test_masks_of_a_batch_are_those_of_its_samples(shared_data):
+    config = masked_config(shared_data / "fruits_nuts")
+    dataset = open_dataset(config.data, "trainval")
+    plan = TrainingPlan(dataset, config)
+    batch_plan = next(p for p in plan.epoch(0) if p.flips == (True, False))
+    batch = make_training_batch(config, plan.capacity, batch_plan)
+    height, width = batch_plan.size
+    masks = batch.data["gt_masks"]
+    assert masks.shape == (2, plan.capacity, height, width // 8)
+    assert masks.dtype == np.uint8
+    for got, record, flip in zip(masks, batch_plan.records, batch_plan.flips):
+        sample = loading.load_sample(record, config.data, flip)
+        h, w = sample.size
+        assert not got[len(record) :].any()
+        bits = unpack(got[: len(record)], width)
+        np.testing.assert_array_equal(bits[:, :h, :w], unpack(sample.gt_masks, w))
+        assert not bits[:, h:].any()
+        assert not bits[:, :, w:].any()
+        assert bits.any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(batch.data["active_classes"], np.ones((2, 4), np.float32))
+    assert batch.data["active_classes"].dtype == np.float32
+
+
+def test_mini_masks_of_a_batch(shared_data):
+    config = masked_config(shared_data / "fruits_nuts", **{"data.mini_mask": 20})
+    plan = TrainingPlan(open_dataset(config.data, "trainval"), config)
+    masks = make_training_batch(config, plan.capacity, plan.epoch(0)[0]).data["gt_masks"]
+    assert masks.shape == (2, plan.capacity, 20, 3)
+    assert (unpack(masks, 24)[..., 20:] == 0).all()
+    assert unpack(masks, 20).any()
+
+
+def test_active_classes_are_the_records(shared_data):
+    config = masked_config(shared_data / "fruits_nuts")
+    dataset = open_dataset(config.data, "trainval")
+    records = [replace(r, active_classes=(0, 2)) for r in dataset.records[:1]]
+    plan = TrainingPlan(replace(dataset, records=(*records, dataset.records[1])), config)
+    rows = []
+    for batch_plan in plan.epoch(0):
+        got = make_training_batch(config, plan.capacity, batch_plan).data["active_classes"]
+        want = [[1, 0, 1, 0] if r.active_classes else [1] * 4 for r in batch_plan.records]
+        np.testing.assert_array_equal(got, want)
+        rows += want
+    assert [1, 0, 1, 0] in rows
+    assert [1] * 4 in rows
+
+
+def test_a_plan_names_objects_without_masks_at_the_start():
+    records = [make_record("0"), replace(make_record("1"), path=Path("bare.jpg"))]
+    records[0] = replace(records[0], masks=([[1, 1, 5, 1, 5, 5]],))
+    with pytest.raises(DataError, match=r"bare\.jpg: object 0 has no mask"):
+        TrainingPlan(make_dataset(records), tiny_config(data__masks=True))
+    TrainingPlan(make_dataset(records), tiny_config())
+
+
+def test_without_masks_a_batch_is_as_ever_and_testing_needs_none(voc_config):
+    (batch,) = batches_of(voc_config, num_workers=0, count=1)
+    assert set(batch.data) == {"data", "im_info", "gt_boxes"}
+    data = replace(voc_config.data, masks=True)
+    dataset = open_dataset(voc_config.data, voc_config.data.imageset)
+    for plan in loading.test_plans(dataset, data, 32, 1):
+        assert set(loading.make_test_batch(data, plan).data) == {"data", "im_info"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_square_batches_have_one_shape(batch_size):
+    square = {"data__square": True, "data__long_side": 100, "data__short_side": 80}
+    plan = plan_of(train__batch_size=batch_size, **square)
+    assert {b.size for b in plan.epoch(0)} == {(128, 128)} == {plan.largest_size()}
+    dataset = make_dataset([make_record(str(i), size) for i, size in enumerate(MIXED)])
+    plans = loading.test_plans(dataset, tiny_config(**square).data, 32, batch_size)
+    assert {p.size for p in plans} == {(128, 128)}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

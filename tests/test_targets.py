@@ -128,7 +128,7 @@ def roi(proposals, gt_boxes, num_classes=21, count=128, seed=0, **options):
         RoISampling(num_samples=count, **options),
         ROI_CODER,
         np.random.default_rng(seed),
-    )
+    )[:4]
 
 
 def random_proposals(rng, count, objects, height=600, width=1000):

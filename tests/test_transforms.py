@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from mxrcnn.config import DataConfig
+from mxrcnn.config import ConfigError, DataConfig, make_config, override
+from mxrcnn.data.coco import load_coco, resolve_coco
 from mxrcnn.data.images import ORIENTATION_TAG, read_image
 from mxrcnn.data.records import DataError
 from mxrcnn.data.transforms import (
@@ -19,11 +22,14 @@ from mxrcnn.data.transforms import (
     normalise,
     padded_size,
     prepare_image,
+    resize_linear,
     resized_size,
     stack_images,
+    stack_masks,
     trainable_objects,
 )
 from mxrcnn.data.voc import load_voc
+from symnet.masks import decode, encode, rasterise, unpack
 from tests.factories import Picture, make_record, make_voc, noise
 
 #: pixels as they are: no resizing, no mean
@@ -97,6 +103,81 @@ def test_tiny_and_thin_images_become_samples(size):
     assert sample.im_info.tolist() == pytest.approx([*sample.size, sample.im_info[2]])
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "rounded", "floored"),
+    [(333, 500, (600, 901), (600, 900)), (480, 640, (600, 800), (600, 800))],
+)
+def test_sides_are_rounded_or_cut(height, width, rounded, floored):
+    for way, want in (("round", rounded), ("floor", floored)):
+        assert resized_size(height, width, DataConfig(size_rounding=way))[:2] == want
+
+
+@given(SIDES, SIDES)
+def test_floor_is_torchvisions_size(height, width):
+    data = DataConfig(short_side=800, long_side=1333, size_rounding="floor")
+    scale = min(800 / min(height, width), 1333 / max(height, width))
+    want = [max(1, math.floor(side * scale)) for side in (height, width)]
+    assert list(resized_size(height, width, data)[:2]) == want
+
+
+@given(SIDES, SIDES)
+def test_square_images_have_one_shape(height, width):
+    data = DataConfig(short_side=80, long_side=100, square=True)
+    size = resized_size(height, width, data)[:2]
+    assert padded_size([size], 1, data.least_padded_side) == (100, 100)
+    assert padded_size([size], 32, data.least_padded_side) == (128, 128)
+    plain = replace(data, square=False)
+    assert padded_size([size], 32, plain.least_padded_side) == padded_size([size], 32)
+
+
+def test_wrong_settings_are_named():
+    for key, value in (("resize", "cubic"), ("size_rounding", "up"), ("mini_mask", -1)):
+        with pytest.raises(ConfigError, match=rf"{key}={value!r}"):
+            override(make_config(), {key: value})
+    with pytest.raises(ConfigError, match="square"):
+        DataConfig(square=True, long_side=0)
+
+
+# Resizing without antialiasing
+
+
+def slow_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """torch's interpolate(mode="bilinear", align_corners=False), pixel by pixel."""
+    h, w = image.shape[1:]
+    out = np.zeros((3, height, width))
+    for i in range(height):
+        for j in range(width):
+            y, x = (max((k + 0.5) * a / b - 0.5, 0) for k, a, b in ((i, h, height), (j, w, width)))
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
+            top = image[:, y0, x0] * (1 - x + x0) + image[:, y0, x1] * (x - x0)
+            bottom = image[:, y1, x0] * (1 - x + x0) + image[:, y1, x1] * (x - x0)
+            out[:, i, j] = top * (1 - y + y0) + bottom * (y - y0)
+    return out
+
+
+@pytest.mark.parametrize("size", [(7, 9), (14, 27), (3, 4), (1, 1), (7, 30), (20, 2)])
+def test_linear_is_torchs_interpolation(size):
+    image = np.random.default_rng(0).normal(size=(3, 7, 9)).astype(np.float32)
+    got = resize_linear(image, *size)
+    assert got.dtype == np.float32
+    assert got.flags.c_contiguous
+    np.testing.assert_allclose(got, slow_linear(image, *size), atol=1e-5)
+
+
+def test_linear_normalises_first_and_mirrors_exactly():
+    pixels = np.asarray(noise((30, 41)))
+    data = DataConfig(short_side=20, long_side=0, std=(50, 60, 70), resize="linear")
+    plain, flipped = (prepare_image(pixels, data, flip) for flip in (False, True))
+    assert plain.size == (20, 27)
+    np.testing.assert_array_equal(flipped.image, plain.image[:, :, ::-1])
+    want = slow_linear(normalise(pixels, data), 20, 27)
+    np.testing.assert_allclose(plain.image, want, atol=1e-4)
+    assert np.abs(plain.image - prepare_image(pixels, DataConfig(short_side=20)).image).max() > 0.1
+    same = replace(data, short_side=0)
+    np.testing.assert_array_equal(prepare_image(pixels, same).image, normalise(pixels, data))
+
+
 # Boxes
 
 
@@ -167,6 +248,109 @@ def test_crowds_and_difficult_objects_are_not_learnt(tmp_path, use_difficult, ke
     assert trainable_objects(record, data).tolist() == kept
     sample = load_sample(record, data)
     np.testing.assert_array_equal(sample.gt_boxes[:, :4], np.array(boxes)[np.array(kept, bool)])
+
+
+# Masks
+
+POLYGON = [[10, 20, 50, 20, 50, 60, 10, 60]]
+
+
+def with_mask(tmp_path: Path, mask: object = POLYGON, **flags: list[bool]):
+    record = make_record(path=saved(noise((80, 100)), tmp_path / "a.png"), **flags)
+    return replace(record, masks=(mask,))
+
+
+def masks_of(sample: Sample) -> np.ndarray:
+    return unpack(sample.gt_masks, sample.size[1])
+
+
+def test_no_masks_unless_asked(tmp_path):
+    record = make_record(path=saved(noise((80, 100)), tmp_path / "a.png"))
+    assert load_sample(record, DataConfig()).gt_masks is None
+    assert load_sample(with_mask(tmp_path), DataConfig()).gt_masks is None
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("kind", ["polygon", "rle"])
+@pytest.mark.parametrize("resize", ["antialias", "linear"])
+def test_the_mask_follows_the_box(tmp_path, kind, flip, resize):
+    mask = POLYGON if kind == "polygon" else encode(decode(POLYGON, 80, 100))
+    data = DataConfig(short_side=160, long_side=0, masks=True, resize=resize)
+    sample = load_sample(with_mask(tmp_path, mask), data, flip)
+    assert sample.gt_masks.shape == (1, 160, 25)
+    x1, y1, x2, y2 = sample.gt_boxes[0, :4].astype(int)
+    want = np.zeros((160, 200), bool)
+    want[y1:y2, x1:x2] = True
+    np.testing.assert_array_equal(masks_of(sample)[0], want)
+
+
+@pytest.mark.parametrize("width", [96, 101])
+def test_a_mirrored_sample_has_mirrored_masks(tmp_path, width):
+    triangle = [[10, 20, 50, 30, 20, 60]]
+    record = replace(
+        make_record(size=(80, width), path=saved(noise((80, width)), tmp_path / "a.png")),
+        masks=(triangle,),
+    )
+    for side, mini in ((0, 0), (47, 0), (0, 16)):
+        data = DataConfig(short_side=side, long_side=0, masks=True, mini_mask=mini)
+        plain, flipped = (load_sample(record, data, flip) for flip in (False, True))
+        bits = mini or plain.size[1]
+        first, second = (unpack(s.gt_masks, bits) for s in (plain, flipped))
+        assert first.any()
+        np.testing.assert_array_equal(second, first[..., ::-1])
+
+
+def test_mini_masks_lie_in_their_boxes(tmp_path):
+    left_half = [[10, 20, 30, 20, 30, 60, 10, 60]]
+    data = DataConfig(short_side=160, long_side=0, masks=True, mini_mask=16)
+    sample = load_sample(with_mask(tmp_path, left_half), data)
+    assert sample.gt_masks.shape == (1, 16, 2)
+    want = np.tile(np.arange(16) < 8, (16, 1))
+    np.testing.assert_array_equal(unpack(sample.gt_masks, 16)[0], want)
+
+
+def test_only_what_is_learnt_needs_a_mask(tmp_path):
+    data = DataConfig(short_side=0, long_side=0, masks=True)
+    for flags in ({}, {"crowd": [False]}, {"difficult": [False]}):
+        with pytest.raises(DataError, match=r"a\.png: object 0 has no mask"):
+            load_sample(with_mask(tmp_path, None, **flags), data)
+    with pytest.raises(DataError, match=r"a\.png: object 0 has no mask"):
+        load_sample(replace(with_mask(tmp_path), masks=None), data)
+    for flags in ({"crowd": [True]}, {"difficult": [True]}):
+        assert load_sample(with_mask(tmp_path, None, **flags), data).gt_masks.shape == (0, 80, 13)
+
+
+@pytest.mark.parametrize(
+    "mask", [{"size": [80, 99], "counts": [7920]}, {"size": [80, 100], "counts": "04L0"}]
+)
+def test_a_broken_mask_is_named(tmp_path, mask):
+    with pytest.raises(DataError, match=r"a\.png: the mask of object 0: RLE"):
+        load_sample(with_mask(tmp_path, mask), DataConfig(masks=True))
+
+
+def test_masks_of_photos_frame_their_boxes(shared_data):
+    data = DataConfig(short_side=300, long_side=500, masks=True, size_rounding="floor")
+    dataset = load_coco(*resolve_coco(shared_data / "fruits_nuts", "trainval"))
+    for record in dataset.records[:4]:
+        sample = load_sample(record, data)
+        masks = masks_of(sample)
+        assert len(masks) == len(record)
+        for mask, box, polygons in zip(masks, sample.gt_boxes, record.masks):
+            rows, columns = np.nonzero(mask)
+            seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(seen, box[:4], atol=1.6)
+            np.testing.assert_array_equal(mask, rasterise(polygons, (600, 800), sample.size))
+
+
+def test_padded_masks():
+    masks = [np.full((2, 5, 3), 255, np.uint8), np.zeros((0, 8, 1), np.uint8)]
+    image = np.zeros((3, 5, 20), np.float32)
+    samples = [Sample(image, np.zeros(3), np.zeros((len(m), 5)), m) for m in masks]
+    batch = stack_masks(samples, 4, (8, 33))
+    assert batch.shape == (2, 4, 8, 5)
+    assert batch.dtype == np.uint8
+    assert (batch[0, :2, :5, :3] == 255).all()
+    assert batch.sum() == 2 * 5 * 3 * 255
 
 
 # Colour

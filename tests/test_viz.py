@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from mxrcnn import viz
 from mxrcnn.data.records import Detections
 from mxrcnn.evaluation.report import Report
 from mxrcnn.evaluation.voc import evaluate_voc
+from symnet.masks import encode
 from tests.test_evaluation_voc import found, random_case, record
 
 NAMES = ["cat", "a/b: $x^$", "dog"]
@@ -94,8 +96,6 @@ def test_hard_objects_are_dashed():
 
 
 def test_masks_are_tinted():
-    import dataclasses
-
     polygon = [[60, 70, 100, 70, 100, 110, 60, 110]]
     plain = record(1, [(50, 60, 150, 160)])
     image = grey()
@@ -109,6 +109,66 @@ def test_masks_are_tinted():
     tinted = drawn_on(image, viz.draw_detections(image, found_mask, NAMES))
     assert tinted[:, :80].all()
     assert not tinted[75:150, 90:140].any()
+
+
+def with_masks(boxes, masks, classes) -> Detections:
+    plain = found(boxes, np.linspace(0.9, 0.8, len(boxes)), classes)
+    return Detections(plain.boxes, plain.scores, plain.classes, masks)
+
+
+def test_a_mask_is_translucent_inside_its_outline():
+    image = grey()
+    square = np.zeros(image.shape[:2], bool)
+    square[80:140, 70:120] = True
+    detections = with_masks([(50, 60, 150, 160)], [encode(square)], [1])
+    picture = np.asarray(viz.draw_detections(image, detections, NAMES))
+    color = np.array(viz.class_color(1))
+    assert (picture[110, 95] == (0.55 * 128 + 0.45 * color).round()).all()
+    for y, x in ((80, 95), (139, 95), (110, 70), (110, 119)):
+        assert (picture[y, x] == color).all()
+    for y, x in ((79, 95), (140, 95), (110, 69), (110, 120)):
+        assert (picture[y, x] == 128).all()
+    assert (image == 128).all()
+
+
+def test_outlines_follow_holes_and_the_images_edge_and_get_thicker():
+    def outline(scale):
+        ring = np.zeros((200 * scale, 300 * scale), bool)
+        ring[: 100 * scale, : 100 * scale] = True
+        ring[40 * scale : 60 * scale, 40 * scale : 60 * scale] = False
+        box = [(200 * scale, 150 * scale, 210 * scale, 160 * scale)]
+        detections = with_masks(box, [encode(ring)], [1])
+        picture = viz.draw_detections(grey(*ring.shape), detections, NAMES)
+        return is_color(picture, 1)[: 100 * scale, : 100 * scale]
+
+    seen = outline(1)
+    assert seen[0, 50]  # the image's edge
+    assert seen[50, 39]  # around the hole
+    assert not seen[50, 20]
+    assert not seen[50, 50]
+    assert outline(6)[20 * 6].sum() >= 2 * seen[20].sum() > 0
+
+
+def test_better_masks_lie_over_worse_ones_and_empty_ones_are_nothing():
+    image = grey()
+    left, right, none = (np.zeros(image.shape[:2], bool) for _ in range(3))
+    left[80:140, 70:120] = True
+    right[80:140, 100:150] = True
+    boxes = [(10, 10, 20, 20)] * 3
+    masks = [encode(left), encode(right), encode(none)]
+    picture = viz.draw_detections(image, with_masks(boxes, masks, [1, 3, 2]), NAMES)
+    assert is_color(picture, 1)[110, 119]
+    assert not is_color(picture, 3)[110, 100]
+    assert is_color(picture, 3)[110, 149]
+
+
+def test_objects_with_and_without_masks():
+    polygon = [[60, 70, 100, 70, 100, 110, 60, 110]]
+    both = record(1, [(50, 60, 110, 120), (150, 60, 210, 120)])
+    both = dataclasses.replace(both, masks=(polygon, None))
+    changed = drawn_on(grey(), viz.draw_ground_truth(grey(), both, NAMES))
+    assert changed[75:105, 65:95].all()
+    assert not changed[75:105, 165:195].any()
 
 
 def test_comparison_shows_both_sides(shared_data):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Union
 
 from mxrcnn.config import ConfigError, DataConfig
-from mxrcnn.data.coco import load_coco, resolve_coco
+from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.synthetic import ensure_synthetic
@@ -22,12 +23,21 @@ def _open_voc(data: DataConfig, imageset: str, class_names: ClassNames) -> Datas
 
 
 def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
-    annotation_file, image_root = resolve_coco(data.root, imageset)
-    return load_coco(annotation_file, image_root, class_names, data.skip_bad, data.exif_orientation)
+    is_file = any(Path(place, imageset).is_file() for place in (data.root, "."))
+    parts = [imageset] if is_file else imageset.split("+")  # a file's own name may have a +
+    files = [resolve_coco(data.root, part.strip()) for part in parts]
+    if len(files) > 1:
+        return load_joined(files, imageset, class_names, data.skip_bad, data.exif_orientation)
+    return load_coco(*files[0], class_names, data.skip_bad, data.exif_orientation)
 
 
 def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
-    return _open_voc(replace(data, root=str(ensure_synthetic(data.root))), imageset, class_names)
+    """Its VOC files; its COCO ones, where masks are, if masks are wanted: `2007_train` is train."""
+    data = replace(data, root=str(ensure_synthetic(data.root)))
+    if not data.masks:
+        return _open_voc(data, imageset, class_names)
+    splits = (part.strip().removeprefix("2007_") for part in imageset.split("+"))
+    return _open_coco(data, "+".join(splits), class_names)
 
 
 #: the kinds of data set, as in `--dataset`

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from mxrcnn.data.images import image_size, path_inside
@@ -26,6 +28,7 @@ from mxrcnn.data.records import (
     clean_boxes,
 )
 from mxrcnn.data.voc import PROGRESS_FROM, check_class_names, closest, skipping
+from symnet.masks import encode
 
 IMAGE_FOLDERS = (".", "images", "JPEGImages", "VOC2007/JPEGImages")
 
@@ -69,19 +72,107 @@ def load_coco(
 
     `difficult` is the annotation's `ignore`. `masks` are the `segmentation` entries as they are,
     None for an object without one; records have `masks=None` if no object of the file has one.
+    Besides COCO's kinds a segmentation may name a PNG file beside the JSON or in the image folder,
+    of the image's size: "masks/1.png", whose pixels other than 0 are the mask, or {"png":
+    "masks/1.png", "value": 3}. They become RLE, and `annotation_file` is then None, as COCO's own
+    tools cannot read that file. (Pixels of colour pictures count as red + 256 green + 65536 blue.)
     Raises DataError, naming file, entry and field; broken categories raise even with skip_bad.
     """
     path = Path(annotation_file)
     document = _read_json(path)
-    notes = DataNotes()
     categories = _categories(path, document)
-    names, ids = _choose_classes(path, categories, class_names)
+    classes = _choose_classes(path, categories, class_names)
     entries = _entries(path, document, "images")
     rules = _ImageRules(
         path, _image_root(path, image_root, entries), exif_orientation, require_images
     )
-    images = _read_images(rules, entries, notes, skip_bad)
-    objects = _read_objects(path, document, images, categories, notes, skip_bad)
+    return _load(document, categories, classes, rules, skip_bad)
+
+
+def load_joined(
+    files: Sequence[tuple[Path, Path]],
+    name: str,
+    class_names: Sequence[str] | str = "auto",
+    skip_bad: bool = False,
+    exif_orientation: bool = False,
+) -> Dataset:
+    """Several COCO files, each with its image folder, as one data set called `name`.
+
+    Categories with the same name are one class. The classes are those of all files, in the order in
+    which the files name them, or `class_names`; a file need not have all of them, and where files
+    differ, `active_classes` of a record are those of its file, with the background. Image ids that
+    two files share get their file's number in front, "1:17" and "2:17". Raises DataError as
+    `load_coco` does, for a file that is there twice and for one with none of the classes.
+    """
+    paths = [path for path, _ in files]
+    repeated = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
+    if repeated is not None:
+        raise DataError(repeated, f"is there twice in {name}")
+    wanted = None if class_names == "auto" else check_class_names(paths[0], class_names)
+    parts = []
+    for path, image_root in files:
+        document = _read_json(path)
+        categories = _categories(path, document)
+        rules = _ImageRules(path, image_root, exif_orientation, require_images=True)
+        classes = _classes_here(path, categories, wanted)
+        parts.append(_load(document, categories, classes, rules, skip_bad))
+    there = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+    missing = next((k for k in wanted or () if k not in there), None)
+    if missing is not None:
+        where = " and ".join(path.name for path in paths)
+        near = closest(missing, there)
+        raise DataError(where, f"no category {missing!r}; the closest there is {near!r}")
+    return _joined(name, parts, wanted or there)
+
+
+def _classes_here(
+    path: Path, categories: dict[int, str], wanted: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(class names, category ids) of those wanted classes that a file has; None wants all."""
+    if wanted is None:
+        return _choose_classes(path, categories, None)
+    here = [name for name in wanted if name in categories.values()]
+    if not here:
+        raise DataError(path, f"has none of the categories {', '.join(wanted)}")
+    return _choose_classes(path, categories, here)
+
+
+def _joined(name: str, parts: Sequence[Dataset], class_names: tuple[str, ...]) -> Dataset:
+    ids = [record.image_id for part in parts for record in part.records]
+    shared = len(set(ids)) < len(ids)
+    differ = len({frozenset(part.class_names) for part in parts}) > 1
+    records: list[ImageRecord] = []
+    notes = DataNotes()
+    for number, part in enumerate(parts, start=1):
+        own = np.array([0, *(class_names.index(k) + 1 for k in part.class_names)], np.int64)
+        active = tuple(sorted(own.tolist())) if differ else None
+        for record in part.records:
+            image_id = f"{number}:{record.image_id}" if shared else record.image_id
+            records.append(
+                replace(
+                    record,
+                    image_id=image_id,
+                    classes=own[record.classes],
+                    active_classes=active,
+                )
+            )
+        notes.add(part.notes)
+    return Dataset(name, class_names, tuple(records), notes)
+
+
+def _load(
+    document: dict[str, Any],
+    categories: dict[int, str],
+    classes: tuple[tuple[str, ...], tuple[int, ...]],
+    rules: _ImageRules,
+    skip_bad: bool,
+) -> Dataset:
+    """The Dataset of a document; classes are names and category ids."""
+    path, notes = rules.annotation_file, DataNotes()
+    names, ids = classes
+    images = _read_images(rules, _entries(path, document, "images"), notes, skip_bad)
+    pictures = _MaskPictures((path.parent, rules.root))
+    objects = _read_objects(path, document, images, categories, pictures, notes, skip_bad)
     with_masks = any(o.mask is not None for group in objects.values() for o in group)
     class_of = {category_id: k for k, category_id in enumerate(ids, start=1)}
     records = tuple(
@@ -98,7 +189,7 @@ def load_coco(
         records=records,
         notes=notes,
         category_ids=ids,
-        annotation_file=path,
+        annotation_file=None if pictures.used else path,
     )
 
 
@@ -349,6 +440,7 @@ def _read_objects(
     document: dict[str, Any],
     images: dict[ImageId, _Image | None],
     categories: dict[int, str],
+    pictures: _MaskPictures,
     notes: DataNotes,
     skip_bad: bool,
 ) -> dict[ImageId, list[_Object]]:
@@ -359,10 +451,13 @@ def _read_objects(
         where = f"annotations[{index}]"
         with skipping(notes, skip_bad):
             image_id = _known(path, where, entry, "image_id", images)
-            if images[image_id] is None:
+            image = images[image_id]
+            if image is None:
                 continue
             _check_new_id(path, where, entry, seen)
-            objects.setdefault(image_id, []).append(_read_object(path, where, entry, categories))
+            read = _read_object(path, where, entry, categories)
+            mask = pictures.fold(path, where, read.mask, image)
+            objects.setdefault(image_id, []).append(read._replace(mask=mask))
     return objects
 
 
@@ -413,10 +508,14 @@ def _flag(path: Path, where: str, entry: dict[str, Any], key: str) -> bool:
 
 
 def _mask(path: Path, where: str, mask: Any) -> Any:
-    """The segmentation as it is, or None for none; polygons and RLE are checked for their form."""
+    """The segmentation as it is, or None for none; what it holds is checked for its form."""
     if mask is None or mask == []:
         return None
-    if isinstance(mask, dict):
+    if isinstance(mask, str):
+        good = True
+    elif isinstance(mask, dict) and "png" in mask:
+        good = isinstance(mask["png"], str) and _is_int(mask.get("value"))
+    elif isinstance(mask, dict):
         size, counts = mask.get("size"), mask.get("counts")
         good = _numbers(size) and len(size) == 2 and (isinstance(counts, str) or _numbers(counts))
     else:
@@ -425,9 +524,69 @@ def _mask(path: Path, where: str, mask: Any) -> Any:
         )
     if not good:
         raise DataError(
-            path, f"{where}.segmentation is neither polygons of x, y nor RLE: {short(mask)}"
+            path,
+            f"{where}.segmentation is neither polygons of x, y nor RLE nor a PNG: {short(mask)}",
         )
     return mask
+
+
+class _MaskPictures:
+    """Turns segmentations that name PNG files into RLE; other ones stay. Keeps the last picture."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.used = False
+        self._folders = folders
+        self._last: tuple[Path | None, Any] = None, None
+
+    def fold(self, path: Path, where: str, mask: Any, image: _Image) -> Any:
+        """The segmentation, as RLE if it was a picture; DataError for bad names and pictures."""
+        if isinstance(mask, str):
+            name, value = mask, None
+        elif isinstance(mask, dict) and "png" in mask:
+            name, value = mask["png"], mask["value"]
+        else:
+            return mask
+        try:
+            places = [path_inside(folder, name) for folder in self._folders]
+        except ValueError as error:
+            raise DataError(path, f"{where}.segmentation: {error}") from error
+        file = next((place for place in places if isfile(place)), None)
+        if file is None:
+            raise DataError(path, f"{where}.segmentation: there is no {short(name)}")
+        if self._last[0] != file:
+            self._last = file, _picture_values(file, (image.height, image.width))
+        values = self._last[1]
+        if values.shape != (image.height, image.width):
+            raise _wrong_size(file, values.shape, (image.height, image.width))
+        bits = values != 0 if value is None else values == value
+        if not bits.any():
+            raise DataError(path, f"{where}.segmentation: no pixel of {file} is the object's")
+        self.used = True
+        return encode(bits)
+
+
+def _picture_values(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """The values (h, w) of a PNG's pixels, palette indices as they are, colours as one number."""
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:
+            if picture.size != size[::-1]:  # before its pixels, which may be many, are read
+                raise _wrong_size(file, picture.size[::-1], size)
+            picture.load()
+    except DataError:
+        raise
+    except Exception as error:  # on broken files Pillow's readers raise nearly anything
+        raise DataError(file, f"not a readable PNG: {error}") from error
+    values = np.asarray(picture).astype(np.int64)
+    if values.ndim == 2:
+        return values
+    if values.shape[2] == 2:  # with an alpha channel, which says nothing
+        return values[:, :, 0]
+    return values[:, :, :3] @ np.array([1, 256, 65536])
+
+
+def _wrong_size(file: Path, found: tuple[int, int], wanted: tuple[int, int]) -> DataError:
+    sides = " and the image ".join(f"{width} x {height}" for height, width in (found, wanted))
+    return DataError(file, f"the mask is {sides} pixels")
 
 
 def _record(

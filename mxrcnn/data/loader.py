@@ -14,10 +14,10 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -30,10 +30,12 @@ from mxrcnn.config import Config, DataConfig
 from mxrcnn.data.records import DataError, Dataset, ImageId, ImageRecord
 from mxrcnn.data.transforms import (
     Sample,
+    check_masks,
     load_sample,
     padded_size,
     resized_size,
     stack_images,
+    stack_masks,
     trainable_objects,
 )
 from symnet import get_detector
@@ -82,10 +84,13 @@ class TrainingPlan:
                 f"no images to train on in {dataset.name}"
                 + ("" if data.keep_empty else " (keep_empty is off)"),
             )
+        for record in records:
+            check_masks(record, data)
         self._records = records
         self._sizes = [resized_size(r.height, r.width, data)[:2] for r in records]
         self._batch_size = config.train.batch_size
         self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
+        self._least_side = data.least_padded_side
         self._seed = config.train.seed
         flips = (False, True) if data.flip else (False,)
         wide = np.array([width >= height for height, width in self._sizes])
@@ -103,14 +108,14 @@ class TrainingPlan:
 
     def largest_size(self) -> tuple[int, int]:
         """The (H, W) of largest area that a batch can have."""
-        shapes = {padded_size([size], self._multiple) for size in self._sizes}
+        shapes = {self._padded([size]) for size in self._sizes}
         if self._batch_size == 1:
             return max(shapes, key=lambda shape: shape[0] * shape[1])
-        sides = [
-            padded_size([self._sizes[i] for i in group[:, 0]], self._multiple)
-            for group in self._groups
-        ]
+        sides = [self._padded([self._sizes[i] for i in group[:, 0]]) for group in self._groups]
         return max(sides, key=lambda shape: shape[0] * shape[1])
+
+    def _padded(self, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+        return padded_size(sizes, self._multiple, self._least_side)
 
     def epoch(self, epoch: int) -> list[BatchPlan]:
         """The plans of one epoch."""
@@ -134,7 +139,7 @@ class TrainingPlan:
             tuple(self._records[i] for i in images),
             tuple(bool(flip) for flip in entries[:, 1]),
             tuple((self._seed, epoch, index, place) for place in range(len(images))),
-            padded_size([self._sizes[i] for i in images], self._multiple),
+            self._padded([self._sizes[i] for i in images]),
         )
 
     def stream(self, epoch: int, index: int) -> Iterator[BatchPlan]:
@@ -149,7 +154,8 @@ def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int)
     multiple = np.lcm(data.pad_multiple, stride)
     shapes: dict[tuple[int, int], list[ImageRecord]] = {}
     for record in dataset.records:
-        size = padded_size([resized_size(record.height, record.width, data)[:2]], multiple)
+        size = resized_size(record.height, record.width, data)[:2]
+        size = padded_size([size], multiple, data.least_padded_side)
         shapes.setdefault(size, []).append(record)
     chunks = [
         (size, tuple(records[start : start + batch_size]))
@@ -163,7 +169,11 @@ def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int)
 
 
 def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch:
-    """Decode, transform and assign targets: the arrays of one batch."""
+    """Decode, transform and assign targets: the arrays of one batch.
+
+    With data.masks there are also `gt_masks`, see `stack_masks`, and `active_classes`
+    (B, num_classes) float32: 1 for the classes that the image is annotated for.
+    """
     detector = get_detector(config.network)
     samples = [load_sample(r, config.data, flip) for r, flip in zip(plan.records, plan.flips)]
     targets = [
@@ -174,16 +184,47 @@ def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch
         )
         for sample, seed in zip(samples, plan.seeds)
     ]
+    objects = {"gt_boxes": pad_objects([sample.gt_boxes for sample in samples], capacity)}
+    if config.data.masks:
+        size = (config.data.mini_mask,) * 2 if config.data.mini_mask else plan.size
+        objects["gt_masks"] = stack_masks(samples, capacity, size)
+        objects["active_classes"] = _active_classes(plan.records, config.model.num_classes)
     return _batch(
         plan,
         samples,
-        {"gt_boxes": pad_objects([sample.gt_boxes for sample in samples], capacity)},
+        objects,
         {name: np.stack([target[name] for target in targets]) for name in detector.label_names},
     )
 
 
+def training_shapes(
+    config: Config, capacity: int, size: tuple[int, int]
+) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and type of the data arrays of training batches of that padded size, by name."""
+    images = config.train.batch_size
+    height, width = (config.data.mini_mask,) * 2 if config.data.mini_mask else size
+    return {
+        "data": ((images, 3, *size), np.float32),
+        "im_info": ((images, 3), np.float32),
+        "gt_boxes": ((images, capacity, 5), np.float32),
+        "gt_masks": ((images, capacity, height, -(-width // 8)), np.uint8),
+        "active_classes": ((images, config.model.num_classes), np.float32),
+    }
+
+
+def _active_classes(records: Sequence[ImageRecord], num_classes: int) -> np.ndarray:
+    """(B, num_classes) float32: 1 for each record's active classes."""
+    active = np.ones((len(records), num_classes), np.float32)
+    for row, record in zip(active, records):
+        if record.active_classes is not None:
+            row[:] = 0
+            row[list(record.active_classes)] = 1
+    return active
+
+
 def make_test_batch(data: DataConfig, plan: BatchPlan) -> Batch:
-    """Decode and transform: the images of one batch."""
+    """Decode and transform: the images of one batch. Nothing is asked of their masks."""
+    data = replace(data, masks=False)
     return _batch(plan, [load_sample(record, data) for record in plan.records], {}, {})
 
 

@@ -41,7 +41,8 @@ class ImageRecord:
 
     boxes (N, 4) xyxy; classes (N,) int64 in 1..C-1; crowd, difficult, truncated (N,) bool;
     areas (N,) float32 in square pixels; masks: None, or N COCO segmentations (polygons or RLE).
-    height and width are those of the image as the loader will decode it.
+    height and width are those of the image as the loader will decode it. active_classes: those that
+    the image is annotated for, with 0, or None for all.
     """
 
     image_id: ImageId
@@ -55,6 +56,7 @@ class ImageRecord:
     truncated: np.ndarray
     areas: np.ndarray
     masks: tuple[Any, ...] | None = None
+    active_classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
@@ -82,6 +84,13 @@ class DataNotes:
     dropped: int = 0
     size_mismatch: int = 0
     skipped: list[str] = field(default_factory=list)
+
+    def add(self, other: DataNotes) -> None:
+        """Count in what another data set's reading had to mend."""
+        self.clipped += other.clipped
+        self.dropped += other.dropped
+        self.size_mismatch += other.size_mismatch
+        self.skipped += other.skipped
 
     def lines(self) -> list[str]:
         """Sentences for people; empty when there was nothing to mend."""

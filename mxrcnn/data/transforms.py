@@ -1,28 +1,36 @@
-"""From a record to what a network eats: decode, resize, flip, normalise, pad; boxes with it.
+"""From a record to what a network eats: decode, resize, flip, normalise, pad; objects with it.
 
-Letters: N objects, H, W the network image, B images of a batch, G rows of gt_boxes.
+Letters: N objects, H, W the network image, h, w without padding, B images of a batch, S the side of
+a mini mask, K pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import floor
 
 import numpy as np
 from PIL import Image
 
 from mxrcnn.config import DataConfig
 from mxrcnn.data.images import read_image
-from mxrcnn.data.records import ImageRecord
+from mxrcnn.data.records import DataError, ImageRecord
 from symnet.boxes import flip_boxes
+from symnet.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One network image: image (3, H, W) float32, im_info (3,) h, w, scale, gt_boxes (N, 5)."""
+    """One network image: image (3, h, w) float32, im_info (3,) h, w, scale, gt_boxes (N, 5).
+
+    gt_masks: None, or a row for each of gt_boxes: bits (N, h, ceil(w / 8)) uint8 in the image's
+    pixels, or mini masks (N, S, ceil(S / 8)) that lie in their boxes.
+    """
 
     image: np.ndarray
     im_info: np.ndarray
     gt_boxes: np.ndarray
+    gt_masks: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,12 +46,16 @@ def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, f
     scale = data.short_side / min(height, width) if data.short_side else 1.0
     if data.long_side and scale * max(height, width) > data.long_side:
         scale = data.long_side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale)), scale
+    whole = floor if data.size_rounding == "floor" else round
+    return max(1, whole(height * scale)), max(1, whole(width * scale)), scale
 
 
-def padded_size(sizes: list[tuple[int, int]], multiple: int) -> tuple[int, int]:
-    """The smallest (H, W), multiples of `multiple`, that holds images of all these sizes."""
-    height, width = np.max(np.asarray(sizes), axis=0)
+def padded_size(sizes: list[tuple[int, int]], multiple: int, least: int = 0) -> tuple[int, int]:
+    """The smallest (H, W), multiples of `multiple`, that holds images of all these sizes.
+
+    least: what H and W are at least; `DataConfig.least_padded_side`, which square images need.
+    """
+    height, width = np.maximum(np.max(np.asarray(sizes), axis=0), least)
     return int(-(-height // multiple) * multiple), int(-(-width // multiple) * multiple)
 
 
@@ -53,16 +65,35 @@ def normalise(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
+def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (3, h, w) float32 as (3, height, width), as torchvision's detectors resize it.
+
+    torch.nn.functional.interpolate(mode="bilinear", align_corners=False) without antialiasing.
+    """
+    for axis, wanted in ((2, width), (1, height)):
+        low, high, share = linear_taps(image.shape[axis], wanted)
+        before, after = (np.take(image, taps, axis) for taps in (low, high))
+        after -= before
+        after *= share[:, None] if axis == 1 else share
+        image = np.add(before, after, out=before)
+    return image
+
+
 def prepare_image(pixels: np.ndarray, data: DataConfig, flip: bool = False) -> Sample:
-    """A network image of pixels (H, W, 3) uint8 RGB, without objects."""
+    """A network image of pixels (H, W, 3) uint8 RGB, without objects.
+
+    A mirrored one is the exact mirror of the plain one.
+    """
     height, width, scale = resized_size(*pixels.shape[:2], data)
-    if (height, width) != pixels.shape[:2]:
+    same = (height, width) == pixels.shape[:2]
+    if data.resize == "antialias" and not same:
         resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
-    if flip:
-        pixels = pixels[:, ::-1]
+    image = normalise(pixels, data)
+    if data.resize == "linear" and not same:
+        image = resize_linear(image, height, width)
     im_info = np.array([height, width, scale], np.float32)
-    return Sample(normalise(pixels, data), im_info, np.zeros((0, 5), np.float32))
+    return Sample(image[:, :, ::-1] if flip else image, im_info, np.zeros((0, 5), np.float32))
 
 
 def trainable_objects(record: ImageRecord, data: DataConfig) -> np.ndarray:
@@ -71,18 +102,50 @@ def trainable_objects(record: ImageRecord, data: DataConfig) -> np.ndarray:
     return keep if data.use_difficult else keep & ~record.difficult
 
 
+def check_masks(record: ImageRecord, data: DataConfig) -> None:
+    """DataError, naming file and object, if masks are wanted and an object to learn has none."""
+    if not data.masks:
+        return
+    for i in np.flatnonzero(trainable_objects(record, data)):
+        if record.masks is None or record.masks[i] is None:
+            raise DataError(record.path, f"object {i} has no mask, which data.masks=True needs")
+
+
 def load_sample(record: ImageRecord, data: DataConfig, flip: bool = False) -> Sample:
-    """The network image of a record with its objects; DataError if the file cannot be decoded."""
+    """The network image of a record with its objects.
+
+    Raises DataError if the file cannot be decoded, and where masks are wanted but missing or
+    broken.
+    """
+    check_masks(record, data)
     pixels = read_image(record.path, data.exif_orientation)
     sample = prepare_image(pixels, data, flip)
     keep = trainable_objects(record, data)
     height, width = sample.size
     ratio = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2, np.float32)
     boxes = record.boxes[keep] * ratio
+    masks = None
+    if data.masks:
+        masks = _network_masks(record, np.flatnonzero(keep), pixels.shape[:2], sample.size)
+        masks = mini_masks(masks, boxes, data.mini_mask) if data.mini_mask else masks
+        masks = pack(flip_masks(masks) if flip else masks)
     if flip:
         boxes = flip_boxes(boxes, width)
     gt_boxes = np.concatenate([boxes, record.classes[keep, None]], axis=1).astype(np.float32)
-    return Sample(sample.image, sample.im_info, gt_boxes)
+    return replace(sample, gt_boxes=gt_boxes, gt_masks=masks)
+
+
+def _network_masks(
+    record: ImageRecord, objects: np.ndarray, stored: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """The masks (N, h, w) bool of some objects, in network pixels of an image of that size."""
+    masks = np.zeros((len(objects), *size), bool)
+    for mask, i in zip(masks, objects):
+        try:
+            mask[:] = rasterise(record.masks[i], stored, size)
+        except ValueError as error:
+            raise DataError(record.path, f"the mask of object {i}: {error}") from error
+    return masks
 
 
 def stack_images(samples: list[Sample], size: tuple[int, int]) -> np.ndarray:
@@ -90,4 +153,16 @@ def stack_images(samples: list[Sample], size: tuple[int, int]) -> np.ndarray:
     batch = np.zeros((len(samples), 3, *size), np.float32)
     for padded, sample in zip(batch, samples):
         padded[:, : sample.size[0], : sample.size[1]] = sample.image
+    return batch
+
+
+def stack_masks(samples: list[Sample], capacity: int, size: tuple[int, int]) -> np.ndarray:
+    """Masks of several samples, padded with zeros: bits (B, capacity, H, ceil(W / 8)) uint8.
+
+    size: (H, W) of the padded images, or (S, S) for mini masks.
+    """
+    batch = np.zeros((len(samples), capacity, size[0], -(-size[1] // 8)), np.uint8)
+    for padded, sample in zip(batch, samples):
+        count, height, width = sample.gt_masks.shape
+        padded[:count, :height, :width] = sample.gt_masks
     return batch

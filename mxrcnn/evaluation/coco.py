@@ -65,6 +65,26 @@ def evaluate_coco(
     return Report(metrics, per_class, curves, [f"COCO {iou_type} metrics, pycocotools"])
 
 
+def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Report:
+    """COCO's metrics by masks, to be merged with those by boxes: segm_AP, segm_AP50 ...
+
+    per_class has segm_AP and segm_AP50. If not every object has a mask, there is a note and nothing
+    else. Raises as `evaluate_coco` does.
+    """
+    objects = ground_truth["annotations"]
+    without = sum(not entry.get("segmentation") for entry in objects)
+    if without:
+        told = f"no segm metrics: {without} of the {len(objects)} objects have no mask"
+        return Report({}, notes=[told])
+    report = evaluate_coco(ground_truth, results, "segm")
+    per_class = {
+        name: {f"segm_{column}": row[column] for column in ("AP", "AP50")}
+        for name, row in report.per_class.items()
+    }
+    metrics = {f"segm_{name}": value for name, value in report.metrics.items()}
+    return Report(metrics, per_class, notes=report.notes)
+
+
 def detections_to_coco(
     detections: Mapping[ImageId, Detections], dataset: Dataset
 ) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.coco import dataset_to_coco
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
-from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco
+from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco, segm_report
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
@@ -59,15 +59,18 @@ def choose_imageset(config: Config, imageset: str | None) -> str:
 
 
 def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
-    """The data set in COCO's form: its own annotation file as it is, but only what was loaded."""
+    """The data set in COCO's form: its own annotation file, but only what was loaded of it.
+
+    Images have the sizes of the records, which a file may lack and polygons need.
+    """
     if dataset.annotation_file is None:
         return dataset_to_coco(dataset)
     truth = json.loads(Path(dataset.annotation_file).read_text(encoding="utf-8"))
-    images = {record.image_id for record in dataset.records}
+    images = {r.image_id: {"height": r.height, "width": r.width} for r in dataset.records}
     categories = set(dataset.category_ids or ())
     return {
         **truth,
-        "images": [x for x in truth["images"] if x["id"] in images],
+        "images": [{**x, **images[x["id"]]} for x in truth["images"] if x["id"] in images],
         "categories": [x for x in truth["categories"] if x["id"] in categories],
         "annotations": [
             x
@@ -78,9 +81,16 @@ def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
 
 
 def score(dataset: Dataset, detections: Mapping[ImageId, Detections], metric: str) -> Report:
-    """The report of a metric: voc07, voc12 or coco."""
+    """The report of a metric: voc07, voc12 or coco.
+
+    With coco, detections with masks are also scored by these: metrics and columns `segm_AP` ...
+    """
     if metric == "coco":
-        return evaluate_coco(coco_ground_truth(dataset), detections_to_coco(detections, dataset))
+        truth, results = coco_ground_truth(dataset), detections_to_coco(detections, dataset)
+        report = evaluate_coco(truth, results)
+        if any(found.masks is not None for found in detections.values()):
+            report = report.merge(segm_report(truth, results))
+        return report
     return evaluate_voc(dataset.records, detections, dataset.class_names, metric=metric)
 
 

@@ -18,6 +18,7 @@ from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_
 from symnet import get_detector
 from symnet.layers import BFLOAT16
 from symnet.layers import precision as graph_precision
+from symnet.masks import paste_rle
 
 
 def low_precision_symbol(config: Config, name: str) -> mx.sym.Symbol:
@@ -86,16 +87,17 @@ class Detector:
         side = 2 * self._multiple
         inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
         arg_shapes, _, aux_shapes = self._symbol.infer_shape(**inputs)
-        aux_names = self._symbol.list_auxiliary_states()
-        shapes = dict(zip(self._symbol.list_arguments(), arg_shapes))
-        shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
         types, _, _ = self._symbol.infer_type(data=np.float32)
-        low = {n for n, dtype in zip(self._symbol.list_arguments(), types) if dtype == BFLOAT16}
+        names, aux_names = self._symbol.list_arguments(), self._symbol.list_auxiliary_states()
+        low = {name for name, dtype in zip(names, types) if dtype == BFLOAT16}
+        shapes = dict(zip(names, arg_shapes))
+        shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
+        given = {**args, **auxs}  # stored statistics may be arguments of the training graph
         self._args = {
             name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
-            for name, value in self._fitting(args, shapes).items()
+            for name, value in self._fitting(given, shapes).items()
         }
-        self._auxs = self._fitting(auxs, dict(zip(aux_names, aux_shapes)))
+        self._auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
         self._module = mx.mod.Module(
             self._symbol, data_names=tuple(inputs), label_names=None, context=self._context
         )
@@ -131,7 +133,7 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         sample = prepare_image(image, data)
-        size = padded_size([sample.size], self._multiple)
+        size = padded_size([sample.size], self._multiple, data.least_padded_side)
         outputs = self.forward(stack_images([sample], size), sample.im_info[None])
         return self._detections(outputs, 0, *image.shape[:2])
 
@@ -148,10 +150,15 @@ class Detector:
         self, outputs: dict[str, np.ndarray], row: int, height: int, width: int
     ) -> Detections:
         keep = outputs["det_classes"][row] > 0
+        boxes = outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width)
+        masks = None
+        if "det_masks" in outputs:
+            masks = paste_rle(outputs["det_masks"][row][keep], boxes, height, width)
         return Detections(
-            outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width),
+            boxes,
             outputs["det_scores"][row][keep],
             outputs["det_classes"][row][keep].astype(np.int64),
+            masks,
         )
 
     def detect(

@@ -16,7 +16,13 @@ from tqdm import tqdm
 from mxrcnn import viz
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_precision
-from mxrcnn.data.loader import Batch, TrainingPlan, default_workers, training_loader
+from mxrcnn.data.loader import (
+    Batch,
+    TrainingPlan,
+    default_workers,
+    training_loader,
+    training_shapes,
+)
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
@@ -34,8 +40,6 @@ from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import precision
-
-DATA_NAMES = ("data", "im_info", "gt_boxes")
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,23 @@ class Network:
         size = plan.largest_size()
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
         targets = self.detector.assign_targets(config.model, nobody, np.random.default_rng(0))
-        data = [
-            ("data", (images, 3, *size)),
-            ("im_info", (images, 3)),
-            ("gt_boxes", (images, plan.capacity, 5)),
+        shapes = training_shapes(config, plan.capacity, size)
+        data = [mx.io.DataDesc(name, *shapes[name]) for name in self.detector.data_names]
+        labels = [
+            mx.io.DataDesc(name, (images, *targets[name].shape))
+            for name in self.detector.label_names
         ]
-        labels = [(name, (images, *targets[name].shape)) for name in self.detector.label_names]
-        inputs = {*DATA_NAMES, *self.detector.label_names}
+        inputs = {*self.detector.data_names, *self.detector.label_names}
         names = [name for name in self.symbol.list_arguments() if name not in inputs]
-        shapes, _, aux_shapes = self.symbol.infer_shape(
-            **{name: (shape[0] // devices, *shape[1:]) for name, shape in data + labels}
+        arg_shapes, _, aux_shapes = self.symbol.infer_shape(
+            **{x.name: (x.shape[0] // devices, *x.shape[1:]) for x in data + labels}
         )
-        by_name = dict(zip(self.symbol.list_arguments(), shapes))
+        by_name = dict(zip(self.symbol.list_arguments(), arg_shapes))
         self.shapes = {name: by_name[name] for name in names}
         self.aux_shapes = dict(zip(self.symbol.list_auxiliary_states(), aux_shapes))
         self.module = mx.mod.Module(
             self.symbol,
-            data_names=DATA_NAMES,
+            data_names=self.detector.data_names,
             label_names=self.detector.label_names,
             context=self.contexts,
             fixed_param_names=[name for name in names if self._is_fixed(name)] or None,
@@ -175,7 +179,10 @@ class Network:
         """One update; returns the metrics' (sum, count) of each device without waiting for them."""
         mx.random.seed(seed)
         data = mx.io.DataBatch(
-            [mx.nd.array(batch.data[name]) for name in DATA_NAMES],
+            [
+                mx.nd.array(batch.data[name], dtype=batch.data[name].dtype)
+                for name in self.detector.data_names
+            ],
             [mx.nd.array(batch.labels[name]) for name in self.detector.label_names],
         )
         self.module.forward_backward(data)

@@ -1,0 +1,325 @@
+"""Faster R-CNN with a ResNet and a feature pyramid, as in torchvision (Lin et al. 2017).
+
+Letters: B images a device, H, W the padded image, A anchors a position, N anchors of an image,
+P proposals an image, R RoIs an image, C classes with background 0, K = C - 1, G objects,
+D detections. Parameters have torchvision's names; every default is torchvision's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from symnet import resnet
+from symnet.anchors import PyramidAnchors
+from symnet.boxes import BoxCoder
+from symnet.compat import mx
+from symnet.detector import DetectorDef, ImageTargetsInput
+from symnet.fpn import fpn, roi_align_levels
+from symnet.metrics import pyramid_metrics
+from symnet.roi import (
+    box_head_losses,
+    box_predictor,
+    decode_boxes,
+    detections,
+    large,
+    two_fc_head,
+)
+from symnet.rpn import (
+    ProposalFilter,
+    PyramidRPN,
+    pyramid_proposals,
+    pyramid_rpn,
+    pyramid_rpn_losses,
+)
+from symnet.targets import RPNSampling, rpn_targets
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+LABELS = ("rpn_label", "rpn_bbox_target")
+
+
+@dataclass(frozen=True)
+class FasterRCNNFPNConfig:
+    """torchvision's values. norm "frozen" runs on stored statistics; trainable_layers counts the
+    trained stages of the body from its end, 0..5; anchor_sizes has one size a level."""
+
+    num_classes: int = 91
+    depth: Literal[18, 34, 50, 101] = 50
+    norm: Literal["frozen", "batch", "group"] = "frozen"
+    trainable_layers: int = 3
+    fpn_channels: int = 256
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_pre_nms_top_n: int = 2000
+    rpn_post_nms_top_n: int = 2000
+    rpn_pre_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_test: int = 1000
+    rpn_nms_thresh: float = 0.7
+    rpn_score_thresh: float = 0.0
+    rpn_min_size: float = 1e-3
+    rpn_fg_iou_thresh: float = 0.7
+    rpn_bg_iou_thresh: float = 0.3
+    rpn_batch_size_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_own_anchor: bool = False
+    rpn_bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    box_roi_size: int = 7
+    box_sampling_ratio: int = 2
+    box_canonical_size: float = 224
+    box_canonical_level: int = 4
+    box_head_dim: int = 1024
+    box_batch_size_per_image: int = 512
+    box_positive_fraction: float = 0.25
+    box_fg_iou_thresh: float = 0.5
+    box_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    box_score_thresh: float = 0.05
+    box_nms_thresh: float = 0.5
+    box_min_size: float = 1e-2
+    box_detections_per_img: int = 100
+    bbox_log_clip: float = math.log(1000 / 16)
+    sampling_seed: int = 0
+
+    @property
+    def anchors(self) -> PyramidAnchors:
+        """The anchors of all levels."""
+        return PyramidAnchors(tuple(self.anchor_sizes), tuple(self.anchor_ratios))
+
+    def proposal_filter(self, train: bool) -> ProposalFilter:
+        """Which boxes become proposals."""
+        return ProposalFilter(
+            self.rpn_pre_nms_top_n if train else self.rpn_pre_nms_top_n_test,
+            self.rpn_post_nms_top_n if train else self.rpn_post_nms_top_n_test,
+            self.rpn_nms_thresh,
+            self.rpn_score_thresh,
+            self.rpn_min_size,
+            tuple(self.rpn_bbox_stds),
+            self.bbox_log_clip,
+        )
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What both graphs begin with: pyramid p2..p5 (p6 is the RPN's alone), its RPN, proposals.
+
+    rois (B, P, 5) have batch index -1 where there is no proposal.
+    """
+
+    im_info: Symbol
+    pyramid: list[Symbol]
+    rpn: PyramidRPN
+    rois: Symbol
+
+
+def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
+    """Image -> body -> pyramid -> RPN -> proposals."""
+    data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
+    norm = "folded" if train and config.norm == "frozen" else config.norm
+    maps = resnet.resnet(data, config.depth, norm)
+    pyramid = fpn(maps, config.fpn_channels, "" if config.norm == "frozen" else norm)
+    rpn = pyramid_rpn(pyramid, config.anchors.num_anchors, config.fpn_channels)
+    rois = pyramid_proposals(rpn, data, im_info, config.anchors, config.proposal_filter(train))
+    return Trunk(im_info, pyramid[:4], rpn, rois)
+
+
+def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
+    """Class logits (B*R, C) and box deltas (B*R, 4C) of rois (B*R, 5)."""
+    pooled = roi_align_levels(
+        pyramid,
+        rois,
+        config.box_roi_size,
+        "box_pool",
+        config.box_sampling_ratio,
+        config.box_canonical_size,
+        config.box_canonical_level,
+    )
+    return box_predictor(two_fc_head(pooled, config.box_head_dim), config.num_classes)
+
+
+@dataclass(frozen=True)
+class TrainStages:
+    """A training graph so far: sampled rois (B*R, 5), their label and matched object (B*R,)."""
+
+    pyramid: list[Symbol]
+    rois: Symbol
+    label: Symbol
+    matched: Symbol
+    outputs: list[Symbol]
+
+
+def train_stages(
+    config: FasterRCNNFPNConfig, images: int, active_classes: Symbol | None = None
+) -> TrainStages:
+    """Trunk, RPN losses, sampling and box head losses, for `images` images a device."""
+    from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
+
+    stages = trunk(config, train=True)
+    rpn_outputs = pyramid_rpn_losses(stages.rpn, *(mx.sym.Variable(name) for name in LABELS))
+    rois, label, bbox_target, bbox_weight, matched = mx.sym.Custom(
+        rois=mx.sym.reshape(stages.rois, shape=(-3, 0)),
+        gt_boxes=mx.sym.Variable("gt_boxes"),
+        op_type="proposal_target",
+        name="proposal_target",
+        num_classes=config.num_classes,
+        batch_images=images,
+        batch_rois=config.box_batch_size_per_image * images,
+        fg_fraction=config.box_positive_fraction,
+        fg_overlap=config.box_fg_iou_thresh,
+        box_stds=tuple(config.box_bbox_stds),
+        box_offset=0,
+        with_matched=True,
+        seed=config.sampling_seed,
+    )
+    logits, deltas = box_head(config, stages.pyramid, rois)
+    active = None
+    if active_classes is not None:
+        active = mx.sym.take(active_classes, mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
+        active = mx.sym.reshape(active, shape=(-3, 0))
+    losses = box_head_losses(logits, deltas, label, bbox_target, bbox_weight, active)
+    return TrainStages(stages.pyramid, rois, label, matched, [*rpn_outputs, *losses])
+
+
+def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]]:
+    """The pyramid, and the outputs det_boxes, det_scores, det_classes, proposals."""
+    stages = trunk(config, train=False)
+    rois, proposals = stages.rois, config.rpn_post_nms_top_n_test
+    logits, deltas = box_head(config, stages.pyramid, mx.sym.reshape(rois, shape=(-3, 0)))
+    deltas = mx.sym.reshape(deltas, shape=(-1, proposals, config.num_classes, 4))
+    boxes = decode_boxes(
+        mx.sym.slice_axis(rois, axis=2, begin=1, end=5),
+        mx.sym.slice_axis(deltas, axis=2, begin=1, end=None),
+        stages.im_info,
+        config.box_bbox_stds,
+        0,
+        config.bbox_log_clip,
+    )
+    scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
+    scores = mx.sym.reshape(scores, shape=(-1, proposals, config.num_classes))
+    scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=None)
+    counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0
+    scores = mx.sym.broadcast_mul(scores, counted)
+    scores = scores * mx.sym.reshape(large(boxes, config.box_min_size), shape=(0, 0, -1))
+    found = detections(
+        boxes,
+        scores,
+        config.box_score_thresh,
+        config.box_nms_thresh,
+        -1,
+        config.box_detections_per_img,
+        0,
+    )
+    proposals = mx.sym.slice_axis(rois, axis=2, begin=1, end=5, name="proposals")
+    return stages.pyramid, [*found, proposals]
+
+
+def assign_targets(
+    config: FasterRCNNFPNConfig, image: ImageTargetsInput, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """RPN targets of one image: rpn_label (N,) 1, 0 or -1, rpn_bbox_target (N, 4)."""
+    sampling = RPNSampling(
+        config.rpn_batch_size_per_image,
+        config.rpn_positive_fraction,
+        config.rpn_fg_iou_thresh,
+        config.rpn_bg_iou_thresh,
+        inside_only=False,
+        own_anchor=config.rpn_own_anchor,
+    )
+    anchors = config.anchors.grid(*image.padded_size)
+    coder = BoxCoder(stds=config.rpn_bbox_stds)
+    labels, targets, _ = rpn_targets(
+        anchors, image.gt_boxes, image.image_size, sampling, coder, rng
+    )
+    return {"rpn_label": labels, "rpn_bbox_target": targets}
+
+
+def init(
+    config: Any, name: str, shape: tuple[int, ...], rng: np.random.Generator, scratch: bool
+) -> np.ndarray:
+    """torchvision's first values: body and masks as He et al. (fan out), RPN N(0, 0.01), the rest
+    uniform with variance 1 / (3 fan in); biases 0, scales 1."""
+    if name.endswith(("_gamma", "_moving_var")):
+        return np.ones(shape, np.float32)
+    if name.endswith(("_beta", "_moving_mean", "_bias")):
+        return np.zeros(shape, np.float32)
+    fan_in = np.prod(shape[1:])
+    if name.startswith("rpn."):
+        std = 0.01
+    elif name.startswith(resnet.PREFIX) or "mask" in name:
+        std = np.sqrt(2 / (shape[0] * np.prod(shape[2:])))
+    else:
+        bound = np.sqrt(1 / fan_in)
+        return rng.uniform(-bound, bound, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
+
+
+def frozen(config: Any, name: str) -> bool:
+    """Whether a parameter never moves: stored statistics, and the body's first stages."""
+    return resnet.frozen(name, config.trainable_layers, config.norm)
+
+
+def make_detector(name: str, config: type, **fields: Any) -> DetectorDef:
+    """A detector of this family; `fields` differ between its members."""
+    return DetectorDef(
+        name=name,
+        config=config,
+        assign_targets=assign_targets,
+        label_names=LABELS,
+        init=init,
+        metrics=pyramid_metrics,
+        stride=resnet.STRIDE,
+        body=(resnet.PREFIX,),
+        scratch={"model.norm": "group", "model.trainable_layers": 5},
+        frozen=frozen,
+        **fields,
+    )
+
+
+#: ImageNet's mean and standard deviation for pixels 0-255, and torchvision's way of resizing
+DEFAULTS = {
+    "data.mean": (123.675, 116.28, 103.53),
+    "data.std": (58.395, 57.12, 57.375),
+    "data.short_side": 800,
+    "data.long_side": 1333,
+    "data.resize": "linear",
+    "data.size_rounding": "floor",
+    "train.lr": 0.0025,
+    "train.weight_decay": 1e-4,
+    "train.clip_gradient": 0.0,
+    "train.warmup_steps": 1000,
+    "train.warmup_factor": 0.001,
+}
+
+#: a slim body and small images
+QUICK = {
+    "model.depth": 18,
+    "model.fpn_channels": 64,
+    "model.anchor_sizes": (16, 32, 64, 128, 256),
+    "model.rpn_pre_nms_top_n": 500,
+    "model.rpn_post_nms_top_n": 500,
+    "model.rpn_pre_nms_top_n_test": 200,
+    "model.rpn_post_nms_top_n_test": 200,
+    "model.box_head_dim": 256,
+    "model.box_batch_size_per_image": 64,
+    "train.warmup_steps": 100,
+    "train.warmup_factor": 0.1,
+    "train.clip_gradient": 5.0,
+}
+
+LOSSES = ("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss")
+
+DETECTORS = {
+    f"faster_rcnn_r{depth}_fpn": make_detector(
+        f"faster_rcnn_r{depth}_fpn",
+        FasterRCNNFPNConfig,
+        train_symbol=lambda config, images: mx.sym.Group(train_stages(config, images).outputs),
+        test_symbol=lambda config: mx.sym.Group(test_stages(config)[1]),
+        losses=LOSSES,
+        defaults={**DEFAULTS, "model.depth": depth},
+        quick=QUICK,
+    )
+    for depth in (50, 101)
+}

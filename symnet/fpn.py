@@ -1,0 +1,103 @@
+"""Feature pyramids (Lin et al. 2017), as in torchvision: the neck, and RoIAlign over its levels.
+
+Letters: B images, H, W a map's size, R RoIs, L levels. A pyramid is a list of maps, finest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from symnet.compat import mx
+from symnet.layers import conv, conv_norm, float32
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+PREFIX = "backbone.fpn."
+#: enough for GUARD_ROWS * channels * size * size RoIs, which is 25,000 for 64 channels and 7 x 7
+GUARD_ROWS = 8
+
+
+def fpn(
+    maps: Sequence[Symbol], channels: int = 256, norm: str = "", extra: str = "pool"
+) -> list[Symbol]:
+    """The pyramid of maps such as c2..c5, each half the size of the one before it.
+
+    Every level has `channels`; norm: a kind of normalisation after the convolutions, or none.
+    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "p6p7" two levels by
+    convolutions of stride 2 (FCOS; RetinaNet), "" none.
+    """
+
+    def layer(data: Symbol, name: str, kernel: int) -> Symbol:
+        if norm:
+            return conv_norm(data, f"{name}.0", f"{name}.1", channels, kernel, kind=norm)
+        return conv(data, f"{name}.0", channels, kernel)
+
+    count = len(maps)
+    inner = [layer(data, f"{PREFIX}inner_blocks.{i}", 1) for i, data in enumerate(maps)]
+    for i in reversed(range(count - 1)):
+        above = mx.sym.UpSampling(
+            float32(inner[i + 1]), scale=2, sample_type="nearest", name=f"{PREFIX}upsample{i}"
+        )
+        inner[i] = float32(inner[i]) + above
+    levels = [layer(inner[i], f"{PREFIX}layer_blocks.{i}", 3) for i in range(count)]
+    if extra == "pool":
+        levels.append(
+            mx.sym.Pooling(
+                levels[-1], pool_type="max", kernel=(1, 1), stride=(2, 2), name=f"{PREFIX}pool"
+            )
+        )
+    if extra == "p6p7":
+        p6 = conv(levels[-1], f"{PREFIX}extra_blocks.p6", channels, stride=2)
+        p7 = conv(mx.sym.relu(p6), f"{PREFIX}extra_blocks.p7", channels, stride=2)
+        levels += [p6, p7]
+    return levels
+
+
+def roi_levels(rois: Symbol, levels: int, canonical_size: float, canonical_level: int) -> Symbol:
+    """The level (R,) in 0..levels-1 of rois (R, 5), level 0 having stride 4.
+
+    FPN paper, equation 1: floor(canonical_level + log2(sqrt(area) / canonical_size)), which for 224
+    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0.
+    """
+    x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(1, 5))
+    side = mx.sym.sqrt(mx.sym.relu((x2 - x1) * (y2 - y1)))
+    level = mx.sym.floor(canonical_level + mx.sym.log2(side / canonical_size + 1e-30) + 1e-6) - 2
+    return mx.sym.reshape(mx.sym.clip(level, 0, levels - 1), shape=(-1,))
+
+
+def roi_align_levels(
+    pyramid: Sequence[Symbol],
+    rois: Symbol,
+    size: int,
+    name: str,
+    sampling_ratio: int = 2,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+) -> Symbol:
+    """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
+
+    Each level pools its own RoIs and skips the others, whose batch index is -1 for it. For row n
+    that it skips, MXNet's operator sets element n of its whole output to 0 and leaves the row as it
+    was in memory: so rows are chosen, not added, and guard rows stand before them. A RoI that has
+    batch index -1 itself is pooled from image 0: what comes of it must not be used.
+    """
+    rois = mx.sym.concat(mx.sym.full((GUARD_ROWS, 5), -1), rois, dim=0)
+    level = roi_levels(rois, len(pyramid), canonical_size, canonical_level)
+    image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
+    boxes = mx.sym.slice_axis(rois, axis=1, begin=1, end=5)
+    out = None
+    for number, data in reversed(list(enumerate(pyramid))):
+        ours = level == number
+        index = mx.sym.where(mx.sym.expand_dims(ours, axis=1), image, -mx.sym.ones_like(image))
+        pooled = mx.sym.contrib.ROIAlign(
+            float32(data),
+            mx.sym.concat(index, boxes, dim=1),
+            pooled_size=(size, size),
+            spatial_scale=1 / 2 ** (number + 2),
+            sample_ratio=sampling_ratio,
+            name=f"{name}.{number}",
+        )
+        out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
+    return mx.sym.slice_axis(out, axis=0, begin=GUARD_ROWS, end=None, name=name)

@@ -1,0 +1,107 @@
+"""Mask R-CNN (He et al. 2017) with a ResNet and a feature pyramid, as in torchvision.
+
+Letters as in faster_rcnn_fpn.py; F mask RoIs of all images, S the side of a mask (28), h, w that of
+a stored mask. Inputs besides Faster R-CNN's: gt_masks, packed bits uint8, see mask_target.py, and
+active_classes (B, C), 1 for the classes of the image's data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symnet import faster_rcnn_fpn
+from symnet.compat import mx
+from symnet.faster_rcnn_fpn import FasterRCNNFPNConfig, make_detector, test_stages, train_stages
+from symnet.fpn import roi_align_levels
+from symnet.roi import mask_head, mask_loss, of_class, with_batch_index
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+
+@dataclass(frozen=True)
+class MaskRCNNFPNConfig(FasterRCNNFPNConfig):
+    """torchvision's values. mini_mask: the side of stored masks that lie in their boxes, 0 for
+    masks of the image's size; it has to be the same as data.mini_mask."""
+
+    mask_roi_size: int = 14
+    mask_sampling_ratio: int = 2
+    mask_channels: int = 256
+    mask_layers: int = 4
+    mini_mask: int = 0
+
+    def num_masks(self, images: int) -> int:
+        """F: room for as many RoIs as can be foreground."""
+        return images * round(self.box_batch_size_per_image * self.box_positive_fraction)
+
+
+def mask_logits(config: MaskRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol) -> Symbol:
+    """Mask logits (F, C, S, S) of rois (F, 5)."""
+    pooled = roi_align_levels(
+        pyramid,
+        rois,
+        config.mask_roi_size,
+        "mask_pool",
+        config.mask_sampling_ratio,
+        config.box_canonical_size,
+        config.box_canonical_level,
+    )
+    return mask_head(pooled, config.mask_channels, config.mask_layers, config.num_classes)
+
+
+def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
+    """The training graph with its five losses, for `images` images a device."""
+    from symnet import mask_target  # noqa: F401 - registers the operator, needs mxnet
+
+    stages = train_stages(config, images, mx.sym.Variable("active_classes"))
+    rois, label, target = mx.sym.Custom(
+        rois=stages.rois,
+        label=stages.label,
+        matched=stages.matched,
+        gt_boxes=mx.sym.Variable("gt_boxes"),
+        gt_masks=mx.sym.Variable("gt_masks", dtype="uint8"),
+        op_type="mask_target",
+        name="mask_target",
+        num_masks=config.num_masks(images),
+        size=2 * config.mask_roi_size,
+        mini_mask=config.mini_mask,
+    )
+    loss = mask_loss(mask_logits(config, stages.pyramid, rois), label, target)
+    counted = mx.sym.BlockGrad(mx.sym.sum(label > 0), name="mask_count")
+    return mx.sym.Group([*stages.outputs, loss, counted])
+
+
+def test_symbol(config: MaskRCNNFPNConfig) -> Symbol:
+    """The test graph: as Faster R-CNN's, and det_masks (B, D, S, S), probabilities in the boxes."""
+    pyramid, outputs = test_stages(config)
+    boxes, _, classes, _ = outputs
+    found = mx.sym.expand_dims(classes > 0, axis=2)
+    rois = mx.sym.reshape(with_batch_index(boxes, found), shape=(-3, 0))
+    logits = mask_logits(config, pyramid, rois)
+    masks = mx.sym.sigmoid(of_class(logits, mx.sym.relu(mx.sym.reshape(classes, shape=(-1,)))))
+    side, count = 2 * config.mask_roi_size, config.box_detections_per_img
+    masks = mx.sym.reshape(masks, shape=(-1, count, side, side), name="det_masks")
+    return mx.sym.Group([*outputs, masks])
+
+
+#: small mask heads
+QUICK = {
+    **faster_rcnn_fpn.QUICK,
+    "model.mask_channels": 64,
+    "model.mask_layers": 2,
+}
+
+DETECTORS = {
+    f"mask_rcnn_r{depth}_fpn": make_detector(
+        f"mask_rcnn_r{depth}_fpn",
+        MaskRCNNFPNConfig,
+        train_symbol=train_symbol,
+        test_symbol=test_symbol,
+        losses=(*faster_rcnn_fpn.LOSSES, "MaskLoss"),
+        defaults={**faster_rcnn_fpn.DEFAULTS, "model.depth": depth, "data.masks": True},
+        quick=QUICK,
+        data_names=("data", "im_info", "gt_boxes", "gt_masks", "active_classes"),
+    )
+    for depth in (50, 101)
+}

@@ -1,0 +1,114 @@
+"""ResNet (He et al. 2015) in torchvision form: a bottleneck strides in its 3x3 layer.
+
+Letters: B images, H, W the image size. Parameters have torchvision names: its layer1.0.conv1.weight
+is PREFIX + layer1.0.conv1_weight here, its bn1.weight, bias, running_mean and running_var are
+bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from symnet.compat import mx
+from symnet.layers import conv_norm, relu
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+#: residual blocks of the four stages, and whether they are bottlenecks
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
+#: c5 is a 32nd of the image
+STRIDE = 32
+PREFIX = "backbone.body."
+
+
+def resnet(data: Symbol, depth: int, norm: str) -> list[Symbol]:
+    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
+
+    norm: one of symnet.layers.NORMS.
+    """
+    blocks, bottleneck = DEPTHS[depth]
+    data = conv_norm(data, f"{PREFIX}conv1", f"{PREFIX}bn1", 64, 7, 2, kind=norm, channels=3)
+    data = relu(data, f"{PREFIX}relu")
+    data = mx.sym.Pooling(
+        data, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name=f"{PREFIX}maxpool"
+    )
+    maps, channels = [], 64
+    for stage, count in enumerate(blocks, start=1):
+        width = 32 * 2**stage
+        for number in range(count):
+            stride = 2 if stage > 1 and number == 0 else 1
+            name = f"{PREFIX}layer{stage}.{number}."
+            block = _bottleneck if bottleneck else _basic_block
+            out_channels = 4 * width if bottleneck else width
+            branch = block(data, name, channels, width, stride, norm)
+            if stride > 1 or channels != out_channels:
+                data = conv_norm(
+                    data,
+                    f"{name}downsample.0",
+                    f"{name}downsample.1",
+                    out_channels,
+                    kernel=1,
+                    stride=stride,
+                    kind=norm,
+                    channels=channels,
+                )
+            data = relu(branch + data, f"{name}relu")
+            channels = out_channels
+        maps.append(data)
+    return maps
+
+
+def _bottleneck(
+    data: Symbol, name: str, channels: int, width: int, stride: int, norm: str
+) -> Symbol:
+    layers = ((channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1))
+    return _layers(data, name, layers, norm)
+
+
+def _basic_block(
+    data: Symbol, name: str, channels: int, width: int, stride: int, norm: str
+) -> Symbol:
+    return _layers(data, name, ((channels, width, 3, stride), (width, width, 3, 1)), norm)
+
+
+def _layers(
+    data: Symbol, name: str, layers: Sequence[tuple[int, int, int, int]], norm: str
+) -> Symbol:
+    """Normalised convolutions of (channels, filters, kernel, stride), with ReLU between them."""
+    for number, (channels, filters, kernel, stride) in enumerate(layers, start=1):
+        data = conv_norm(
+            data,
+            f"{name}conv{number}",
+            f"{name}bn{number}",
+            filters,
+            kernel,
+            stride,
+            kind=norm,
+            channels=channels,
+        )
+        if number < len(layers):
+            data = relu(data, f"{name}relu{number}")
+    return data
+
+
+def frozen(name: str, trainable_layers: int, norm: str) -> bool:
+    """Whether a parameter of the body stays as it is.
+
+    trainable_layers counts the trained stages from the end, 0..5, as in torchvision: 5 is all, 3
+    keeps conv1 and layer1. Stored statistics, and the scales and shifts that go with them, never
+    move.
+    """
+    if not name.startswith(PREFIX):
+        return False
+    if norm == "frozen" and name.endswith(("_gamma", "_beta", "_moving_mean", "_moving_var")):
+        return True
+    trained = ("layer4", "layer3", "layer2", "layer1", "conv1")[:trainable_layers]
+    trained += ("bn1",) if trainable_layers == 5 else ()
+    return not name[len(PREFIX) :].startswith(trained)
