@@ -18,3 +18,9 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_golden(shared_data) -> Path:
+    """The folder of torchvision's outputs, beside the data."""
+    return shared_data.parent / "golden"

@@ -135,7 +135,7 @@ class Detector:
         sample = prepare_image(image, data)
         size = padded_size([sample.size], self._multiple, data.least_padded_side)
         outputs = self.forward(stack_images([sample], size), sample.im_info[None])
-        return self._detections(outputs, 0, *image.shape[:2])
+        return self.detections(outputs, 0, *image.shape[:2])
 
     @property
     def _multiple(self) -> int:
@@ -146,9 +146,10 @@ class Detector:
         new_height, new_width, _ = resized_size(height, width, self.config.data)
         return np.array([new_width / width, new_height / height] * 2, np.float32)
 
-    def _detections(
+    def detections(
         self, outputs: dict[str, np.ndarray], row: int, height: int, width: int
     ) -> Detections:
+        """Detections of row `row` of forward's outputs, in pixels of an image (height, width)."""
         keep = outputs["det_classes"][row] > 0
         boxes = outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width)
         masks = None
@@ -182,7 +183,7 @@ class Detector:
                 outputs = self.forward(batch.data["data"], batch.data["im_info"])
                 for row, record in enumerate(plan.records):
                     ratio = self._pixel_ratio(record.height, record.width)
-                    found = self._detections(outputs, row, record.height, record.width)
+                    found = self.detections(outputs, row, record.height, record.width)
                     yield record, found, outputs["proposals"][row] / ratio
                     bar.update()
 
