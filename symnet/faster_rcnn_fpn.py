@@ -144,6 +144,7 @@ def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
 class TrainStages:
     """A training graph so far: sampled rois (B*R, 5), their label and matched object (B*R,)."""
 
+    gt_boxes: Symbol
     pyramid: list[Symbol]
     rois: Symbol
     label: Symbol
@@ -158,10 +159,11 @@ def train_stages(
     from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
 
     stages = trunk(config, train=True)
+    gt_boxes = mx.sym.Variable("gt_boxes")
     rpn_outputs = pyramid_rpn_losses(stages.rpn, *(mx.sym.Variable(name) for name in LABELS))
     rois, label, bbox_target, bbox_weight, matched = mx.sym.Custom(
         rois=mx.sym.reshape(stages.rois, shape=(-3, 0)),
-        gt_boxes=mx.sym.Variable("gt_boxes"),
+        gt_boxes=gt_boxes,
         op_type="proposal_target",
         name="proposal_target",
         num_classes=config.num_classes,
@@ -180,7 +182,7 @@ def train_stages(
         active = mx.sym.take(active_classes, mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
         active = mx.sym.reshape(active, shape=(-3, 0))
     losses = box_head_losses(logits, deltas, label, bbox_target, bbox_weight, active)
-    return TrainStages(stages.pyramid, rois, label, matched, [*rpn_outputs, *losses])
+    return TrainStages(gt_boxes, stages.pyramid, rois, label, matched, [*rpn_outputs, *losses])
 
 
 def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]]:

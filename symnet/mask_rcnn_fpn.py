@@ -59,7 +59,7 @@ def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
         rois=stages.rois,
         label=stages.label,
         matched=stages.matched,
-        gt_boxes=mx.sym.Variable("gt_boxes"),
+        gt_boxes=stages.gt_boxes,
         gt_masks=mx.sym.Variable("gt_masks", dtype="uint8"),
         op_type="mask_target",
         name="mask_target",

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +16,11 @@ import pytest
 import symnet
 from mxrcnn.config import make_config, override
 from mxrcnn.data.loader import Batch
+from mxrcnn.training.checkpoint import split_params
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network
 from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
-from symnet.compat import mx
+from symnet.compat import has_bf16, mx
 from symnet.detector import ImageTargetsInput
 from symnet.targets import pad_objects
 
@@ -315,7 +316,21 @@ def test_geometry_targets_and_detectors_load_without_mxnet():
 # --- every detector -----------------------------------------------------------------------------
 
 SIZE, IMAGES, CAPACITY = (96, 128), 2, 6
-FIXED = ("conv1", "conv2")
+
+#: what makes a detector's quick settings quicker, and finds something untrained, where it has it
+SLIM = {
+    "width": 0.25,
+    "fc_dim": 64,
+    "rcnn_batch_rois": 24,
+    "rpn_pre_topk": 500,
+    "rpn_post_topk": 100,
+    "rpn_pre_topk_test": 200,
+    "rpn_post_topk_test": 50,
+    "box_score_thresh": 0.0,
+}
+
+#: metrics of losses that only objects have: without objects they are exactly 0
+OBJECT_LOSSES = ("RPNL1Loss", "RCNNL1Loss", "MaskLoss", "BoxLoss", "CenternessLoss")
 
 
 def objects(rng, num_classes):
@@ -325,50 +340,86 @@ def objects(rng, num_classes):
     return np.concatenate([corners, corners + sides, classes], axis=1).astype(np.float32)
 
 
-def random_batch(config, images=IMAGES, seed=0):
-    """A batch of noise with objects; the padding (right, below) is zeros."""
-    rng = np.random.default_rng(seed)
-    detector = get_detector(config.network)
-    height, width = SIZE[0] - 10, SIZE[1] - 20
+def box_masks(gt_boxes, mini_mask):
+    """Masks that fill their boxes (B, G, 5), as the loader's bits (B, G, H, ceil(W / 8)) uint8."""
+    height, width = (mini_mask, mini_mask) if mini_mask else SIZE
+    bits = np.zeros((*gt_boxes.shape[:2], height, -(-width // 8)), np.uint8)
+    for image, row in np.argwhere(gt_boxes[:, :, 4] > 0):
+        mask = np.zeros((height, width), bool)
+        x1, y1, x2, y2 = gt_boxes[image, row, :4].astype(int)
+        mask[slice(None) if mini_mask else slice(y1, y2), slice(x1, x2)] = True
+        bits[image, row] = np.packbits(mask | bool(mini_mask), axis=-1)
+    return bits
+
+
+def random_inputs(config, boxes, size, rng):
+    """The detector's data of noise images with those objects; the padding (right, below) is 0."""
+    images, (height, width) = len(boxes), size
     data = np.zeros((images, 3, *SIZE), np.float32)
     data[:, :, :height, :width] = rng.normal(size=(images, 3, height, width))
-    boxes = [objects(rng, config.model.num_classes) for _ in range(images)]
+    gt_boxes = pad_objects(boxes, CAPACITY)
+    makers = {
+        "data": lambda: data,
+        "im_info": lambda: np.tile(np.float32([height, width, 1]), (images, 1)),
+        "gt_boxes": lambda: gt_boxes,
+        "gt_masks": lambda: box_masks(gt_boxes, config.data.mini_mask),
+        "active_classes": lambda: np.ones((images, config.model.num_classes), np.float32),
+    }
+    return {name: makers[name]() for name in get_detector(config.network).data_names}
+
+
+def random_batch(config, images=IMAGES, seed=0, empty=False):
+    """A batch of noise, with objects or without any."""
+    rng = np.random.default_rng(seed)
+    detector = get_detector(config.network)
+    size = SIZE[0] - 10, SIZE[1] - 20
+    boxes = [objects(rng, config.model.num_classes)[: 0 if empty else None] for _ in range(images)]
+    data = random_inputs(config, boxes, size, rng)
     targets = [
-        detector.assign_targets(config.model, ImageTargetsInput(found, (height, width), SIZE), rng)
+        detector.assign_targets(config.model, ImageTargetsInput(found, size, SIZE), rng)
         for found in boxes
     ]
-    im_info = np.tile(np.float32([height, width, 1]), (images, 1))
-    return Batch(
-        0,
-        0,
-        tuple(range(images)),
-        {"data": data, "im_info": im_info, "gt_boxes": pad_objects(boxes, CAPACITY)},
-        {name: np.stack([t[name] for t in targets]) for name in targets[0]},
+    labels = {name: np.stack([t[name] for t in targets]) for name in targets[0]}
+    return Batch(0, 0, tuple(range(images)), data, labels)
+
+
+def slim_config(name, settings):
+    """A detector's quick settings, made quicker, and then those."""
+    config = override(make_config(name), get_detector(name).quick)
+    slim = {f"model.{key}": value for key, value in SLIM.items() if hasattr(config.model, key)}
+    return override(
+        config,
+        {**slim, "model.num_classes": 4, "train.batch_size": IMAGES, **settings},
     )
 
 
 class Small:
     """A detector with its quick settings, a network of it and a batch for it."""
 
-    def __init__(self, name):
+    def __init__(self, name, settings=MappingProxyType({})):
         self.detector = get_detector(name)
-        quick = self.detector.quick
-        self.config = override(
-            make_config(name),
-            {**quick, "model.num_classes": 4, "train.fixed": FIXED, "train.batch_size": IMAGES},
-        )
+        self.config = slim_config(name, settings)
         self.batch = random_batch(self.config)
         plan = SimpleNamespace(largest_size=lambda: SIZE, capacity=CAPACITY)
         self.network = Network(self.config, plan, [mx.cpu()])
         self.params, _ = self.network.first_params()
         self.network.start(self.params, {}, make_schedule(self.config.train, 10), 0)
 
-    def update(self):
+    def update(self, batch=None):
         """(metrics as numbers, parameters before, parameters after one update)."""
         before = {name: value.copy() for name, value in self.network.params().items()}
-        pairs = self.network.step(self.batch, seed=0)
+        pairs = self.network.step(batch or self.batch, seed=0)
         metrics = {name: np.squeeze([a.asnumpy() for a in ps[0]]) for name, ps in pairs.items()}
         return metrics, before, self.network.params()
+
+    def gradients(self):
+        """Each parameter's gradient, or None for those that are fixed, by name."""
+        group = self.network.module._exec_group
+        return {name: grad[0] for name, grad in zip(group.param_names, group.grad_arrays)}
+
+    def is_fixed(self, name):
+        fixed = tuple(self.config.train.fixed)
+        return name.startswith(fixed) or self.detector.frozen(self.config.model, name)
 
 
 @pytest.fixture(scope="module", params=list_detectors())
@@ -380,17 +431,17 @@ def test_labels_have_the_names_and_shapes_that_the_graph_takes(small):
     labels = small.batch.labels
     assert set(labels) == set(small.detector.label_names)
     symbol = small.network.symbol
-    inputs = {"data", "im_info", "gt_boxes", *labels}
+    inputs = {*small.detector.data_names, *labels}
     assert inputs <= set(symbol.list_arguments())
     shapes = {name: array.shape for name, array in {**small.batch.data, **labels}.items()}
     arguments, outputs = inferred(symbol, **shapes)
     assert {name: arguments[name] for name in inputs} == shapes
-    assert all(shape[0] == IMAGES for shape in outputs.values())
+    assert all(shape[0] % IMAGES == 0 for shape in outputs.values())
     assert all(np.isfinite(array).all() for array in labels.values())
 
 
-def test_losses_are_finite_and_every_free_parameter_learns(small):
-    module = small.network.module
+def check_update(small):
+    """One update: finite losses, a gradient for each free parameter, and no other moves."""
     metrics, before, after = small.update()
     assert set(small.detector.losses) <= set(metrics)
     for name, (total, count) in metrics.items():
@@ -398,18 +449,60 @@ def test_losses_are_finite_and_every_free_parameter_learns(small):
         assert count > 0, name
     for name in small.detector.losses:
         assert metrics[name][0] > 0, name
-    gradients = dict(zip(module._exec_group.param_names, module._exec_group.grad_arrays))
-    for key, value in before.items():
-        name = key.partition(":")[2]
-        moved = (value != after[key]).asnumpy().any()
-        if name.startswith(FIXED):
-            assert gradients.get(name, [None])[0] is None, name
+    gradients = small.gradients()
+    for name in small.network.shapes:
+        moved = (before[f"arg:{name}"] != after[f"arg:{name}"]).asnumpy().any()
+        if small.is_fixed(name):
+            assert gradients.get(name) is None, name
             assert not moved, name
         else:
-            gradient = gradients[name][0].asnumpy()
+            gradient = gradients[name].asnumpy()
             assert np.isfinite(gradient).all(), name
             assert gradient.any(), name
             assert moved, name
+    return before, after
+
+
+def test_losses_are_finite_and_every_free_parameter_learns(small):
+    before, after = check_update(small)
+    prefixes = tuple(small.config.train.fixed)
+    assert all(any(name.startswith(p) for name in small.network.shapes) for p in prefixes)
+    for name in small.network.aux_shapes:  # on stored statistics, which stay
+        assert (before[f"aux:{name}"] == after[f"aux:{name}"]).asnumpy().all(), name
+
+
+@pytest.mark.parametrize("name", list_detectors())
+def test_from_scratch_nearly_everything_learns(name):
+    """What does not: scales that a normalisation does not have."""
+    small = Small(name, get_detector(name).scratch)
+    before, after = check_update(small)
+    fixed = [name for name in small.network.shapes if small.is_fixed(name)]
+    assert all(name.endswith("_gamma") for name in fixed)
+    assert len(fixed) <= 1
+    for name in small.network.aux_shapes:
+        assert (before[f"aux:{name}"] != after[f"aux:{name}"]).asnumpy().any(), name
+
+
+def test_without_objects_the_losses_of_objects_are_exactly_0(small):
+    of_objects = set(OBJECT_LOSSES) & set(small.detector.losses)
+    assert of_objects
+    metrics, _, _ = small.update(random_batch(small.config, empty=True))
+    assert {name: metrics[name][0] for name in of_objects} == dict.fromkeys(of_objects, 0)
+    assert all(np.isfinite(pair).all() for pair in metrics.values())
+    gradients = small.gradients().values()
+    assert all(np.isfinite(g.asnumpy()).all() for g in gradients if g is not None)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="a processor without bfloat16")
+@pytest.mark.parametrize("name", list_detectors())
+def test_bf16_trains_with_nearly_the_same_loss(name):
+    scratch = get_detector(name).scratch
+    exact, low = (Small(name, {**scratch, "train.precision": p}) for p in ("fp32", "bf16"))
+    first = exact.detector.losses[0]  # later ones may be of other RoIs
+    one, other = (np.divide(*small.update()[0][first]) for small in (exact, low))
+    assert one != other
+    assert one == pytest.approx(other, rel=0.05)
+    check_update(low)
 
 
 def test_outputs_are_named_and_are_losses_or_blocked(small):
@@ -425,11 +518,11 @@ def test_outputs_are_named_and_are_losses_or_blocked(small):
 
 
 def bind_test_graph(symbol, params, images, size=SIZE):
-    args = {name[4:]: value for name, value in params.items() if name.startswith("arg:")}
+    args, auxs = split_params(params)
     executor = symbol.simple_bind(
         mx.cpu(), grad_req="null", data=(images, 3, *size), im_info=(images, 3)
     )
-    executor.copy_params_from(args, allow_extra_params=True)
+    executor.copy_params_from(args, auxs, allow_extra_params=True)
     return executor
 
 
@@ -457,10 +550,11 @@ def test_detections_keep_the_contract(small, images):
 
 def test_train_and_test_graphs_have_the_same_parameters(small):
     test = small.detector.test_symbol(small.config.model)
-    shapes, _ = inferred(test, data=(1, 3, *SIZE), im_info=(1, 3))
-    trained = dict(small.network.shapes)
-    assert {n: s for n, s in shapes.items() if n not in ("data", "im_info")} == trained
-    assert test.list_auxiliary_states() == list(small.network.aux_shapes)
+    shapes, _, aux_shapes = test.infer_shape(data=(1, 3, *SIZE), im_info=(1, 3))
+    names = [*test.list_arguments(), *test.list_auxiliary_states()]
+    tested = dict(zip(names, [*shapes, *aux_shapes]))
+    inputs = {"data": (1, 3, *SIZE), "im_info": (1, 3)}
+    assert tested == {**small.network.shapes, **small.network.aux_shapes, **inputs}
 
 
 WITHOUT_US = """
@@ -473,7 +567,8 @@ import mxnet as mx
 folder = sys.argv[2]
 inputs = mx.nd.load(folder + "/inputs")
 symbol = mx.sym.load(folder + "/test-symbol.json")
-executor = symbol.bind(mx.cpu(), inputs, grad_req="null")
+states = {name: inputs.pop(name) for name in symbol.list_auxiliary_states()}
+executor = symbol.bind(mx.cpu(), inputs, grad_req="null", aux_states=states)
 mx.nd.save(folder + "/found", executor.forward())
 print(any(name.split(".")[0] in ("symnet", "mxrcnn") for name in sys.modules))
 """
@@ -486,7 +581,7 @@ def test_a_saved_test_graph_needs_mxnet_alone(small, tmp_path):
     executor = bind_test_graph(symbol, small.params, IMAGES)
     data = {name: small.batch.data[name] for name in ("data", "im_info")}
     expected = [array.asnumpy() for array in executor.forward(**data)]
-    mx.nd.save(str(tmp_path / "inputs"), executor.arg_dict)
+    mx.nd.save(str(tmp_path / "inputs"), {**executor.arg_dict, **executor.aux_dict})
     assert run_python(WITHOUT_US, REPO, tmp_path) == "False"
     for one, other in zip(mx.nd.load(str(tmp_path / "found")), expected):
         np.testing.assert_allclose(one.asnumpy(), other, rtol=1e-4, atol=1e-4)

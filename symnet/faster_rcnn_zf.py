@@ -1,0 +1,37 @@
+"""Faster R-CNN with ZF, the small network of the paper (Ren et al. 2015; py-faster-rcnn)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from symnet.faster_rcnn_classic import Body, ClassicConfig, classic_detector
+from symnet.vgg import FC_DIM, get_vgg_top_feature
+from symnet.zf import get_zf_feature
+
+
+@dataclass(frozen=True)
+class FasterRCNNZFConfig(ClassicConfig):
+    """The classic values; fc_dim are the units of fc6 and fc7."""
+
+    fc_dim: int = FC_DIM
+    rcnn_pooled_size: int = 6
+    rcnn_dropout: float = 0.5
+
+
+BODY = Body(
+    feature=lambda config, data: get_zf_feature(data, config.width),
+    head=lambda config, data: get_vgg_top_feature(data, config.fc_dim, config.rcnn_dropout),
+    rpn_width=0.5,  # 256 filters, as many as conv5 has
+)
+
+DETECTOR = classic_detector(
+    "faster_rcnn_zf",
+    FasterRCNNZFConfig,
+    BODY,
+    pretrained=("conv",),
+    quick={"model.width": 0.5, "model.fc_dim": 512, "model.rcnn_dropout": 0.0},
+    # py-faster-rcnn's mean; it trains all layers of ZF
+    defaults={"data.mean": (122.7717, 115.9465, 102.9801)},
+)
+
+DETECTORS = {DETECTOR.name: DETECTOR}

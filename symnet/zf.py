@@ -1,0 +1,56 @@
+"""ZF (Zeiler and Fergus 2013), as Faster R-CNN uses it (py-faster-rcnn, models/pascal_voc/ZF).
+
+Letters: B images, H, W the image's size. `width` thins every convolution (1.0 is ZF). Its head, fc6
+and fc7, is VGG16's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from symnet.compat import mx
+from symnet.layers import conv, float32, relu
+from symnet.vgg import thin
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+#: convolutions with normalisation and pooling after them: filters, kernel; strides are 2
+REDUCING = ((96, 7), (256, 5))
+#: 3x3 convolutions: filters
+KEEPING = (384, 384, 256)
+
+
+def _local_norm(data: Symbol, name: str) -> Symbol:
+    """Caffe's normalisation within a channel: x / (1 + alpha * mean of x^2 over 3x3) ^ beta.
+
+    Outside the map x is 0 and counts.
+    """
+    data = float32(data)
+    mean = mx.sym.Pooling(
+        mx.sym.square(data),
+        pool_type="avg",
+        kernel=(3, 3),
+        stride=(1, 1),
+        pad=(1, 1),
+        count_include_pad=True,
+        name=f"{name}_mean",
+    )
+    return mx.sym.elemwise_mul(data, (1 + 5e-5 * mean) ** -0.75, name=name)
+
+
+def get_zf_feature(data: Symbol, width: float = 1.0) -> Symbol:
+    """conv1 ... conv5: (B, 3, H, W) -> (B, 256, H/16, W/16).
+
+    Pooling rounds sizes down, where Caffe rounds up and has one more row and column at the end: so
+    a map has one cell for each 16 pixels, like all others here.
+    """
+    for number, (filters, kernel) in enumerate(REDUCING, start=1):
+        data = conv(data, f"conv{number}", thin(filters, width), kernel=kernel, stride=2)
+        data = _local_norm(relu(data, f"relu{number}"), f"norm{number}")
+        data = mx.sym.Pooling(
+            data, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name=f"pool{number}"
+        )
+    for number, filters in enumerate(KEEPING, start=len(REDUCING) + 1):
+        data = relu(conv(data, f"conv{number}", thin(filters, width)), f"relu{number}")
+    return data
