@@ -46,6 +46,7 @@ class DetectorDef:
     stride: image sides are padded to a multiple of it.
     body: prefixes of the parameters that --pretrained is expected to supply.
     quick: settings (`section.field`) of the quick preset.
+    presets: settings of other presets, by name.
     defaults: settings that differ from the toolkit's own defaults.
     scratch: settings for a training without pretrained parameters, unless the user gives others.
     frozen(config, name): whether a parameter never moves, whatever train.fixed says.
@@ -65,6 +66,7 @@ class DetectorDef:
     stride: int
     body: tuple[str, ...]
     quick: Mapping[str, Any]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scratch: Mapping[str, Any] = field(default_factory=dict)
     frozen: Callable[[Any, str], bool] = lambda config, name: False

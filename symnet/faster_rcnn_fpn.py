@@ -288,7 +288,7 @@ DEFAULTS = {
     "data.long_side": 1333,
     "data.resize": "linear",
     "data.size_rounding": "floor",
-    "train.lr": 0.0025,
+    "train.lr": 0.00125,
     "train.weight_decay": 1e-4,
     "train.clip_gradient": 0.0,
     "train.warmup_steps": 1000,

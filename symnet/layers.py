@@ -44,9 +44,18 @@ def precision(name: str) -> Iterator[None]:
         _precision.reset(token)
 
 
-def _low(data: Symbol) -> Symbol:
-    """The data as convolutions take it."""
-    return data if _precision.get() == "fp32" else mx.sym.amp_cast(data, dtype=BFLOAT16)
+#: layers with fewer outputs stay float32: oneDNN 2.4 corrupts memory in them when it uses AMX
+LEAST_BF16_FILTERS = 16
+
+
+def _is_low(filters: int) -> bool:
+    """Whether a layer with that many outputs computes in bfloat16."""
+    return _precision.get() != "fp32" and filters >= LEAST_BF16_FILTERS
+
+
+def _input(data: Symbol, filters: int) -> Symbol:
+    """Data, or a weight, as a layer with that many outputs takes it."""
+    return mx.sym.amp_cast(data, dtype=BFLOAT16) if _is_low(filters) else float32(data)
 
 
 def float32(data: Symbol) -> Symbol:
@@ -54,12 +63,14 @@ def float32(data: Symbol) -> Symbol:
     return data if _precision.get() == "fp32" else mx.sym.amp_cast(data, dtype="float32")
 
 
-def _parameter(name: str) -> Symbol:
-    """A weight or bias as convolutions take it."""
+def _parameter(name: str, filters: int) -> Symbol:
+    """A weight or bias as a layer with that many outputs takes it."""
+    if not _is_low(filters):
+        return mx.sym.Variable(name, dtype="float32")
     if _precision.get() == "bf16_stored":
         return mx.sym.Variable(name, dtype=BFLOAT16)
     # the type is given because it cannot be inferred through a cast
-    return _low(mx.sym.Variable(name, dtype="float32"))
+    return _input(mx.sym.Variable(name, dtype="float32"), filters)
 
 
 def conv(
@@ -73,14 +84,14 @@ def conv(
     pad: int | None = None,
 ) -> Symbol:
     """A convolution, padded so that stride 1 keeps the size: (B, _, H, W) -> (B, filters, ...)."""
-    weight = _parameter(f"{name}_weight")
-    parameters = (weight, _parameter(f"{name}_bias")) if bias else (weight,)
+    weight = _parameter(f"{name}_weight", filters)
+    parameters = (weight, _parameter(f"{name}_bias", filters)) if bias else (weight,)
     return _convolution(data, parameters, name, filters, kernel, stride, groups, pad)
 
 
 def conv_levels(levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3) -> list[Symbol]:
     """One convolution applied to each of L maps, with the same parameters."""
-    parameters = (_parameter(f"{name}_weight"), _parameter(f"{name}_bias"))
+    parameters = (_parameter(f"{name}_weight", filters), _parameter(f"{name}_bias", filters))
     return [
         _convolution(data, parameters, f"{name}.{level}", filters, kernel)
         for level, data in enumerate(levels)
@@ -99,7 +110,7 @@ def _convolution(
 ) -> Symbol:
     pad = kernel // 2 if pad is None else pad
     return mx.sym.Convolution(
-        _low(data),
+        _input(data, filters),
         *parameters,
         name=name,
         num_filter=filters,
@@ -115,9 +126,9 @@ def _convolution(
 def deconv(data: Symbol, name: str, filters: int) -> Symbol:
     """A transposed 2x2 convolution that doubles the map: (B, _, H, W) -> (B, filters, 2H, 2W)."""
     return mx.sym.Deconvolution(
-        _low(data),
-        _parameter(f"{name}_weight"),
-        _parameter(f"{name}_bias"),
+        _input(data, filters),
+        _parameter(f"{name}_weight", filters),
+        _parameter(f"{name}_bias", filters),
         name=name,
         num_filter=filters,
         kernel=(2, 2),
@@ -159,7 +170,7 @@ def conv_norm(
     shape = (filters, channels // groups, kernel, kernel)
     weight = mx.sym.Variable(f"{name}_weight", shape=shape, dtype="float32")
     weight = mx.sym.broadcast_mul(weight, mx.sym.reshape(scale, shape=(-1, 1, 1, 1)))
-    parameters = (_low(weight), _low(beta - mean * scale))
+    parameters = (_input(weight, filters), _input(beta - mean * scale, filters))
     return _convolution(data, parameters, name, filters, kernel, stride, groups)
 
 
@@ -204,8 +215,8 @@ def relu(data: Symbol, name: str) -> Symbol:
 
 def fc(data: Symbol, name: str, units: int) -> Symbol:
     """A fully connected layer: (R, ...) -> (R, units)."""
-    weight, bias = _parameter(f"{name}_weight"), _parameter(f"{name}_bias")
-    return mx.sym.FullyConnected(_low(data), weight, bias, name=name, num_hidden=units)
+    weight, bias = _parameter(f"{name}_weight", units), _parameter(f"{name}_bias", units)
+    return mx.sym.FullyConnected(_input(data, units), weight, bias, name=name, num_hidden=units)
 
 
 def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:

@@ -92,6 +92,30 @@ QUICK = {
     "model.mask_layers": 2,
 }
 
+#: the settings of matterport's Mask R-CNN: square images, targets of the RPN divided too, fewer
+#: RoIs, masks stored as 56 x 56 squares in their boxes
+MATTERPORT = {
+    "data.short_side": 800,
+    "data.long_side": 1024,
+    "data.square": True,
+    "data.mean": (123.7, 116.8, 103.9),
+    "data.std": (1.0, 1.0, 1.0),
+    "data.resize": "antialias",
+    "data.size_rounding": "round",
+    "data.mini_mask": 56,
+    "model.mini_mask": 56,
+    "model.rpn_pre_nms_top_n": 6000,
+    "model.rpn_pre_nms_top_n_test": 6000,
+    "model.rpn_bbox_stds": (0.1, 0.1, 0.2, 0.2),
+    "model.box_batch_size_per_image": 200,
+    "model.box_positive_fraction": 0.33,
+    "model.box_score_thresh": 0.7,
+    "model.box_nms_thresh": 0.3,
+    "train.lr": 0.001,
+    "train.clip_gradient": 5.0,
+    "train.warmup_steps": 0,
+}
+
 DETECTORS = {
     f"mask_rcnn_r{depth}_fpn": make_detector(
         f"mask_rcnn_r{depth}_fpn",
@@ -101,6 +125,7 @@ DETECTORS = {
         losses=(*faster_rcnn_fpn.LOSSES, "MaskLoss"),
         defaults={**faster_rcnn_fpn.DEFAULTS, "model.depth": depth, "data.masks": True},
         quick=QUICK,
+        presets={"matterport": MATTERPORT},
         data_names=("data", "im_info", "gt_boxes", "gt_masks", "active_classes"),
     )
     for depth in (50, 101)

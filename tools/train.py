@@ -22,8 +22,9 @@ def parse_args() -> argparse.Namespace:
     what.add_argument("--network", help="default: faster_rcnn_vgg16")
     what.add_argument(
         "--preset",
-        choices=("classic", "quick"),
-        help="classic: the paper's settings; quick: a narrow network on small images, anew. "
+        metavar="NAME",
+        help="classic: the paper's settings; quick: a narrow network on small images, anew; "
+        "matterport: that Mask R-CNN's settings. "
         "Default: quick for the synthetic data set, else classic. Other flags win over it",
     )
     what.add_argument("--pretrained", metavar="FILE", help="start from this .params or .npz")

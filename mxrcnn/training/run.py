@@ -84,8 +84,10 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     settings = {full_name(config, key): value for key, value in settings.items()}
     dataset = settings.get("data.dataset", config.data.dataset)
     preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
-    if preset == "quick":
-        config = override(config, {**QUICK, **detector.quick})
+    presets = {"classic": {}, "quick": {**QUICK, **detector.quick}, **detector.presets}
+    if preset not in presets:
+        raise ConfigError(f"--preset {preset}: {network} has {', '.join(presets)}")
+    config = override(config, presets[preset])
     config = override(config, settings)
     told.append(f"{network}, preset {preset}, data set {dataset}")
     if dataset != "synthetic" and "data.root" not in settings:

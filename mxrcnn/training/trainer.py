@@ -62,6 +62,19 @@ class _Scheduler(mx.lr_scheduler.LRScheduler):
         return self._schedule(num_update - 1)
 
 
+def _check_masks(config: Config, detector: DetectorDef) -> None:
+    """ConfigError if a detector that learns masks does not get them, or gets them otherwise."""
+    if "gt_masks" not in detector.data_names:
+        return
+    if not config.data.masks:
+        raise ConfigError(f"data.masks=False: {config.network} learns from masks")
+    if config.model.mini_mask != config.data.mini_mask:
+        raise ConfigError(
+            f"model.mini_mask={config.model.mini_mask} and data.mini_mask={config.data.mini_mask} "
+            "must be the same"
+        )
+
+
 class Network:
     """The training graph on its devices: one Module, its parameters and momentum by name."""
 
@@ -75,6 +88,7 @@ class Network:
         self.config = config
         self.contexts = list(contexts)
         check_precision(config.train.precision)
+        _check_masks(config, self.detector)
         with precision(config.train.precision):
             self.symbol = self.detector.train_symbol(config.model, images // devices)
         size = plan.largest_size()

@@ -1,0 +1,57 @@
+"""Parameters under torchvision's names, so that both sides of a comparison compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from symnet.vgg import BLOCKS
+
+_ENDINGS = {
+    "_gamma": ".weight",
+    "_beta": ".bias",
+    "_moving_mean": ".running_mean",
+    "_moving_var": ".running_var",
+    "_weight": ".weight",
+    "_bias": ".bias",
+}
+
+#: layers of the classic VGG16 detector, those of its body apart, as peer_torchvision.py calls them
+_VGG_LAYERS = {
+    "rpn_conv_3x3": "rpn.head.conv.0.0",
+    "rpn_bbox_pred": "rpn.head.bbox_pred",
+    "fc6": "roi_heads.box_head.layers.0",
+    "fc7": "roi_heads.box_head.layers.3",
+    "cls_score": "roi_heads.box_predictor.cls_score",
+    "bbox_pred": "roi_heads.box_predictor.bbox_pred",
+}
+
+
+def to_torchvision(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict of torchvision's detector: the inverse of `from_torchvision`.
+
+    Parameters of the classic VGG16 detector become those of the same network there.
+    """
+    layers = {**_VGG_LAYERS, **_vgg_body()} if "conv1_1_weight" in params else {}
+    out = {}
+    for name, value in params.items():
+        ending = next(ending for ending in _ENDINGS if name.endswith(ending))
+        layer = name[: -len(ending)]
+        if layer == "rpn_cls_score":
+            # softmax over (background, object) is the sigmoid of their difference
+            background, value = np.split(value, 2)
+            layer, value = "rpn.head.cls_logits", value - background
+        out[layers.get(layer, layer) + _ENDINGS[ending]] = value
+    return out
+
+
+def _vgg_body() -> dict[str, str]:
+    """conv1_1 -> backbone.0 and so on: there, ReLU and pooling are counted too."""
+    out, place = {}, 0
+    for block, (count, _) in enumerate(BLOCKS, start=1):
+        for layer in range(1, count + 1):
+            out[f"conv{block}_{layer}"] = f"backbone.{place}"
+            place += 2
+        place += 1
+    return out

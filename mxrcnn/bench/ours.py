@@ -1,0 +1,262 @@
+"""This toolkit as a side of tools/bench.py: see sides.py for the conversation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.bench.export import to_torchvision
+from mxrcnn.bench.flops import multiply_adds
+from mxrcnn.bench.scene import bench_config, open_files
+from mxrcnn.compat import PATCHED, mx
+from mxrcnn.data.loader import (
+    Batch,
+    BatchPlan,
+    Loader,
+    TrainingPlan,
+    default_workers,
+    make_training_batch,
+    test_loader,
+    test_plans,
+    training_loader,
+)
+from mxrcnn.inference.detector import Detector, low_precision_symbol
+from mxrcnn.training.checkpoint import split_params
+from mxrcnn.training.metrics import RunningMetrics
+from mxrcnn.training.schedule import make_schedule
+from mxrcnn.training.trainer import Network, step_seed
+from symnet import get_detector
+from symnet.layers import BFLOAT16
+
+#: sides of the square matrices whose product is the machine's ceiling
+MATRIX = 4096
+
+
+class Bench:
+    """What all modes share: configuration, files, one batch."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.config = bench_config(
+            spec["network"], spec["settings"], tuple(spec["size"]), spec["precision"]
+        )
+        self.dataset = open_files(Path(spec["folder"]), self.config)
+        self.plan = TrainingPlan(self.dataset, self.config)
+        first = next(plan for plan in self.plan.stream(0, 0) if not any(plan.flips))
+        self.batch = make_training_batch(self.config, self.plan.capacity, first)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image without padding."""
+        height, width, _ = self.batch.data["im_info"][0]
+        return int(height), int(width)
+
+    def symbol(self) -> mx.sym.Symbol:
+        """The test graph in the precision asked for."""
+        if self.config.train.precision != "fp32":
+            return low_precision_symbol(self.config, self.config.train.precision)
+        return get_detector(self.config.network).test_symbol(self.config.model)
+
+    def test_inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the test graph's inputs."""
+        return {name: self.batch.data[name].shape for name in ("data", "im_info")}
+
+    def first_params(self) -> dict[str, np.ndarray]:
+        """The test graph's parameters by name, with the values that a training starts with."""
+        detector, inputs = get_detector(self.config.network), self.test_inputs()
+        symbol = self.symbol()
+        args, _, auxs = symbol.infer_shape(**inputs)
+        names = symbol.list_arguments() + symbol.list_auxiliary_states()
+        return {
+            name: detector.init(
+                self.config.model,
+                name,
+                shape,
+                np.random.default_rng([self.config.train.seed, *name.encode()]),
+                True,
+            )
+            for name, shape in zip(names, args + auxs)
+            if name not in inputs
+        }
+
+
+def export(spec: dict[str, Any]) -> None:
+    """Write image, objects and parameters for the other side."""
+    bench = Bench(spec)
+    data, (height, width) = bench.config.data, bench.size
+    image = bench.batch.data["data"][0][:, :height, :width]
+    mean, std = (np.array(value, np.float32)[:, None, None] for value in (data.mean, data.std))
+    boxes = bench.batch.data["gt_boxes"][0]
+    arrays = {"image": (image * std + mean) / 255, "boxes": boxes[:, :4]}
+    arrays["labels"] = boxes[:, 4].astype(np.int64)
+    if data.masks:
+        masks = np.unpackbits(bench.batch.data["gt_masks"][0], axis=2)
+        arrays["masks"] = masks[:, :height, :width]
+    state = to_torchvision(bench.first_params())
+    np.savez(spec["arrays"], **arrays, **{f"param:{name}": state[name] for name in state})
+
+
+def _waited(
+    loader: Loader, plans: Iterable[BatchPlan], work: Callable[[Batch], object]
+) -> Iterator[tuple[float, float]]:
+    """For each batch, the time when it had been worked on, and the seconds waited for it."""
+    batches = loader.batches(plans)
+    while True:
+        before = time.perf_counter()
+        batch = next(batches, None)
+        waited = time.perf_counter() - before
+        if batch is None:
+            return
+        work(batch)
+        yield time.perf_counter(), waited
+
+
+class Training(Bench):
+    """One training step: batch on the host to updated parameters, nothing left in flight."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self.network = Network(self.config, self.plan, [mx.cpu()])
+        params, _ = self.network.first_params()
+        schedule = make_schedule(self.config.train, self.plan.steps)
+        self.network.start(params, {}, schedule, 0)
+        self.metrics = RunningMetrics(self.network.detector.losses)
+        self.steps = 0
+
+    def advance(self, batch: Batch) -> None:
+        """What the training loop does with a batch."""
+        pairs = self.network.step(batch, step_seed(0, self.steps))
+        self.steps += 1
+        self.metrics.add(self.steps, batch.image_ids, pairs)
+
+    def step(self) -> dict[str, Any]:
+        """A step, waited for."""
+        self.advance(self.batch)
+        mx.nd.waitall()
+        self.metrics.absorb(everything=True)
+        return {"loss": sum(v for k, v in self.metrics.take().items() if k.endswith("Loss"))}
+
+    def multiply_adds(self) -> int:
+        """Of a step."""
+        fixed = set(self.network.module._fixed_param_names)
+        shapes = {desc.name: desc.shape for desc in self.network.module.data_shapes}
+        shapes.update((desc.name, desc.shape) for desc in self.network.module.label_shapes)
+        return multiply_adds(self.network.symbol, shapes, set(self.network.shapes) - fixed)
+
+    def files(self, count: int) -> dict[str, float]:
+        """Images a second over `count` steps from JPEG files, and the share of time waited."""
+        warm = 2
+        plans = itertools.islice(self.plan.stream(0, 0), warm + count)
+        start = waited = 0.0
+        with training_loader(self.config, self.plan, default_workers()) as loader:
+            for number, (_, wait) in enumerate(_waited(loader, plans, self.advance), 1):
+                waited += wait
+                if number == warm:
+                    mx.nd.waitall()
+                    start, waited = time.perf_counter(), 0.0
+            mx.nd.waitall()
+            seconds = time.perf_counter() - start
+        return {"images_per_second": count / seconds, "waiting": waited / seconds}
+
+
+class Inference(Bench):
+    """One image tensor to boxes on the host."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        params = {name: mx.nd.array(value) for name, value in self.first_params().items()}
+        self.detector = Detector(self.symbol(), params, {}, self.config)
+
+    def step(self) -> dict[str, Any]:
+        """An image to boxes."""
+        out = self.detector.forward(self.batch.data["data"], self.batch.data["im_info"])
+        return {"detections": int((out["det_classes"] > 0).sum())}
+
+    def multiply_adds(self) -> int:
+        """Of an image."""
+        return multiply_adds(self.symbol(), self.test_inputs())
+
+    def files(self, count: int) -> dict[str, float]:
+        """Images a second over at least `count` JPEG files, and the share of time waited."""
+        data, multiple = self.config.data, self.detector._multiple
+        plans = test_plans(self.dataset, data, multiple, batch_size=1)
+        plans = list(itertools.islice(itertools.cycle(plans), count + 1))
+
+        def predict(batch: Batch) -> None:
+            outputs = self.detector.forward(batch.data["data"], batch.data["im_info"])
+            self.detector.detections(outputs, 0, *batch.data["im_info"][0, :2].astype(int))
+
+        with test_loader(data, 0) as loader:
+            times = list(_waited(loader, plans, predict))
+        seconds = times[-1][0] - times[0][0]
+        waited = sum(wait for _, wait in times[1:])
+        return {"images_per_second": count / seconds, "waiting": waited / seconds}
+
+
+def ceiling(precision: str, side: int = MATRIX, repeat: int = 5) -> float:
+    """Multiply-adds a second of a square matrix product, the best of some: nothing is faster."""
+    dtype = BFLOAT16 if precision == "bf16" else np.float32
+    data = mx.nd.amp_cast(mx.nd.random.uniform(shape=(side, side)), dtype=dtype)
+    weight = mx.nd.amp_cast(mx.nd.random.uniform(shape=(side, side)), dtype=dtype)
+    layer = mx.sym.FullyConnected(
+        mx.sym.Variable("data", dtype=dtype),
+        mx.sym.Variable("weight", dtype=dtype),
+        num_hidden=side,
+        no_bias=True,
+    )
+    executor = layer.bind(mx.cpu(), {"data": data, "weight": weight}, grad_req="null")
+    seconds = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        executor.forward(is_train=False)[0].wait_to_read()
+        seconds.append(time.perf_counter() - start)
+    return side**3 / min(seconds[1:])
+
+
+def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
+    """The answer to a word: step, rss, work, ceiling, or files and a number."""
+    word, _, number = word.partition(" ")
+    if word == "step":
+        start = time.perf_counter()
+        found = bench.step()
+        return {"seconds": time.perf_counter() - start, **found}
+    answers = {
+        "rss": lambda: {
+            "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        },
+        "work": lambda: {"multiply_adds": bench.multiply_adds()},
+        "files": lambda: bench.files(int(number)),
+        "ceiling": lambda: {"rate": ceiling(bench.config.train.precision, int(number))},
+    }
+    return answers[word]()
+
+
+def main() -> None:
+    """Answer until the other end closes."""
+    spec = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    say = partial(print, file=answers, flush=True)
+    if spec["mode"] == "export":
+        export(spec)
+        return say("{}")
+    bench = {"train": Training, "infer": Inference}[spec["mode"]](spec)
+    for _ in range(spec["warmup"]):
+        bench.step()
+    say(json.dumps({"size": bench.size, "patched": PATCHED}))
+    for word in sys.stdin:
+        say(json.dumps(reply(bench, word.strip())))
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Sides of a comparison: processes that do one step at a time, when asked, and tell how it went.
+
+A side is started with one argument, a JSON object. It answers `ready` with a JSON object once it is
+warmed up; after that, each line it reads is a word, and it writes one JSON object for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+#: seconds without CPU time after which a process counts as idle, and how long to wait for it
+QUIET, PATIENCE = 0.1, 10.0
+
+
+class SideError(RuntimeError):
+    """A side ended or failed; the message has what it said."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has used, all its threads; 0 where there is no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle(pid: int) -> bool:
+    """Wait until a process uses no CPU: OpenMP's threads spin for a while after their work."""
+    until = time.monotonic() + PATIENCE
+    before = cpu_seconds(pid)
+    while time.monotonic() < until:
+        time.sleep(QUIET)
+        now = cpu_seconds(pid)
+        if now - before < 0.15 * QUIET:
+            return True
+        before = now
+    return False
+
+
+class Side:
+    """One process. `ready` is what it told about itself when it had started."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], spec: Mapping[str, Any], env: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [*command, json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env},
+        )
+        self._said: deque[str] = deque(maxlen=20)
+        self._reader = Thread(target=self._listen, daemon=True)
+        self._reader.start()
+        self.ready = self._answer()
+
+    def _listen(self) -> None:
+        for line in self._process.stderr:
+            self._said.append(line.rstrip())
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self.close()
+        raise SideError("\n  ".join([f"{self.name}: the process ended; it said:", *self._said]))
+
+    def ask(self, word: str) -> dict[str, Any]:
+        """The answer to a word, once the process is idle again."""
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        if not wait_until_idle(self._process.pid):
+            print(f"  {self.name}: its threads never rest, times are too high", file=sys.stderr)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(1)
+        self._process.stdout.close()
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
