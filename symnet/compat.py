@@ -144,6 +144,9 @@ def _use_all_cores() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(physical_cores())
         PATCHED.append(f"OMP_NUM_THREADS={physical_cores()}")
+    # Threads that wait for another process's turn on a core should not keep theirs busy for long:
+    # with two trainings on the same cores each is twice as fast for it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # Large copies would start a second team of OpenMP threads in the calling thread. With more
     # threads than cores OpenMP stops spinning at barriers: box_nms takes 50 ms instead of 1.3 ms.
     os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(10**9))

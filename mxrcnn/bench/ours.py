@@ -37,6 +37,7 @@ from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, step_seed
 from symnet import get_detector
 from symnet.layers import BFLOAT16
+from symnet.masks import unpack
 
 #: sides of the square matrices whose product is the machine's ceiling
 MATRIX = 4096
@@ -99,8 +100,8 @@ def export(spec: dict[str, Any]) -> None:
     arrays = {"image": (image * std + mean) / 255, "boxes": boxes[:, :4]}
     arrays["labels"] = boxes[:, 4].astype(np.int64)
     if data.masks:
-        masks = np.unpackbits(bench.batch.data["gt_masks"][0], axis=2)
-        arrays["masks"] = masks[:, :height, :width]
+        masks = unpack(bench.batch.data["gt_masks"][0], width)
+        arrays["masks"] = masks[:, :height].astype(np.uint8)
     state = to_torchvision(bench.first_params())
     np.savez(spec["arrays"], **arrays, **{f"param:{name}": state[name] for name in state})
 
@@ -187,8 +188,8 @@ class Inference(Bench):
 
     def files(self, count: int) -> dict[str, float]:
         """Images a second over at least `count` JPEG files, and the share of time waited."""
-        data, multiple = self.config.data, self.detector._multiple
-        plans = test_plans(self.dataset, data, multiple, batch_size=1)
+        data, stride = self.config.data, get_detector(self.config.network).stride
+        plans = test_plans(self.dataset, data, stride, batch_size=1)
         plans = list(itertools.islice(itertools.cycle(plans), count + 1))
 
         def predict(batch: Batch) -> None:
@@ -230,9 +231,7 @@ def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
         found = bench.step()
         return {"seconds": time.perf_counter() - start, **found}
     answers = {
-        "rss": lambda: {
-            "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        },
+        "rss": lambda: {"max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
         "work": lambda: {"multiply_adds": bench.multiply_adds()},
         "files": lambda: bench.files(int(number)),
         "ceiling": lambda: {"rate": ceiling(bench.config.train.precision, int(number))},

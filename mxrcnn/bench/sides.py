@@ -21,7 +21,7 @@ from typing import Any
 QUIET, PATIENCE = 0.1, 10.0
 
 
-class SideError(RuntimeError):
+class SideError(ChildProcessError):
     """A side ended or failed; the message has what it said."""
 
 
