@@ -188,6 +188,16 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
     raise ConfigError(f"{key}={value!r}: expected {getattr(wanted, '__name__', wanted)}")
 
 
+def _replace(section: Any, values: Mapping[str, Any]) -> Any:
+    """A section with other values; a detector's own complaint becomes a ConfigError."""
+    try:
+        return dataclasses.replace(section, **values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _build(default: Any, values: Mapping[str, Any], where: str) -> Any:
     """A section like `default` with other values."""
     hints = typing.get_type_hints(type(default))
@@ -197,7 +207,7 @@ def _build(default: Any, values: Mapping[str, Any], where: str) -> Any:
         if key not in hints:
             raise ConfigError(f"unknown setting {where}{key}{_closest(key, hints)}")
     coerced = {key: _coerce(where + key, value, hints[key]) for key, value in values.items()}
-    return dataclasses.replace(default, **coerced)
+    return _replace(default, coerced)
 
 
 def _parse(text: str) -> Any:
@@ -241,7 +251,7 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
         section, _, name = full_name(config, key).partition(".")
         part = getattr(config, section)
         hints = typing.get_type_hints(type(part))
-        part = dataclasses.replace(part, **{name: _coerce(key, value, hints[name])})
+        part = _replace(part, {name: _coerce(key, value, hints[name])})
         config = dataclasses.replace(config, **{section: part})
     return config
 

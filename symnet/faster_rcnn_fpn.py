@@ -90,10 +90,12 @@ class FasterRCNNFPNConfig:
         return PyramidAnchors(tuple(self.anchor_sizes), tuple(self.anchor_ratios))
 
     def proposal_filter(self, train: bool) -> ProposalFilter:
-        """Which boxes become proposals."""
+        """Which boxes become proposals, and how many at most."""
+        best = self.rpn_pre_nms_top_n if train else self.rpn_pre_nms_top_n_test
+        kept = self.rpn_post_nms_top_n if train else self.rpn_post_nms_top_n_test
         return ProposalFilter(
-            self.rpn_pre_nms_top_n if train else self.rpn_pre_nms_top_n_test,
-            self.rpn_post_nms_top_n if train else self.rpn_post_nms_top_n_test,
+            best,
+            min(kept, best * len(self.anchor_sizes)),
             self.rpn_nms_thresh,
             self.rpn_score_thresh,
             self.rpn_min_size,
@@ -188,7 +190,7 @@ def train_stages(
 def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]]:
     """The pyramid, and the outputs det_boxes, det_scores, det_classes, proposals."""
     stages = trunk(config, train=False)
-    rois, proposals = stages.rois, config.rpn_post_nms_top_n_test
+    rois, proposals = stages.rois, config.proposal_filter(train=False).post_nms_top_n
     logits, deltas = box_head(config, stages.pyramid, mx.sym.reshape(rois, shape=(-3, 0)))
     deltas = mx.sym.reshape(deltas, shape=(-1, proposals, config.num_classes, 4))
     boxes = decode_boxes(

@@ -10,9 +10,10 @@ fully connected layers take their inputs and weights in bfloat16 and hand their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,6 +108,7 @@ def _convolution(
     stride: int = 1,
     groups: int = 1,
     pad: int | None = None,
+    attr: Mapping[str, str] | None = None,
 ) -> Symbol:
     pad = kernel // 2 if pad is None else pad
     return mx.sym.Convolution(
@@ -120,6 +122,7 @@ def _convolution(
         num_group=groups,
         no_bias=len(parameters) == 1,
         workspace=2048,
+        attr=attr,
     )
 
 
@@ -157,8 +160,20 @@ def conv_norm(
     """A convolution without bias and its normalisation: (B, channels, H, W) -> (B, filters, ...).
 
     Folded, the stored statistics go into the convolution's weights, W * gamma / sqrt(var + eps),
-    and bias, in float32; gradients reach W through it. Only then `channels` must be told.
+    and bias, in float32; gradients reach W through it. Only then `channels` must be told. Graphs
+    for stored bfloat16 have the convolution alone: `fold_norms` makes its parameters.
     """
+    if _precision.get() == "bf16_stored" and kind in ("batch", "frozen"):
+        return _convolution(
+            data,
+            (_parameter(f"{name}_weight", filters), _parameter(f"{name}_bias", filters)),
+            name,
+            filters,
+            kernel,
+            stride,
+            groups,
+            attr={NORM_ATTRIBUTE: norm_name},
+        )
     if kind != "folded":
         out = conv(data, name, filters, kernel, stride, groups, bias=False)
         return norm(out, norm_name, kind, filters)
@@ -175,13 +190,35 @@ def conv_norm(
 
 
 NORM_EPS = 1e-5
+#: on a convolution: the name of the normalisation that its parameters contain
+NORM_ATTRIBUTE = "__norm__"
+
+
+def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
+    """Parameters with those normalisations, on stored statistics, put into their convolutions.
+
+    For graphs built for stored bfloat16; of other graphs the parameters stay as they are.
+    """
+    folded = dict(params)
+    for name, attributes in symbol.attr_dict().items():
+        norm_name = attributes.get(NORM_ATTRIBUTE)
+        if norm_name is not None and f"{norm_name}_gamma" in params:
+            gamma, beta, mean, var = (
+                params[f"{norm_name}_{leaf}"]
+                for leaf in ("gamma", "beta", "moving_mean", "moving_var")
+            )
+            scale = gamma / mx.nd.sqrt(var + NORM_EPS)
+            weight = params[f"{name}_weight"]
+            folded[f"{name}_weight"] = weight * scale.reshape((-1, 1, 1, 1))
+            folded[f"{name}_bias"] = beta - mean * scale
+    return folded
 
 
 def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) -> Symbol:
     """Normalisation of maps (B, channels, H, W) in float32, with NAME_gamma and NAME_beta.
 
     batch, frozen: Ioffe and Szegedy 2015, with NAME_moving_mean and NAME_moving_var. group: Wu and
-    He 2018 (MXNet's GroupNorm has one scale a group, not one a channel, and is slower).
+    He 2018, of as many groups as divide the channels, up to `groups`, a power of two.
     """
     data = float32(data)
     if kind in ("batch", "frozen"):
@@ -195,17 +232,40 @@ def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) ->
         )
     if kind != "group":
         raise ValueError(f"normalisation {kind!r}: there are {', '.join(NORMS)}")
+    return _group_norm(data, _scale_and_shift(name, channels), name, gcd(channels, groups))
+
+
+def group_norm_levels(
+    levels: Sequence[Symbol], name: str, channels: int, groups: int = 32
+) -> list[Symbol]:
+    """Group normalisation of each of L maps (B, channels, H, W), with the same parameters."""
+    parameters = _scale_and_shift(name, channels)
+    return [
+        _group_norm(float32(data), parameters, f"{name}.{level}", gcd(channels, groups))
+        for level, data in enumerate(levels)
+    ]
+
+
+def _scale_and_shift(name: str, channels: int) -> list[Symbol]:
+    return [
+        mx.sym.reshape(mx.sym.Variable(f"{name}_{leaf}", shape=(channels,)), shape=(1, -1, 1, 1))
+        for leaf in ("gamma", "beta")
+    ]
+
+
+def _group_norm(data: Symbol, parameters: Sequence[Symbol], name: str, groups: int) -> Symbol:
+    """Of a map (B, C, H, W), with a scale and a shift (1, C, 1, 1).
+
+    MXNet's own GroupNorm has one scale a group, not one a channel, and is slower.
+    """
     rows = mx.sym.reshape(data, shape=(0, -4, groups, -1, 0, 0))  # (B, groups, C/groups, H, W)
     rows = mx.sym.reshape(rows, shape=(-3, -1))
     ones = mx.sym.ones_like(mx.sym.slice_axis(rows, axis=0, begin=0, end=1))
     ones = mx.sym.BlockGrad(mx.sym.reshape(ones, shape=(-1,)))
     rows = mx.sym.LayerNorm(rows, ones, mx.sym.zeros_like(ones), axis=-1, eps=NORM_EPS)
-    data = mx.sym.reshape_like(rows, data)
-    gamma, beta = (
-        mx.sym.reshape(mx.sym.Variable(f"{name}_{leaf}", shape=(channels,)), shape=(1, -1, 1, 1))
-        for leaf in ("gamma", "beta")
-    )
-    return mx.sym.broadcast_add(mx.sym.broadcast_mul(data, gamma), beta, name=name)
+    gamma, beta = parameters
+    data = mx.sym.broadcast_mul(mx.sym.reshape_like(rows, data), gamma)
+    return mx.sym.broadcast_add(data, beta, name=name)
 
 
 def relu(data: Symbol, name: str) -> Symbol:

@@ -80,8 +80,10 @@ def test_symbol(config: MaskRCNNFPNConfig) -> Symbol:
     rois = mx.sym.reshape(with_batch_index(boxes, found), shape=(-3, 0))
     logits = mask_logits(config, pyramid, rois)
     masks = mx.sym.sigmoid(of_class(logits, mx.sym.relu(mx.sym.reshape(classes, shape=(-1,)))))
-    side, count = 2 * config.mask_roi_size, config.box_detections_per_img
-    masks = mx.sym.reshape(masks, shape=(-1, count, side, side), name="det_masks")
+    # as many rows as det_boxes has
+    masks = mx.sym.reshape_like(
+        masks, mx.sym.expand_dims(classes, axis=2), lhs_end=1, rhs_end=2, name="det_masks"
+    )
     return mx.sym.Group([*outputs, masks])
 
 

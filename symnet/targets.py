@@ -1,7 +1,8 @@
 """What the losses should ask for: matching anchors and proposals to objects, and sampling.
 
-Letters: A anchors (all of an image), P proposals, R RoIs, G objects, C classes with background 0.
-Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1, object).
+Letters: A anchors (all of an image), P proposals, R RoIs, N points, G objects, C classes with
+background 0. Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1, object). Those
+of FCOS alone are -1 background, k - 1 class k.
 gt_boxes (G, 5): xyxy and class; a row of class <= 0 is padding.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from symnet.boxes import BoxCoder, iou
+from symnet.boxes import BoxCoder, areas, iou
 
 IGNORE = -1
 
@@ -207,7 +208,7 @@ def roi_targets(
     deltas = coder.encode(boxes[fg], objects[matched[fg], :4])
     targets, weights = expand_by_class(deltas, labels, num_classes)
     own = np.zeros(count, np.float32)
-    own[: len(fg)] = matched[fg]
+    own[: len(fg)] = np.flatnonzero(gt_boxes[:, 4] > 0)[matched[fg]]
     return rois, labels, targets, weights, own
 
 
@@ -222,6 +223,77 @@ def expand_by_class(
     targets[rows, classes] = deltas
     weights[rows, classes] = 1
     return targets.reshape(len(labels), -1), weights.reshape(len(labels), -1)
+
+
+@dataclass(frozen=True)
+class PointMatching:
+    """Which object a point of FCOS belongs to; lengths are in strides of the point's level.
+
+    size_range: the least and the largest of a point's largest distance to the sides of its object;
+    from 0 on the first level, to infinity on the last. centre_radius: a point is no further than
+    that from the object's centre, in x and in y; 0 is off.
+    """
+
+    size_range: tuple[float, float] = (4.0, 8.0)
+    centre_radius: float = 1.5
+
+
+def match_points(
+    points: np.ndarray,
+    levels: np.ndarray,
+    strides: np.ndarray,
+    boxes: np.ndarray,
+    rule: PointMatching,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The object (N,) of points (N, 2), -1 for none, and all LTRB distances (N, G, 4) in pixels.
+
+    levels (N,) are the points' levels, strides one a level, boxes (G, 4) the objects. FCOS, section
+    3.2: of the objects that contain the point and are of its level's size, the smallest. With
+    centre sampling (the second FCOS paper) the point must also be near the object's centre.
+    """
+    stride = np.asarray(strides, np.float32)[levels][:, None]  # (N, 1)
+    ltrb = np.concatenate(
+        [points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], axis=2
+    )
+    low = np.where(levels == 0, 0, rule.size_range[0] * stride[:, 0])[:, None]
+    high = np.where(levels == len(strides) - 1, np.inf, rule.size_range[1] * stride[:, 0])[:, None]
+    farthest = ltrb.max(axis=2)
+    ours = (ltrb.min(axis=2) > 0) & (farthest >= low) & (farthest <= high)
+    if rule.centre_radius > 0:
+        # half the difference of left and right is the distance to the centre
+        away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2
+        ours &= away < rule.centre_radius * stride
+    if not len(boxes):
+        return np.full(len(points), -1), ltrb
+    area = np.where(ours, areas(boxes), np.inf)
+    matched = area.argmin(axis=1)
+    return np.where(ours.any(axis=1), matched, -1), ltrb
+
+
+def fcos_targets(
+    points: np.ndarray,
+    levels: np.ndarray,
+    strides: Sequence[int],
+    gt_boxes: np.ndarray,
+    rule: PointMatching,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels (N,), LTRB targets (N, 4) in strides and centerness (N,), float32, of the points
+
+    points (N, 2), levels (N,), strides one a level. Background has label -1, and 0 otherwise.
+    Centerness is equation 3 of FCOS: sqrt(min(l, r) min(t, b) / (max(l, r) max(t, b))).
+    """
+    objects = real_objects(gt_boxes)
+    matched, distances = match_points(points, levels, strides, objects[:, :4], rule)
+    labels = np.full(len(points), IGNORE, np.float32)
+    ltrb = np.zeros((len(points), 4), np.float32)
+    centerness = np.zeros(len(points), np.float32)
+    fg = np.flatnonzero(matched >= 0)
+    own = distances[fg, matched[fg]]
+    labels[fg] = objects[matched[fg], 4] - 1
+    ltrb[fg] = own / np.asarray(strides, np.float32)[levels[fg], None]
+    near, far = np.minimum(own[:, :2], own[:, 2:]), np.maximum(own[:, :2], own[:, 2:])
+    centerness[fg] = np.sqrt(near.prod(axis=1) / far.prod(axis=1))
+    return labels, ltrb, centerness
 
 
 def pad_objects(objects: Sequence[np.ndarray], capacity: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
-from symnet.layers import BFLOAT16
+from symnet.layers import BFLOAT16, fold_norms
 from symnet.layers import precision as graph_precision
 from symnet.masks import paste_rle
 
@@ -92,7 +92,8 @@ class Detector:
         low = {name for name, dtype in zip(names, types) if dtype == BFLOAT16}
         shapes = dict(zip(names, arg_shapes))
         shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
-        given = {**args, **auxs}  # stored statistics may be arguments of the training graph
+        # stored statistics may be arguments of the training graph
+        given = fold_norms(self._symbol, {**args, **auxs})
         self._args = {
             name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
             for name, value in self._fitting(given, shapes).items()
@@ -168,13 +169,15 @@ class Detector:
         batch_size: int = 1,
         num_workers: int = 0,
         progress: bool = True,
-    ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray]]:
+    ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray | None]]:
         """(record, detections, proposals (P, 4)) of all images, in stored pixels, by equal shapes.
 
+        A detector that makes no proposals has None for them.
         The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
         """
         data = self.config.data
         plans = test_plans(dataset, data, self._multiple, batch_size)
+        two_stage = "proposals" in self._names
         bar = tqdm(
             total=len(dataset), unit="image", dynamic_ncols=True, disable=None if progress else True
         )
@@ -184,7 +187,8 @@ class Detector:
                 for row, record in enumerate(plan.records):
                     ratio = self._pixel_ratio(record.height, record.width)
                     found = self.detections(outputs, row, record.height, record.width)
-                    yield record, found, outputs["proposals"][row] / ratio
+                    proposals = outputs["proposals"][row] / ratio if two_stage else None
+                    yield record, found, proposals
                     bar.update()
 
     def predict_dataset(self, dataset: Dataset, **options: int | bool) -> dict[ImageId, Detections]:

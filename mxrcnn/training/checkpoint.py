@@ -110,7 +110,7 @@ class RunFolder:
             )
         for name, symbol in symbols.items():
             with atomic_write(self.path / f"{name}-symbol.json") as handle:
-                handle.write(symbol.tojson())
+                handle.write(symbol.tojson(remove_amp_cast=False))
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:

@@ -172,6 +172,7 @@ class Network:
 
     def params(self) -> Params:
         """All parameters, on the CPU, with arg: and aux: keys."""
+        mx.nd.waitall()  # batch norm's backward pass writes moving means that no reader waits for
         args, auxs = self.module.get_params()
         return {
             **{f"arg:{name}": value for name, value in args.items()},
