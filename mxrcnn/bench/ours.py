@@ -31,7 +31,6 @@ from mxrcnn.data.loader import (
     training_loader,
 )
 from mxrcnn.inference.detector import Detector, low_precision_symbol
-from mxrcnn.training.checkpoint import split_params
 from mxrcnn.training.metrics import RunningMetrics
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, step_seed

@@ -27,12 +27,19 @@ class SideError(ChildProcessError):
 
 def cpu_seconds(pid: int) -> float:
     """The CPU time that a process has used, all its threads; 0 where there is no /proc."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0.0
-    user, system = text.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return sum(ticks for _, ticks in _threads(pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def _threads(pid: int) -> list[tuple[str, int]]:
+    """Of each thread of a process: its state, R if it runs or would like to, and its CPU time."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            fields = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:  # the thread has ended
+            continue
+        found.append((fields[0], int(fields[11]) + int(fields[12])))
+    return found
 
 
 def wait_until_idle(pid: int) -> bool:
@@ -42,7 +49,8 @@ def wait_until_idle(pid: int) -> bool:
     while time.monotonic() < until:
         time.sleep(QUIET)
         now = cpu_seconds(pid)
-        if now - before < 0.15 * QUIET:
+        waiting = any(state == "R" for state, _ in _threads(pid))
+        if not waiting and now - before < 0.15 * QUIET:
             return True
         before = now
     return False
@@ -63,10 +71,12 @@ class Side:
             text=True,
             env={**os.environ, **env},
         )
+        self.pid = self._process.pid
         self._said: deque[str] = deque(maxlen=20)
         self._reader = Thread(target=self._listen, daemon=True)
         self._reader.start()
         self.ready = self._answer()
+        wait_until_idle(self.pid)
 
     def _listen(self) -> None:
         for line in self._process.stderr:
@@ -84,7 +94,7 @@ class Side:
         self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
         answer = self._answer()
-        if not wait_until_idle(self._process.pid):
+        if not wait_until_idle(self.pid):
             print(f"  {self.name}: its threads never rest, times are too high", file=sys.stderr)
         return answer
 

@@ -1,0 +1,176 @@
+"""What was measured, as a table for people and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WHAT = {"train": "training step", "infer": "image to boxes"}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One side in one mode: its answers to `step`, its peak memory, what it told when ready."""
+
+    answers: Sequence[Mapping[str, Any]]
+    max_rss_mb: int
+    ready: Mapping[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """The median of its steps."""
+        return statistics.median(answer["seconds"] for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One mode in one precision. peers: by memory layout. ceiling: multiply-adds a second."""
+
+    mode: str
+    precision: str
+    ours: Timing
+    peers: Mapping[str, Timing]
+    multiply_adds: int
+    files: Mapping[str, float]
+    ceiling: float
+
+    @property
+    def key(self) -> str:
+        """As the JSON has it: train_fp32."""
+        return f"{self.mode}_{self.precision}"
+
+    @property
+    def layout(self) -> str | None:
+        """The peer's faster layout; None without a peer."""
+        return min(self.peers, key=lambda name: self.peers[name].seconds, default=None)
+
+    @property
+    def peer(self) -> Timing | None:
+        """The peer in its faster layout."""
+        return self.peers[self.layout] if self.layout else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Our seconds by the peer's."""
+        return self.ours.seconds / self.peer.seconds if self.peer else None
+
+    @property
+    def share(self) -> float:
+        """Of the machine's ceiling that the network's multiply-adds reach."""
+        return self.multiply_adds / self.ours.seconds / self.ceiling
+
+
+@dataclass
+class BenchReport:
+    """All that was measured in one run."""
+
+    network: str
+    size: tuple[int, int]
+    threads: int
+    repeat: int
+    load: float
+    rows: list[Measured] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """Seconds an image by mode and precision, peak memory; the peer's; the ratios; and more."""
+        with_peer = [row for row in self.rows if row.peer]
+        out: dict[str, Any] = {
+            "network": self.network,
+            "size": list(self.size),
+            "threads": self.threads,
+            "repeat": self.repeat,
+            "cpu": processor(),
+            "load_at_start": round(self.load, 2),
+            **_seconds({row.key: row.ours for row in self.rows}),
+            "memory_mb": {row.key: row.ours.max_rss_mb for row in self.rows},
+            "files": {row.key: {k: round(v, 4) for k, v in row.files.items()} for row in self.rows},
+            "gflop": {row.key: round(2e-9 * row.multiply_adds, 1) for row in self.rows},
+            "ceiling_gflops": {row.precision: round(2e-9 * row.ceiling) for row in self.rows},
+            "share_of_ceiling": {row.key: round(row.share, 3) for row in self.rows},
+        }
+        if with_peer:
+            versions = ("torch", "torchvision")
+            ready = with_peer[0].peer.ready
+            out["peer"] = {
+                **{name: ready[name] for name in versions if name in ready},
+                **_seconds({row.key: row.peer for row in with_peer}),
+                "memory_mb": {row.key: row.peer.max_rss_mb for row in with_peer},
+                "layout": {row.key: row.layout for row in with_peer},
+            }
+            out["ratio"] = {row.key: round(row.ratio, 3) for row in with_peer}
+            out["ratio"]["max_rss_mb"] = round(out["max_rss_mb"] / out["peer"]["max_rss_mb"], 3)
+        return out
+
+    def table(self) -> str:
+        """The same for people."""
+        height, width = self.size
+        head = f"{self.network}, one image of {height}x{width}, {self.threads} threads, "
+        head += f"{processor()}: medians of {self.repeat}, "
+        parts = [
+            head + f"load average at the start {self.load:.2f}",
+            _aligned(self._times()),
+            _aligned(self._files()),
+            _aligned(self._ceilings()),
+        ]
+        return "\n\n".join(parts)
+
+    def _times(self) -> list[list[str]]:
+        with_peer = any(row.peer for row in self.rows)
+        rows = [["", "seconds", "peak memory"]]
+        rows[0] += ["torchvision", "its memory", "its layout", "ratio"] if with_peer else []
+        for row in self.rows:
+            cells = [f"{WHAT[row.mode]}, {row.precision}", f"{row.ours.seconds:.3f}"]
+            cells.append(f"{row.ours.max_rss_mb} MB")
+            if row.peer:
+                cells += [f"{row.peer.seconds:.3f}", f"{row.peer.max_rss_mb} MB", row.layout]
+                cells.append(f"{row.ratio:.2f}")
+            rows.append(cells)
+        return rows
+
+    def _files(self) -> list[list[str]]:
+        rows = [["from JPEG files", "images/s", "waiting for data"]]
+        names = {"train": "training", "infer": "prediction"}
+        for row in self.rows:
+            rate, waiting = row.files["images_per_second"], row.files["waiting"]
+            rows.append([f"{names[row.mode]}, {row.precision}", f"{rate:.2f}", f"{waiting:.1%}"])
+        return rows
+
+    def _ceilings(self) -> list[list[str]]:
+        rows = [["layers' arithmetic", "GFLOP", "GFLOP/s", "matrix product", "share"]]
+        for row in self.rows:
+            work = 2e-9 * row.multiply_adds
+            rates = work / row.ours.seconds, 2e-9 * row.ceiling
+            cells = [f"{WHAT[row.mode]}, {row.precision}", f"{work:.0f}"]
+            rows.append([*cells, *(f"{rate:.0f}" for rate in rates), f"{row.share:.0%}"])
+        return rows
+
+
+def _seconds(timings: Mapping[str, Timing]) -> dict[str, float]:
+    """The keys that both sides have: seconds by mode and precision, and the highest memory."""
+    seconds = {key: round(timing.seconds, 4) for key, timing in timings.items()}
+    return {**seconds, "max_rss_mb": max(timing.max_rss_mb for timing in timings.values())}
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def processor() -> str:
+    """The processor's name, as far as it is known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return "unknown processor"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"

@@ -1,0 +1,214 @@
+"""A whole measurement: sides started, asked in turn, and what they told put together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mxrcnn
+from mxrcnn.bench.report import BenchReport, Measured, Timing
+from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
+from mxrcnn.bench.sides import Side, SideError
+from mxrcnn.compat import has_bf16
+from mxrcnn.config import Config, ConfigError, check_precision, full_name, parse_settings
+from symnet.compat import physical_cores
+
+MODES = ("train", "infer")
+#: the least number of images from files
+LEAST_FILES = 4
+WARMUP = 2
+LAYOUTS = ("channels_last", "contiguous")
+PEER_SCRIPT = Path(__file__).with_name("peer_torchvision.py")
+PEER_NETWORKS = ("faster_rcnn_vgg16", "faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn")
+INSTALL = "python3 -m venv tv && tv/bin/pip install torch torchvision, then --peer tv/bin/python"
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What `tools/bench.py` was asked. None: all precisions that apply, both modes, the
+    network's usual size, all cores. words are `key=value` settings; matrix is the
+    side of the ceiling's matrices."""
+
+    network: str = "faster_rcnn_vgg16"
+    precision: str | None = None
+    size: tuple[int, int] | None = None
+    repeat: int = 5
+    threads: int | None = None
+    words: Sequence[str] = ()
+    peer: str | None = None
+    mode: str | None = None
+    matrix: int = 4096
+
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions to measure; ConfigError for one that this processor is not made for."""
+        if self.precision:
+            check_precision(self.precision)
+            return (self.precision,)
+        return ("fp32", "bf16") if has_bf16() else ("fp32",)
+
+
+def run_bench(request: BenchRequest) -> BenchReport:
+    """Measure as asked; ConfigError for what cannot be, SideError if a process fails."""
+    if request.peer:
+        check_peer(request)
+    return measure_all(request, PEER_SCRIPT)
+
+
+def check_peer(request: BenchRequest) -> None:
+    """ConfigError unless torchvision has this very network, and the interpreter torchvision."""
+    if request.network not in PEER_NETWORKS:
+        raise ConfigError(f"--peer: torchvision is measured on {', '.join(PEER_NETWORKS)}")
+    config = bench_config(request.network, (), (64, 64), "fp32")
+    names = [full_name(config, key) for key in parse_settings(request.words)]
+    changed = [name for name in names if name.startswith("model.")]
+    if changed:
+        raise ConfigError(f"--set {changed[0]}: with --peer, the network stays as torchvision's is")
+    try:
+        done = subprocess.run(
+            [request.peer, "-c", "import torch, torchvision"], capture_output=True, text=True
+        )
+    except OSError as error:
+        raise ConfigError(f"--peer {request.peer}: {error.strerror}. {INSTALL}") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it failed"])[-1]
+        raise ConfigError(f"--peer {request.peer} cannot import torchvision ({reason}). {INSTALL}")
+
+
+def measure_all(request: BenchRequest, peer_script: Path) -> BenchReport:
+    """Every precision and mode, the sides of each in turn; peer_script runs in request.peer."""
+    size = request.size or default_size(request.network)
+    threads = request.threads or physical_cores()
+    precisions = request.precisions()
+    bench_config(request.network, request.words, size, "fp32")  # wrong settings are known at once
+    load = os.getloadavg()[0]
+    if load > 0.7:
+        say(f"load average {load:.2f}: other work on this machine makes the times too high")
+    report = BenchReport(request.network, size, threads, request.repeat, load)
+    with tempfile.TemporaryDirectory(prefix="mxrcnn_bench_") as name:
+        folder = Path(name)
+        write_files(folder / "files", size)
+        for precision in precisions:
+            for mode in [request.mode] if request.mode else MODES:
+                bench = _Comparison(request, size, threads, precision, mode, folder, peer_script)
+                report.rows.append(bench.measure())
+    return report
+
+
+def say(line: str) -> None:
+    """Progress, for people who wait."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Comparison:
+    """One mode in one precision, on all sides."""
+
+    request: BenchRequest
+    size: tuple[int, int]
+    threads: int
+    precision: str
+    mode: str
+    folder: Path
+    peer_script: Path
+
+    def measure(self) -> Measured:
+        """Start the sides, ask them in turn, and ours for what it alone knows."""
+        with ExitStack() as stack:
+            say(f"{self.mode} {self.precision}: starting")
+            ours = stack.enter_context(self._ours(self.mode))
+            peers = self._start_peers(stack, ours) if self.request.peer else {}
+            sides = {"mxrcnn": ours, **peers}
+            told: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+            for turn in range(1, self.request.repeat + 1):
+                for name, side in sides.items():
+                    told[name].append(side.ask("step"))
+                last = (f"{name} {answers[-1]['seconds']:.3f} s" for name, answers in told.items())
+                say(f"{self.mode} {self.precision} {turn}/{self.request.repeat}: {', '.join(last)}")
+            timings = {
+                name: Timing(told[name], side.ask("rss")["max_rss_mb"], side.ready)
+                for name, side in sides.items()
+            }
+            for side in peers.values():
+                side.close()
+            return self._with_ours(ours, timings)
+
+    def _with_ours(self, ours: Side, timings: dict[str, Timing]) -> Measured:
+        say(f"{self.mode} {self.precision}: from files, and the machine's ceiling")
+        count = max(LEAST_FILES, 2 * self.request.repeat)
+        return Measured(
+            mode=self.mode,
+            precision=self.precision,
+            ours=timings.pop("mxrcnn"),
+            peers=timings,
+            multiply_adds=ours.ask("work")["multiply_adds"],
+            files=ours.ask(f"files {count}"),
+            ceiling=ours.ask(f"ceiling {self.request.matrix}")["rate"],
+        )
+
+    def _environment(self) -> dict[str, str]:
+        root = str(Path(mxrcnn.__file__).resolve().parent.parent)
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": str(self.threads),
+        }
+
+    def _ours(self, mode: str) -> Side:
+        spec = {
+            "mode": mode,
+            "network": self.request.network,
+            "precision": self.precision,
+            "settings": list(self.request.words),
+            "size": self.size,
+            "folder": str(self.folder / "files"),
+            "arrays": str(self._arrays),
+            "warmup": WARMUP,
+        }
+        return Side(
+            "mxrcnn", [sys.executable, "-m", "mxrcnn.bench.ours"], spec, self._environment()
+        )
+
+    @property
+    def _arrays(self) -> Path:
+        return self.folder / "arrays.npz"
+
+    def _start_peers(self, stack: ExitStack, ours: Side) -> dict[str, Side]:
+        """torchvision in each memory layout, with our image and parameters."""
+        if not self._arrays.exists():
+            self._ours("export").close()
+        config = bench_config(self.request.network, self.request.words, self.size, self.precision)
+        spec = self._peer_spec(config, ours.ready["size"])
+        environment = {"OMP_NUM_THREADS": str(self.threads)}
+        command = [self.request.peer, str(self.peer_script)]
+        return {
+            layout: stack.enter_context(
+                Side(f"torchvision {layout}", command, {**spec, "layout": layout}, environment)
+            )
+            for layout in LAYOUTS
+        }
+
+    def _peer_spec(self, config: Config, size: Sequence[int]) -> Mapping[str, Any]:
+        return {
+            "mode": self.mode,
+            "network": self.request.network,
+            "precision": self.precision,
+            "classes": config.model.num_classes,
+            "threads": self.threads,
+            "short_side": min(size),
+            "long_side": max(size),
+            "mean": [value / 255 for value in config.data.mean],
+            "std": [value / 255 for value in config.data.std],
+            "lr": LEARNING_RATE,
+            "arrays": str(self._arrays),
+            "warmup": WARMUP,
+        }
+
+
+__all__ = ["BenchRequest", "SideError", "run_bench"]

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Measure a detector on this machine: training step, inference, files, memory, the ceiling.
+
+With --peer PYTHON, an interpreter that has torchvision, also torchvision's equal, in turn with
+ours. Nothing else should be running meanwhile.
+
+examples:
+  python tools/bench.py
+  python tools/bench.py --network faster_rcnn_r50_fpn --precision fp32 --json r50.json
+  python tools/bench.py --peer /path/to/tv/bin/python
+"""
+
+import argparse
+import json
+import sys
+
+import _repo  # noqa: F401
+
+
+def image_size(text: str) -> tuple:
+    """600x1000 as (600, 1000)."""
+    height, _, width = text.partition("x")
+    size = int(height), int(width)
+    if min(size) < 1:
+        raise ValueError(text)
+    return size
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="default: all that this processor is made for"
+    )
+    parser.add_argument("--mode", choices=("train", "infer"), help="default: both")
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        metavar="HxW",
+        help="of the network's image; default: 600x1000, for pyramids 800x1066",
+    )
+    parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="default: 5")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="default: the cores there are"
+    )
+    parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has torchvision")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file, too")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.bench.run import BenchRequest, run_bench
+    from mxrcnn.errors import report_user_errors
+    from mxrcnn.files import atomic_write
+
+    with report_user_errors():
+        report = run_bench(
+            BenchRequest(
+                network=args.network,
+                precision=args.precision,
+                size=args.size,
+                repeat=args.repeat,
+                threads=args.threads,
+                words=tuple(args.set),
+                peer=args.peer,
+                mode=args.mode,
+            )
+        )
+        print(report.table())
+        if args.json:
+            with atomic_write(args.json) as file:
+                file.write(json.dumps(report.json(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
