@@ -19,6 +19,8 @@ _DETECTORS = {
     "faster_rcnn_zf": "symnet.faster_rcnn_zf",
     "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
+    "fcos_r50_fpn": "symnet.fcos",
+    "fcos_regnetx_400mf": "symnet.fcos",
     "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
     "mask_rcnn_r101_fpn": "symnet.mask_rcnn_fpn",
 }

@@ -1,6 +1,7 @@
-"""Anchors: the boxes that a region proposal network starts from.
+"""Where detectors start from: the anchors of region proposal networks, the points of FCOS.
 
-Letters: A anchors a position (ratios outer, scales inner), H, W the feature map's size.
+Letters: A anchors a position (ratios outer, scales inner), H, W the feature map's size, N all
+anchors or points of an image.
 """
 
 from __future__ import annotations
@@ -87,11 +88,11 @@ class PyramidAnchors:
         return _pyramid_grid(self, height, width)
 
 
-def pyramid_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
-    """The (h, w) of a pyramid's maps, from a quarter of the image on, each half of the last."""
+def pyramid_sizes(height: int, width: int, levels: int, finest: int = 4) -> list[tuple[int, int]]:
+    """The (h, w) of a pyramid's maps, the first of stride `finest`, each half of the last."""
     sizes = []
     for level in range(levels):
-        stride = 2 ** (level + 2)
+        stride = finest * 2**level
         sizes.append((-(-height // stride), -(-width // stride)))
     return sizes
 
@@ -106,4 +107,39 @@ def _pyramid_grid(anchors: PyramidAnchors, height: int, width: int) -> np.ndarra
         levels.append((shifts[:, :, None] + anchors.base(level)).reshape(-1, 4))
     grid = np.concatenate(levels)
     grid.flags.writeable = False
+    return grid
+
+
+@dataclass(frozen=True)
+class PyramidPoints:
+    """The locations of FCOS (Tian et al. 2019, section 3.1): one a cell of maps p3, p4, ...
+
+    strides: one a level, each twice the last. centred: a point is the centre of its cell, stride *
+    (i + 0.5). Otherwise it is the cell's corner, as the anchors of torchvision's FCOS are placed,
+    i times the image's side over the map's, rounded down.
+    """
+
+    strides: tuple[int, ...]
+    centred: bool = True
+
+    def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """All points (N, 2) x, y of a padded image, level by level along rows; their level (N,)."""
+        return _points_grid(self, height, width)
+
+
+@lru_cache(maxsize=16)
+def _points_grid(points: PyramidPoints, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    sizes = pyramid_sizes(height, width, len(points.strides), points.strides[0])
+    places, levels = [], []
+    for level, (stride, (rows, columns)) in enumerate(zip(points.strides, sizes)):
+        y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+        if points.centred:
+            y, x = (y + 0.5) * stride, (x + 0.5) * stride
+        else:
+            y, x = y * (height // rows), x * (width // columns)
+        places.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+        levels.append(np.full(rows * columns, level))
+    grid = np.concatenate(places), np.concatenate(levels)
+    for array in grid:
+        array.flags.writeable = False
     return grid

@@ -1,6 +1,7 @@
 """Feature pyramids (Lin et al. 2017), as in torchvision: the neck, and RoIAlign over its levels.
 
-Letters: B images, H, W a map's size, R RoIs, L levels. A pyramid is a list of maps, finest first.
+Letters: B images, H, W a map's size, A what a map has at a position, M = H*W*A, K the best of them,
+R RoIs, L levels. A pyramid is a list of maps, finest first.
 """
 
 from __future__ import annotations
@@ -101,3 +102,47 @@ def roi_align_levels(
         )
         out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
     return mx.sym.slice_axis(out, axis=0, begin=GUARD_ROWS, end=None, name=name)
+
+
+def rows(data: Symbol, columns: int) -> Symbol:
+    """(B, A * columns, H, W) -> (B, M, columns), along the map's rows: row, column, A."""
+    return mx.sym.reshape(mx.sym.transpose(data, axes=(0, 2, 3, 1)), shape=(0, -1, columns))
+
+
+def side(data: Symbol, axis: int) -> Symbol:
+    """The length (1,) of an axis as float32."""
+    shape = mx.sym.slice_axis(mx.sym.shape_array(data), axis=0, begin=axis, end=axis + 1)
+    return mx.sym.cast(shape, dtype="float32")
+
+
+def best(scores: Symbol, count: int, filling: float) -> tuple[Symbol, Symbol]:
+    """The K = count highest of scores (B, M), and their places in 0..M-1: (B, K) each.
+
+    Where M is less than K the rest has the score `filling`, and the last place.
+    """
+    rest = mx.sym.broadcast_like(
+        mx.sym.full((1, count), filling), scores, lhs_axes=(0,), rhs_axes=(0,)
+    )
+    score, index = mx.sym.topk(
+        mx.sym.concat(scores, rest, dim=1), k=count, ret_typ="both", dtype="float32"
+    )
+    return score, mx.sym.broadcast_minimum(index, side(scores, 1) - 1)
+
+
+def take_rows(data: Symbol, index: Symbol) -> Symbol:
+    """The rows (B, K, columns) of data (B, M, columns) at places (B, K), each image its own."""
+    first = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=0), shape=(-1, 1))
+    place = mx.sym.broadcast_add(index, mx.sym.broadcast_mul(first, side(data, 1)))
+    return mx.sym.take(mx.sym.reshape(data, shape=(-3, 0)), place)
+
+
+def columns_and_rows(cell: Symbol, feature: Symbol) -> tuple[Symbol, Symbol]:
+    """Column and row (B, K) of cells (B, K), counted along the rows of a map (B, _, H, W)."""
+    columns = side(feature, 3)
+    y = mx.sym.floor(mx.sym.broadcast_div(cell, columns))
+    return cell - mx.sym.broadcast_mul(y, columns), y
+
+
+def cell_size(feature: Symbol, data: Symbol) -> tuple[Symbol, Symbol]:
+    """torchvision's stride (1,) across and down: the image's side over the map's, rounded down."""
+    return tuple(mx.sym.floor(side(data, axis) / side(feature, axis)) for axis in (3, 2))

@@ -1,4 +1,4 @@
-"""The classic metrics of two-stage detectors, on the device and without waiting for it.
+"""The metrics of training, on the device and without waiting for it.
 
 Letters: B images, A anchors (all of an image), R RoIs an image, C classes with background 0.
 Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Label -1 never counts.
@@ -54,3 +54,15 @@ def pyramid_metrics(outputs, labels) -> Pairs:
     for name, key in (("RPNAcc", "rpn_accuracy"), ("RCNNAcc", "roi_accuracy")):
         pairs[name] = (outputs[key][0:1], outputs[key][1:2])
     return pairs
+
+
+def fcos_metrics(outputs, labels) -> Pairs:
+    """Metrics of FCOS: its losses, and how many locations of the batch are foreground."""
+    once = mx.nd.ones((1,), ctx=outputs["foreground"].context)
+    names = {
+        "FocalLoss": "loss_classification",
+        "BoxLoss": "loss_bbox_regression",
+        "CenternessLoss": "loss_bbox_ctrness",
+        "Foreground": "foreground",
+    }
+    return {name: (outputs[key], once) for name, key in names.items()}

@@ -70,8 +70,11 @@ def decode_boxes(
         scale = mx.sym.broadcast_minimum(scale, mx.sym.full((1, 1, 1, 1), clip))
     sizes = mx.sym.broadcast_mul(mx.sym.exp(scale), sizes)
     half = 0.5 * (sizes - offset)
-    boxes = mx.sym.concat(centres - half, centres + half, dim=3)
+    return cut_to_image(mx.sym.concat(centres - half, centres + half, dim=3), im_info)
 
+
+def cut_to_image(boxes: Symbol, im_info: Symbol) -> Symbol:
+    """Boxes (B, R, K, 4) cut to 0..width and 0..height; im_info (B, 3): h, w, scale."""
     width_height = mx.sym.reverse(_columns(im_info, 0, 2), axis=1)
     limit = mx.sym.reshape(mx.sym.concat(width_height, width_height, dim=1), shape=(-1, 1, 1, 4))
     return mx.sym.broadcast_minimum(mx.sym.relu(boxes), limit)
@@ -96,6 +99,18 @@ def detections(
     columns = [mx.sym.expand_dims(column, axis=3) for column in (classes, scores)]
     columns += [_columns(boxes, 0, 2), _columns(boxes, 2, 4) + offset]
     rows = mx.sym.reshape(mx.sym.concat(*columns, dim=3), shape=(0, -1, 6))
+    return suppressed(rows, score_thresh, nms_thresh, pre_nms_top_n, max_detections, offset)
+
+
+def suppressed(
+    rows: Symbol,
+    score_thresh: float,
+    nms_thresh: float,
+    pre_nms_top_n: int,
+    max_detections: int,
+    offset: float = 0,
+) -> tuple[Symbol, Symbol, Symbol]:
+    """`detections` of rows (B, N, 6): class, score and xyxy, whose x2 and y2 are up by offset."""
     kept = mx.sym.contrib.box_nms(
         rows,
         overlap_thresh=nms_thresh,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from symnet.anchors import AnchorSpec, PyramidAnchors
 from symnet.compat import mx
+from symnet.fpn import best, cell_size, columns_and_rows, rows, take_rows
 from symnet.layers import (
     binary_cross_entropy,
     constant,
@@ -113,11 +114,6 @@ def pyramid_rpn(pyramid: Sequence[Symbol], num_anchors: int, channels: int) -> P
     )
 
 
-def _rows(data: Symbol, columns: int) -> Symbol:
-    """(B, A * columns, H, W) -> (B, H*W*A, columns): row, column, anchor."""
-    return mx.sym.reshape(mx.sym.transpose(data, axes=(0, 2, 3, 1)), shape=(0, -1, columns))
-
-
 def pyramid_rpn_losses(
     head: PyramidRPN, label: Symbol, bbox_target: Symbol
 ) -> tuple[Symbol, Symbol, Symbol]:
@@ -127,9 +123,9 @@ def pyramid_rpn_losses(
     smooth L1 with beta 1/9, also divided by the number of all samples. The accuracy is a pair (2,):
     how many anchors are right, of how many.
     """
-    logits = mx.sym.concat(*(_rows(x, 1) for x in head.objectness), dim=1)
+    logits = mx.sym.concat(*(rows(x, 1) for x in head.objectness), dim=1)
     logits = mx.sym.reshape(logits, shape=(0, -1))
-    deltas = mx.sym.concat(*(_rows(x, 4) for x in head.bbox_deltas), dim=1)
+    deltas = mx.sym.concat(*(rows(x, 4) for x in head.bbox_deltas), dim=1)
     sampled = label >= 0
     count = mx.sym.maximum(mx.sym.sum(sampled), 1)
     cls_loss = mx.sym.sum(binary_cross_entropy(logits, mx.sym.relu(label)) * sampled) / count
@@ -189,12 +185,6 @@ def pyramid_proposals(
     return mx.sym.BlockGrad(rois, name="proposal_rois")
 
 
-def _side(data: Symbol, axis: int) -> Symbol:
-    """The length (1,) of an axis as float32."""
-    shape = mx.sym.slice_axis(mx.sym.shape_array(data), axis=0, begin=axis, end=axis + 1)
-    return mx.sym.cast(shape, dtype="float32")
-
-
 def _best_anchors(
     head: PyramidRPN, level: int, data: Symbol, anchors: PyramidAnchors, count: int
 ) -> tuple[Symbol, Symbol, Symbol]:
@@ -203,24 +193,12 @@ def _best_anchors(
     A level with fewer anchors is filled up with logits so low that their score is 0.
     """
     objectness = head.objectness[level]
-    logits = mx.sym.reshape(_rows(objectness, 1), shape=(0, -1))
-    filling = mx.sym.broadcast_like(
-        mx.sym.full((1, count), -1e4), logits, lhs_axes=(0,), rhs_axes=(0,)
-    )
-    score, index = mx.sym.topk(
-        mx.sym.concat(logits, filling, dim=1), k=count, ret_typ="both", dtype="float32"
-    )
-    total = _side(logits, 1)
-    index = mx.sym.broadcast_minimum(index, total - 1)
+    logits = mx.sym.reshape(rows(objectness, 1), shape=(0, -1))
+    score, index = best(logits, count, filling=-1e4)
     cell = mx.sym.floor(index / anchors.num_anchors)
-    columns, rows = _side(objectness, 3), _side(objectness, 2)
-    y = mx.sym.floor(mx.sym.broadcast_div(cell, columns))
-    x = cell - mx.sym.broadcast_mul(y, columns)
-    x = mx.sym.broadcast_mul(x, mx.sym.floor(_side(data, 3) / columns))
-    y = mx.sym.broadcast_mul(y, mx.sym.floor(_side(data, 2) / rows))
+    x, y = columns_and_rows(cell, objectness)
+    width, height = cell_size(objectness, data)
+    x, y = mx.sym.broadcast_mul(x, width), mx.sym.broadcast_mul(y, height)
     base = mx.sym.take(constant(anchors.base(level)), index - cell * anchors.num_anchors)
     boxes = base + mx.sym.stack(x, y, x, y, axis=2)
-    first = mx.sym.reshape(mx.sym.contrib.arange_like(logits, axis=0), shape=(-1, 1))
-    place = mx.sym.broadcast_add(index, mx.sym.broadcast_mul(first, total))
-    deltas = mx.sym.reshape(_rows(head.bbox_deltas[level], 4), shape=(-3, 0))
-    return score, boxes, mx.sym.take(deltas, place)
+    return score, boxes, take_rows(rows(head.bbox_deltas[level], 4), index)

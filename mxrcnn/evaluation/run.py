@@ -140,11 +140,13 @@ def run_test(
     start = time.perf_counter()
     for record, found, boxes in detector.detect(dataset, request.batch_size, request.num_workers):
         detections[record.image_id] = found
-        proposals[record.image_id] = boxes
+        if boxes is not None:
+            proposals[record.image_id] = boxes
     rate = len(dataset) / (time.perf_counter() - start)
 
     report = score(dataset, detections, request.metric)
-    extra = Report({**proposal_recall(dataset.records, proposals), "images_per_second": rate})
+    recall = proposal_recall(dataset.records, proposals) if proposals else {}
+    extra = Report({**recall, "images_per_second": rate})
     notes = [f"{imageset}: {len(dataset)} images, {detector.source}", *dataset.notes.lines()]
     report = report.merge(replace(extra, notes=notes))
     out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")

@@ -1,0 +1,102 @@
+"""RegNetX (Radosavovic et al. 2020) as in torchvision: stages of X blocks, figure 4 of the paper.
+
+Letters: B images, H, W the image size. Parameters have torchvision names, as in resnet.py: its
+trunk_output.block1.block1-0.f.a.0.weight is PREFIX + trunk_output.block1.block1-0.f.a.0_weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symnet.layers import conv_norm, relu
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+PREFIX = "backbone.body."
+STEM = 32
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Blocks and channels of the four stages, and the channels of a group of their 3x3 layers."""
+
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int]
+    group_width: int
+
+
+#: the paper's, in its appendix D; and torchvision's, which rounds 392 to a multiple of 16 upwards
+X_400MF = Stages((1, 2, 7, 12), (32, 64, 160, 384), 16)
+X_400MF_TORCHVISION = Stages((1, 2, 7, 12), (32, 64, 160, 400), 16)
+
+
+def regnet(data: Symbol, stages: Stages, norm: str) -> list[Symbol]:
+    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
+
+    norm: one of symnet.layers.NORMS.
+    """
+    data = conv_norm(data, f"{PREFIX}stem.0", f"{PREFIX}stem.1", STEM, 3, 2, kind=norm, channels=3)
+    data = relu(data, f"{PREFIX}stem.2")
+    maps, channels = [], STEM
+    for stage, (depth, width) in enumerate(zip(stages.depths, stages.widths), start=1):
+        for number in range(depth):
+            name = f"{PREFIX}trunk_output.block{stage}.block{stage}-{number}."
+            stride = 2 if number == 0 else 1
+            branch = _x_block(
+                data, name, channels, width, stride, width // stages.group_width, norm
+            )
+            if stride > 1 or channels != width:
+                data = conv_norm(
+                    data,
+                    f"{name}proj.0",
+                    f"{name}proj.1",
+                    width,
+                    kernel=1,
+                    stride=stride,
+                    kind=norm,
+                    channels=channels,
+                )
+            data = relu(data + branch, f"{name}activation")
+            channels = width
+        maps.append(data)
+    return maps
+
+
+def _x_block(
+    data: Symbol, name: str, channels: int, width: int, stride: int, groups: int, norm: str
+) -> Symbol:
+    """1x1, 3x3 in groups and with the stride, 1x1, each normalised, with ReLU between them."""
+    layers = (("a", 1, 1, 1), ("b", 3, stride, groups), ("c", 1, 1, 1))
+    for letter, kernel, step, parts in layers:
+        place = f"{name}f.{letter}."
+        data = conv_norm(
+            data,
+            f"{place}0",
+            f"{place}1",
+            width,
+            kernel,
+            step,
+            groups=parts,
+            kind=norm,
+            channels=channels,
+        )
+        if letter != "c":
+            data = relu(data, f"{place}2")
+        channels = width
+    return data
+
+
+def frozen(name: str, trainable_layers: int, norm: str) -> bool:
+    """Whether a parameter of the body stays as it is.
+
+    trainable_layers counts the trained parts from the end, 0..5: four stages, then the stem. Stored
+    statistics, and the scales and shifts that go with them, never move.
+    """
+    if not name.startswith(PREFIX):
+        return False
+    if norm == "frozen" and name.endswith(("_gamma", "_beta", "_moving_mean", "_moving_var")):
+        return True
+    stages = tuple(f"trunk_output.block{stage}." for stage in (4, 3, 2, 1))
+    return not name[len(PREFIX) :].startswith((*stages, "stem.")[:trainable_layers])
