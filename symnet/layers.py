@@ -45,8 +45,11 @@ def precision(name: str) -> Iterator[None]:
         _precision.reset(token)
 
 
-#: layers with fewer outputs stay float32: oneDNN 2.4 corrupts memory in them when it uses AMX
+#: layers with fewer outputs stay float32: bfloat16 gains nothing there
 LEAST_BF16_FILTERS = 16
+
+#: maps of so many cells that oneDNN 2.4, using AMX, writes beyond its memory in a 1x1 convolution
+UNSAFE_CELLS = range(33, 49)
 
 
 def _is_low(filters: int) -> bool:
@@ -57,6 +60,19 @@ def _is_low(filters: int) -> bool:
 def _input(data: Symbol, filters: int) -> Symbol:
     """Data, or a weight, as a layer with that many outputs takes it."""
     return mx.sym.amp_cast(data, dtype=BFLOAT16) if _is_low(filters) else float32(data)
+
+
+def unsafe_bf16_layers(symbol: Symbol, **shapes: tuple[int, ...]) -> list[str]:
+    """The 1x1 convolutions that would corrupt memory in bfloat16 with these input shapes."""
+    internals = symbol.get_internals()
+    _, found, _ = internals.infer_shape(**shapes)
+    sizes = dict(zip(internals.list_outputs(), found))
+    convolutions = {
+        name: sizes[f"{name}_output"]
+        for name, attributes in symbol.attr_dict().items()
+        if attributes.get("kernel") == "(1, 1)" and "num_filter" in attributes
+    }
+    return [name for name, (_, _, h, w) in convolutions.items() if h * w in UNSAFE_CELLS]
 
 
 def float32(data: Symbol) -> Symbol:

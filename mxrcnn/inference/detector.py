@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, check_precision
+from mxrcnn.config import Config, check_bf16_shapes, check_precision
 from mxrcnn.data.images import read_image
 from mxrcnn.data.loader import test_loader, test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
@@ -45,6 +45,7 @@ class Detector:
         self._symbol = symbol
         self._context = context or mx.cpu()
         self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
+        self._safe_shapes: set[tuple[int, ...]] = set()
         self.set_params(args, auxs)
 
     @classmethod
@@ -98,6 +99,7 @@ class Detector:
             name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
             for name, value in self._fitting(given, shapes).items()
         }
+        self._is_low = bool(low)
         self._auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
         self._module = mx.mod.Module(
             self._symbol, data_names=tuple(inputs), label_names=None, context=self._context
@@ -117,6 +119,9 @@ class Detector:
 
     def forward(self, data: np.ndarray, im_info: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""
+        if self._is_low and data.shape not in self._safe_shapes:
+            check_bf16_shapes(self._symbol, data=data.shape, im_info=im_info.shape)
+            self._safe_shapes.add(data.shape)
         if not self._module.binded:
             self._module.bind(
                 [("data", data.shape), ("im_info", im_info.shape)], for_training=False

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mxrcnn import viz
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, check_precision
+from mxrcnn.config import Config, ConfigError, check_bf16_shapes, check_precision
 from mxrcnn.data.loader import (
     Batch,
     TrainingPlan,
@@ -87,6 +87,7 @@ class Network:
         self.detector: DetectorDef = get_detector(config.network)
         self.config = config
         self.contexts = list(contexts)
+        self._safe_shapes: set[tuple[int, ...]] = set()
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
         with precision(config.train.precision):
@@ -190,8 +191,22 @@ class Network:
             if index % devices == 0 and state is not None
         }
 
+    def _check_shapes(self, batch: Batch) -> None:
+        """ConfigError if bfloat16 cannot run images of this size."""
+        size = batch.data["data"].shape
+        if self.config.train.precision == "bf16" and size not in self._safe_shapes:
+            devices = len(self.contexts)
+            arrays = {**batch.data, **batch.labels}
+            names = set(self.symbol.list_arguments()) & set(arrays)
+            shapes = {name: arrays[name].shape for name in names}
+            check_bf16_shapes(
+                self.symbol, **{n: (s[0] // devices, *s[1:]) for n, s in shapes.items()}
+            )
+            self._safe_shapes.add(size)
+
     def step(self, batch: Batch, seed: int) -> dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]]:
         """One update; returns the metrics' (sum, count) of each device without waiting for them."""
+        self._check_shapes(batch)
         mx.random.seed(seed)
         data = mx.io.DataBatch(
             [
