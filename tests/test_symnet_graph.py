@@ -391,7 +391,14 @@ def slim_config(name, settings):
     slim = {f"model.{key}": value for key, value in SLIM.items() if hasattr(config.model, key)}
     return override(
         config,
-        {**slim, "model.num_classes": 4, "train.batch_size": IMAGES, **settings},
+        {
+            **slim,
+            "model.num_classes": 4,
+            "train.batch_size": IMAGES,
+            "train.lr": 0.1,  # so that no update is lost to rounding
+            "train.warmup_steps": 0,
+            **settings,
+        },
     )
 
 
