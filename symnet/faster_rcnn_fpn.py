@@ -18,7 +18,6 @@ from symnet.anchors import PyramidAnchors
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.fpn import PREFIX as FPN_PREFIX
 from symnet.fpn import fpn, roi_align_levels
 from symnet.metrics import pyramid_metrics
 from symnet.roi import (
@@ -248,7 +247,7 @@ def init(
     config: Any, name: str, shape: tuple[int, ...], rng: np.random.Generator, scratch: bool
 ) -> np.ndarray:
     """torchvision's first values: body and masks as He et al. (fan out), RPN N(0, 0.01), the rest
-    uniform, with variance 1 / fan in (pyramid) or 1 / (3 fan in); biases 0, scales 1."""
+    uniform with variance 1 / (3 fan in); biases 0, scales 1."""
     if name.endswith(("_gamma", "_moving_var")):
         return np.ones(shape, np.float32)
     if name.endswith(("_beta", "_moving_mean", "_bias")):
@@ -259,7 +258,7 @@ def init(
     elif name.startswith(resnet.PREFIX) or "mask" in name:
         std = np.sqrt(2 / (shape[0] * np.prod(shape[2:])))
     else:
-        bound = np.sqrt((3 if name.startswith(FPN_PREFIX) else 1) / fan_in)
+        bound = np.sqrt(1 / fan_in)
         return rng.uniform(-bound, bound, shape).astype(np.float32)
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
 
