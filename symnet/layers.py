@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,8 @@ def unsafe_bf16_layers(symbol: Symbol, **shapes: tuple[int, ...]) -> list[str]:
     convolutions = {
         name: sizes[f"{name}_output"]
         for name, attributes in symbol.attr_dict().items()
-        if attributes.get("kernel") == "(1, 1)" and "num_filter" in attributes
+        if attributes.get("kernel") == "(1, 1)"
+        and int(attributes.get("num_filter", 0)) >= LEAST_BF16_FILTERS
     }
     return [name for name, (_, _, h, w) in convolutions.items() if h * w in UNSAFE_CELLS]
 
@@ -80,14 +81,15 @@ def float32(data: Symbol) -> Symbol:
     return data if _precision.get() == "fp32" else mx.sym.amp_cast(data, dtype="float32")
 
 
-def _parameter(name: str, filters: int) -> Symbol:
-    """A weight or bias as a layer with that many outputs takes it."""
-    if not _is_low(filters):
-        return mx.sym.Variable(name, dtype="float32")
-    if _precision.get() == "bf16_stored":
-        return mx.sym.Variable(name, dtype=BFLOAT16)
+def _parameters(name: str, filters: int) -> list[Symbol]:
+    """Weight and bias as a layer with that many outputs takes them."""
+    stored = _precision.get() == "bf16_stored" and _is_low(filters)
     # the type is given because it cannot be inferred through a cast
-    return _input(mx.sym.Variable(name, dtype="float32"), filters)
+    dtype = BFLOAT16 if stored else "float32"
+    variables = [mx.sym.Variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
+    if stored or not _is_low(filters):
+        return variables
+    return [_input(variable, filters) for variable in variables]
 
 
 def conv(
@@ -101,14 +103,13 @@ def conv(
     pad: int | None = None,
 ) -> Symbol:
     """A convolution, padded so that stride 1 keeps the size: (B, _, H, W) -> (B, filters, ...)."""
-    weight = _parameter(f"{name}_weight", filters)
-    parameters = (weight, _parameter(f"{name}_bias", filters)) if bias else (weight,)
+    parameters = _parameters(name, filters)[: 1 + bias]
     return _convolution(data, parameters, name, filters, kernel, stride, groups, pad)
 
 
 def conv_levels(levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3) -> list[Symbol]:
     """One convolution applied to each of L maps, with the same parameters."""
-    parameters = (_parameter(f"{name}_weight", filters), _parameter(f"{name}_bias", filters))
+    parameters = _parameters(name, filters)
     return [
         _convolution(data, parameters, f"{name}.{level}", filters, kernel)
         for level, data in enumerate(levels)
@@ -146,8 +147,7 @@ def deconv(data: Symbol, name: str, filters: int) -> Symbol:
     """A transposed 2x2 convolution that doubles the map: (B, _, H, W) -> (B, filters, 2H, 2W)."""
     return mx.sym.Deconvolution(
         _input(data, filters),
-        _parameter(f"{name}_weight", filters),
-        _parameter(f"{name}_bias", filters),
+        *_parameters(name, filters),
         name=name,
         num_filter=filters,
         kernel=(2, 2),
@@ -182,7 +182,7 @@ def conv_norm(
     if _precision.get() == "bf16_stored" and kind in ("batch", "frozen"):
         return _convolution(
             data,
-            (_parameter(f"{name}_weight", filters), _parameter(f"{name}_bias", filters)),
+            _parameters(name, filters),
             name,
             filters,
             kernel,
@@ -193,21 +193,28 @@ def conv_norm(
     if kind != "folded":
         out = conv(data, name, filters, kernel, stride, groups, bias=False)
         return norm(out, norm_name, kind, filters)
-    gamma, beta, mean, var = (
+    statistics = (
         mx.sym.Variable(f"{norm_name}_{leaf}", shape=(filters,), dtype="float32")
-        for leaf in ("gamma", "beta", "moving_mean", "moving_var")
+        for leaf in STATISTICS
     )
-    scale = gamma * mx.sym.rsqrt(var + NORM_EPS)
     shape = (filters, channels // groups, kernel, kernel)
     weight = mx.sym.Variable(f"{name}_weight", shape=shape, dtype="float32")
-    weight = mx.sym.broadcast_mul(weight, mx.sym.reshape(scale, shape=(-1, 1, 1, 1)))
-    parameters = (_input(weight, filters), _input(beta - mean * scale, filters))
+    parameters = [_input(part, filters) for part in _folded(mx.sym, weight, *statistics)]
     return _convolution(data, parameters, name, filters, kernel, stride, groups)
 
 
 NORM_EPS = 1e-5
 #: on a convolution: the name of the normalisation that its parameters contain
 NORM_ATTRIBUTE = "__norm__"
+#: endings of what a normalisation on stored statistics is made of
+STATISTICS = ("gamma", "beta", "moving_mean", "moving_var")
+
+
+def _folded(ops: Any, weight: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, Any]:
+    """Weight and bias of a convolution with its normalisation; ops is mx.sym or mx.nd."""
+    scale = gamma * ops.rsqrt(var + NORM_EPS)
+    weight = ops.broadcast_mul(weight, ops.reshape(scale, shape=(-1, 1, 1, 1)))
+    return weight, beta - mean * scale
 
 
 def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
@@ -219,14 +226,9 @@ def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str,
     for name, attributes in symbol.attr_dict().items():
         norm_name = attributes.get(NORM_ATTRIBUTE)
         if norm_name is not None and f"{norm_name}_gamma" in params:
-            gamma, beta, mean, var = (
-                params[f"{norm_name}_{leaf}"]
-                for leaf in ("gamma", "beta", "moving_mean", "moving_var")
-            )
-            scale = gamma / mx.nd.sqrt(var + NORM_EPS)
-            weight = params[f"{name}_weight"]
-            folded[f"{name}_weight"] = weight * scale.reshape((-1, 1, 1, 1))
-            folded[f"{name}_bias"] = beta - mean * scale
+            statistics = (params[f"{norm_name}_{leaf}"] for leaf in STATISTICS)
+            weight, bias = _folded(mx.nd, params[f"{name}_weight"], *statistics)
+            folded.update({f"{name}_weight": weight, f"{name}_bias": bias})
     return folded
 
 
@@ -291,8 +293,8 @@ def relu(data: Symbol, name: str) -> Symbol:
 
 def fc(data: Symbol, name: str, units: int) -> Symbol:
     """A fully connected layer: (R, ...) -> (R, units)."""
-    weight, bias = _parameter(f"{name}_weight", units), _parameter(f"{name}_bias", units)
-    return mx.sym.FullyConnected(_input(data, units), weight, bias, name=name, num_hidden=units)
+    parameters = _parameters(name, units)
+    return mx.sym.FullyConnected(_input(data, units), *parameters, name=name, num_hidden=units)
 
 
 def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:

@@ -40,9 +40,14 @@ def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs
     return pairs
 
 
+def _losses_of_graph(outputs, names: dict[str, str]) -> Pairs:
+    """Metrics that a graph puts out itself: those of outputs {metric: output} that it has."""
+    found = {name: outputs[key] for name, key in names.items() if key in outputs}
+    return {name: (value, mx.nd.ones((1,), ctx=value.context)) for name, value in found.items()}
+
+
 def pyramid_metrics(outputs, labels) -> Pairs:
     """Metrics of the pyramid detectors, whose graphs put out losses and counts themselves."""
-    once = mx.nd.ones((1,), ctx=outputs["loss_objectness"].context)
     names = {
         "RPNLogLoss": "loss_objectness",
         "RPNL1Loss": "loss_rpn_box_reg",
@@ -50,7 +55,7 @@ def pyramid_metrics(outputs, labels) -> Pairs:
         "RCNNL1Loss": "loss_box_reg",
         "MaskLoss": "loss_mask",
     }
-    pairs = {name: (outputs[key], once) for name, key in names.items() if key in outputs}
+    pairs = _losses_of_graph(outputs, names)
     for name, key in (("RPNAcc", "rpn_accuracy"), ("RCNNAcc", "roi_accuracy")):
         pairs[name] = (outputs[key][0:1], outputs[key][1:2])
     return pairs
@@ -58,11 +63,10 @@ def pyramid_metrics(outputs, labels) -> Pairs:
 
 def fcos_metrics(outputs, labels) -> Pairs:
     """Metrics of FCOS: its losses, and how many locations of the batch are foreground."""
-    once = mx.nd.ones((1,), ctx=outputs["foreground"].context)
     names = {
         "FocalLoss": "loss_classification",
         "BoxLoss": "loss_bbox_regression",
         "CenternessLoss": "loss_bbox_ctrness",
         "Foreground": "foreground",
     }
-    return {name: (outputs[key], once) for name, key in names.items()}
+    return _losses_of_graph(outputs, names)

@@ -17,21 +17,13 @@ from mxrcnn.data.loader import BatchPlan, make_training_batch
 from mxrcnn.data.records import ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.inference.detector import Detector
-from mxrcnn.weights.torchvision import from_torchvision
+from mxrcnn.weights.torchvision import from_torchvision, torchvision_name
 from symnet import get_detector
 from symnet.compat import mx
 from symnet.faster_rcnn_fpn import box_head, trunk
 from symnet.masks import encode, paste
 
 NETWORKS = {"faster": "faster_rcnn_r50_fpn", "mask": "mask_rcnn_r50_fpn"}
-ENDINGS = {
-    "_gamma": ".weight",
-    "_beta": ".bias",
-    "_moving_mean": ".running_mean",
-    "_moving_var": ".running_var",
-    "_weight": ".weight",
-    "_bias": ".bias",
-}
 
 
 @dataclass
@@ -52,11 +44,6 @@ class Golden:
         samples = [prepare_image(image, self.config.data) for image in self.images()]
         data = stack_images(samples, padded_size([s.size for s in samples], 32))
         return data, np.stack([sample.im_info for sample in samples])
-
-
-def torchvision_name(name: str) -> str:
-    ending = next(ending for ending in ENDINGS if name.endswith(ending))
-    return name[: -len(ending)] + ENDINGS[ending]
 
 
 @pytest.fixture(params=sorted(NETWORKS))

@@ -6,16 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mxrcnn.weights.torchvision import torchvision_name
 from symnet.vgg import BLOCKS
-
-_ENDINGS = {
-    "_gamma": ".weight",
-    "_beta": ".bias",
-    "_moving_mean": ".running_mean",
-    "_moving_var": ".running_var",
-    "_weight": ".weight",
-    "_bias": ".bias",
-}
 
 #: layers of the classic VGG16 detector, those of its body apart, as peer_torchvision.py calls them
 _VGG_LAYERS = {
@@ -36,13 +28,12 @@ def to_torchvision(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     layers = {**_VGG_LAYERS, **_vgg_body()} if "conv1_1_weight" in params else {}
     out = {}
     for name, value in params.items():
-        ending = next(ending for ending in _ENDINGS if name.endswith(ending))
-        layer = name[: -len(ending)]
+        layer, _, leaf = torchvision_name(name).rpartition(".")
         if layer == "rpn_cls_score":
             # softmax over (background, object) is the sigmoid of their difference
             background, value = np.split(value, 2)
             layer, value = "rpn.head.cls_logits", value - background
-        out[layers.get(layer, layer) + _ENDINGS[ending]] = value
+        out[f"{layers.get(layer, layer)}.{leaf}"] = value
     return out
 
 

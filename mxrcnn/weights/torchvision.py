@@ -1,4 +1,4 @@
-"""torchvision's detectors: their parameters under this toolkit's names."""
+"""torchvision's detectors: their parameters under this toolkit's names, and back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ _NORM = {
     "running_mean": "moving_mean",
     "running_var": "moving_var",
 }
+
+
+#: endings of names here, and torchvision's
+_ENDINGS = {
+    **{f"_{ours}": f".{theirs}" for theirs, ours in _NORM.items()},
+    "_weight": ".weight",
+    "_bias": ".bias",
+}
+
+
+def torchvision_name(name: str) -> str:
+    """torchvision's name of a parameter of a pyramid detector; StopIteration if it is none."""
+    ending = next(ending for ending in _ENDINGS if name.endswith(ending))
+    return name[: -len(ending)] + _ENDINGS[ending]
 
 
 def from_torchvision(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
