@@ -26,6 +26,10 @@ import numpy as np
 #: what `patch` changed in this process, for people who ask
 PATCHED: list[str] = []
 
+#: what oneDNN calls processors with a matrix unit
+AMX = "AVX512_CORE_AMX"
+_AMX_IN_USE = "AMX for bfloat16 and int8"
+
 _NUMPY_NAMES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
 _NUMPY_NAMES["complex"] = complex
 
@@ -152,6 +156,11 @@ def _use_all_cores() -> None:
     os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(10**9))
 
 
+def uses_amx() -> bool:
+    """Whether MXNet, which has been imported, multiplies bfloat16 on the matrix unit."""
+    return _AMX_IN_USE in PATCHED or os.environ.get("DNNL_MAX_CPU_ISA", "").upper() == AMX
+
+
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices, so that bf16 is worth choosing."""
     return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
@@ -182,8 +191,8 @@ def _matrix_unit() -> Iterator[None]:
     if not granted or "DNNL_MAX_CPU_ISA" in os.environ:
         yield
         return
-    os.environ["DNNL_MAX_CPU_ISA"] = "AVX512_CORE_AMX"
-    PATCHED.append("AMX for bfloat16 and int8")
+    os.environ["DNNL_MAX_CPU_ISA"] = AMX
+    PATCHED.append(_AMX_IN_USE)
     try:
         yield
     finally:
@@ -220,4 +229,4 @@ class _LazyMXNet(types.ModuleType):
 
 mx = _LazyMXNet("mxnet")
 
-__all__ = ["PATCHED", "has_bf16", "mx", "patch"]
+__all__ = ["PATCHED", "has_bf16", "mx", "patch", "uses_amx"]

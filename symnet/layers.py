@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from symnet.compat import mx
+from symnet.compat import mx, uses_amx
 
 if TYPE_CHECKING:
     Symbol = mx.sym.Symbol
@@ -64,6 +64,8 @@ def _input(data: Symbol, filters: int) -> Symbol:
 
 def unsafe_bf16_layers(symbol: Symbol, **shapes: tuple[int, ...]) -> list[str]:
     """The 1x1 convolutions that would corrupt memory in bfloat16 with these input shapes."""
+    if not uses_amx():
+        return []
     internals = symbol.get_internals()
     _, found, _ = internals.infer_shape(**shapes)
     sizes = dict(zip(internals.list_outputs(), found))

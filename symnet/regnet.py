@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symnet.layers import conv_norm, relu
+from symnet.resnet import PREFIX, frozen_but, projection
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
 
-PREFIX = "backbone.body."
 STEM = 32
 
 
@@ -48,16 +48,7 @@ def regnet(data: Symbol, stages: Stages, norm: str) -> list[Symbol]:
                 data, name, channels, width, stride, width // stages.group_width, norm
             )
             if stride > 1 or channels != width:
-                data = conv_norm(
-                    data,
-                    f"{name}proj.0",
-                    f"{name}proj.1",
-                    width,
-                    kernel=1,
-                    stride=stride,
-                    kind=norm,
-                    channels=channels,
-                )
+                data = projection(data, f"{name}proj", channels, width, stride, norm)
             data = relu(data + branch, f"{name}activation")
             channels = width
         maps.append(data)
@@ -94,9 +85,5 @@ def frozen(name: str, trainable_layers: int, norm: str) -> bool:
     trainable_layers counts the trained parts from the end, 0..5: four stages, then the stem. Stored
     statistics, and the scales and shifts that go with them, never move.
     """
-    if not name.startswith(PREFIX):
-        return False
-    if norm == "frozen" and name.endswith(("_gamma", "_beta", "_moving_mean", "_moving_var")):
-        return True
     stages = tuple(f"trunk_output.block{stage}." for stage in (4, 3, 2, 1))
-    return not name[len(PREFIX) :].startswith((*stages, "stem.")[:trainable_layers])
+    return frozen_but(name, (*stages, "stem.")[:trainable_layers], norm)

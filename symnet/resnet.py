@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import conv_norm, relu
+from symnet.layers import STATISTICS, conv_norm, relu
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -49,20 +49,20 @@ def resnet(data: Symbol, depth: int, norm: str) -> list[Symbol]:
             out_channels = 4 * width if bottleneck else width
             branch = block(data, name, channels, width, stride, norm)
             if stride > 1 or channels != out_channels:
-                data = conv_norm(
-                    data,
-                    f"{name}downsample.0",
-                    f"{name}downsample.1",
-                    out_channels,
-                    kernel=1,
-                    stride=stride,
-                    kind=norm,
-                    channels=channels,
-                )
+                data = projection(data, f"{name}downsample", channels, out_channels, stride, norm)
             data = relu(branch + data, f"{name}relu")
             channels = out_channels
         maps.append(data)
     return maps
+
+
+def projection(
+    data: Symbol, name: str, channels: int, filters: int, stride: int, norm: str
+) -> Symbol:
+    """A shortcut that changes the shape: a normalised 1x1 convolution, NAME.0 and NAME.1."""
+    return conv_norm(
+        data, f"{name}.0", f"{name}.1", filters, 1, stride, kind=norm, channels=channels
+    )
 
 
 def _bottleneck(
@@ -105,10 +105,14 @@ def frozen(name: str, trainable_layers: int, norm: str) -> bool:
     keeps conv1 and layer1. Stored statistics, and the scales and shifts that go with them, never
     move.
     """
-    if not name.startswith(PREFIX):
-        return False
-    if norm == "frozen" and name.endswith(("_gamma", "_beta", "_moving_mean", "_moving_var")):
-        return True
     trained = ("layer4", "layer3", "layer2", "layer1", "conv1")[:trainable_layers]
     trained += ("bn1",) if trainable_layers == 5 else ()
-    return not name[len(PREFIX) :].startswith(trained)
+    return frozen_but(name, trained, norm)
+
+
+def frozen_but(name: str, trained: tuple[str, ...], norm: str) -> bool:
+    """Whether it is a parameter of a body and stays as it is, as all do that do not begin so."""
+    if not name.startswith(PREFIX):
+        return False
+    stored = norm == "frozen" and name.endswith(tuple(f"_{leaf}" for leaf in STATISTICS))
+    return stored or not name[len(PREFIX) :].startswith(trained)

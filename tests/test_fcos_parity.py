@@ -18,7 +18,7 @@ from symnet import get_detector
 from symnet.compat import mx
 from tests.test_torchvision_parity import (
     Golden,
-    close,
+    assert_close,
     forward,
     torchvision_name,
     training_batch,
@@ -70,9 +70,9 @@ def test_the_pyramid_and_the_head(golden):
     nodes = [f"{name}.{level}" for name in HEAD.values() for level in range(5)]
     found = forward(golden, [*FEATURES.values(), *nodes])
     for key, name in FEATURES.items():
-        close(found[name][:, ::16], golden.values[key])
+        assert_close(found[name][:, ::16], golden.values[key])
     for key, name in HEAD.items():
-        close(in_one_row([found[f"{name}.{i}"] for i in range(5)]), golden.values[key])
+        assert_close(in_one_row([found[f"{name}.{i}"] for i in range(5)]), golden.values[key])
 
 
 def test_detections_in_the_pixels_of_the_image(golden):

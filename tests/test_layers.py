@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from symnet import layers
 from symnet.compat import has_bf16, mx
 from symnet.layers import (
     BFLOAT16,
@@ -404,3 +405,24 @@ def test_constant(values):
     (found,) = forward(constant(np.float32(values)))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.float32(values))
+
+
+@pytest.mark.parametrize(
+    ("cells", "filters", "amx", "refused"),
+    [
+        ((6, 8), 64, True, True),
+        ((3, 11), 64, True, True),
+        ((7, 7), 64, True, False),
+        ((4, 8), 64, True, False),
+        ((6, 8), 8, True, False),  # stays float32
+        ((6, 8), 64, False, False),
+    ],
+)
+def test_maps_on_which_onednn_corrupts_memory_are_refused(
+    monkeypatch, cells, filters, amx, refused
+):
+    monkeypatch.setattr(layers, "uses_amx", lambda: amx)
+    with layers.precision("bf16"):
+        hidden = layers.conv(mx.sym.Variable("data"), "three", 32)
+        symbol = layers.conv(hidden, "one", filters, kernel=1)
+    assert layers.unsafe_bf16_layers(symbol, data=(1, 3, *cells)) == ["one"] * refused

@@ -83,7 +83,7 @@ def forward(
     return dict(zip(names, (out.asnumpy() for out in executor.forward(is_train=False))))
 
 
-def close(ours: np.ndarray, theirs: np.ndarray) -> None:
+def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
     """Within 1e-4 of the spread of torchvision's values."""
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1e-4 * theirs.std()
@@ -108,14 +108,14 @@ def test_the_graph_stage_by_stage(golden):
     found = forward(golden, names + [mask_logits] * masks)
     for key, name in LEVELS.items():
         channels = slice(None, None, 16 if key.startswith("features") else 1)
-        close(found[name][:, channels], golden.values[key])
+        assert_close(found[name][:, channels], golden.values[key])
 
     for image in range(2):
         difference = np.abs(found["proposals"][image] - golden.values[f"proposals.{image}"])
         # two neighbours, equal in score to the last bit but one, may change places
         assert (difference.max(axis=1) > 0.01).sum() <= 2
     if masks:
-        close(found[mask_logits][::20], golden.values["mask_logits"])
+        assert_close(found[mask_logits][::20], golden.values["mask_logits"])
 
 
 def test_the_box_head_on_the_same_rois(golden):
@@ -124,9 +124,9 @@ def test_the_box_head_on_the_same_rois(golden):
     stages = trunk(golden.config.model, train=False)
     head = mx.sym.Group(box_head(golden.config.model, stages.pyramid, mx.sym.Variable("rois")))
     found = forward(golden, ["box_pool", *BOX.values()], head, rois=np.concatenate(rois))
-    close(found["box_pool"][:1000:125], golden.values["box_pool"])
+    assert_close(found["box_pool"][:1000:125], golden.values["box_pool"])
     for key, name in BOX.items():
-        close(found[name], golden.values[key])
+        assert_close(found[name], golden.values[key])
 
 
 def test_detections_in_the_pixels_of_the_image(golden):
