@@ -33,7 +33,7 @@ from mxrcnn.data.loader import (
 from mxrcnn.inference.detector import Detector, low_precision_symbol
 from mxrcnn.training.metrics import RunningMetrics
 from mxrcnn.training.schedule import make_schedule
-from mxrcnn.training.trainer import Network, step_seed
+from mxrcnn.training.trainer import Network, first_value, step_seed
 from symnet import get_detector
 from symnet.layers import BFLOAT16
 from symnet.masks import unpack
@@ -72,18 +72,12 @@ class Bench:
 
     def first_params(self) -> dict[str, np.ndarray]:
         """The test graph's parameters by name, with the values that a training starts with."""
-        detector, inputs = get_detector(self.config.network), self.test_inputs()
+        inputs = self.test_inputs()
         symbol = self.symbol()
         args, _, auxs = symbol.infer_shape(**inputs)
         names = symbol.list_arguments() + symbol.list_auxiliary_states()
         return {
-            name: detector.init(
-                self.config.model,
-                name,
-                shape,
-                np.random.default_rng([self.config.train.seed, *name.encode()]),
-                True,
-            )
+            name: first_value(self.config, name, shape, scratch=True)
             for name, shape in zip(names, args + auxs)
             if name not in inputs
         }

@@ -75,6 +75,12 @@ def _check_masks(config: Config, detector: DetectorDef) -> None:
         )
 
 
+def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
+    """What a parameter starts with, from the seed and its name alone; see DetectorDef.init."""
+    rng = np.random.default_rng([config.train.seed, *name.encode()])
+    return get_detector(config.network).init(config.model, name, shape, rng, scratch)
+
+
 class Network:
     """The training graph on its devices: one Module, its parameters and momentum by name."""
 
@@ -129,13 +135,11 @@ class Network:
         if pretrained:
             loaded, report = match_params(Path(pretrained), {**self.shapes, **self.aux_shapes})
             told = report.lines()
-        seed = self.config.train.seed
         params = {}
         for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):
             for name, shape in shapes.items():
                 if name not in loaded:
-                    rng = np.random.default_rng([seed, *name.encode()])
-                    value = self.detector.init(self.config.model, name, shape, rng, not pretrained)
+                    value = first_value(self.config, name, shape, scratch=not pretrained)
                 else:
                     value = loaded[name]
                 params[f"{kind}:{name}"] = mx.nd.array(value)
