@@ -15,7 +15,7 @@ from typing import Any, Literal
 from symnet import get_detector
 from symnet.compat import has_bf16
 from symnet.detector import DetectorDef
-from symnet.layers import UNSAFE_CELLS, unsafe_bf16_layers
+from symnet.layers import UNSAFE_CELLS, unsafe_layers
 
 
 class ConfigError(ValueError):
@@ -31,13 +31,13 @@ def check_precision(name: str) -> None:
         )
 
 
-def check_bf16_shapes(symbol: Any, **shapes: tuple[int, ...]) -> None:
-    """ConfigError if bfloat16 would corrupt memory with these shapes of a graph's inputs."""
-    layers = unsafe_bf16_layers(symbol, **shapes)
+def check_shapes(symbol: Any, precision: str, **shapes: tuple[int, ...]) -> None:
+    """ConfigError if a precision would corrupt memory with these shapes of a graph's inputs."""
+    layers = unsafe_layers(symbol, precision, **shapes)
     if layers:
         raise ConfigError(
-            f"precision bf16 with images of {shapes['data'][2:]}: MXNet's oneDNN corrupts memory "
-            f"in 1x1 convolutions on maps of {UNSAFE_CELLS[0]} to {UNSAFE_CELLS[-1]} cells "
+            f"precision {precision} with images of {shapes['data'][2:]}: MXNet's oneDNN corrupts "
+            f"memory in 1x1 convolutions on maps of {UNSAFE_CELLS[0]} to {UNSAFE_CELLS[-1]} cells "
             f"({layers[0]}); use larger or smaller images, or fp32"
         )
 

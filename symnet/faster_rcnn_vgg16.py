@@ -36,7 +36,9 @@ class FasterRCNNVGG16Config(ClassicConfig):
 
 BODY = Body(
     feature=lambda config, data: get_vgg_feature(data, config.width),
-    head=lambda config, data: get_vgg_top_feature(data, config.fc_dim, config.rcnn_dropout),
+    head=lambda config, data: get_vgg_top_feature(
+        data, config.fc_dim, config.rcnn_dropout, config.rcnn_pooled_size
+    ),
 )
 
 

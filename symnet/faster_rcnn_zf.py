@@ -20,7 +20,9 @@ class FasterRCNNZFConfig(ClassicConfig):
 
 BODY = Body(
     feature=lambda config, data: get_zf_feature(data, config.width),
-    head=lambda config, data: get_vgg_top_feature(data, config.fc_dim, config.rcnn_dropout),
+    head=lambda config, data: get_vgg_top_feature(
+        data, config.fc_dim, config.rcnn_dropout, config.rcnn_pooled_size
+    ),
     rpn_width=0.5,  # 256 filters, as many as conv5 has
 )
 

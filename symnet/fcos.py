@@ -125,7 +125,7 @@ def fcos_head(config: FCOSConfig, data: Symbol, train: bool) -> FCOSHead:
     towers = {kind: tower(config, pyramid, name) for kind, name in names.items()}
 
     def layer(kind: str, name: str, filters: int) -> list[Symbol]:
-        maps = conv_levels(towers[kind], f"{names[kind]}.{name}", filters)
+        maps = conv_levels(towers[kind], f"{names[kind]}.{name}", filters, predicts=True)
         return [float32(data) for data in maps]
 
     channels = config.num_classes - (not config.background_channel)

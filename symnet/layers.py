@@ -5,7 +5,8 @@ NAME_weight and NAME_bias.
 
 Precision is of the graph being built: `with precision("bf16"): symbol = ...`. Then convolutions and
 fully connected layers take their inputs and weights in bfloat16 and hand their results on in it;
-`float32` brings a result back where losses, proposals or normalisation begin.
+`float32` brings a result back where losses, proposals or normalisation begin. Layers that predict
+(class scores, boxes, masks) are told so: int8 leaves them in float32.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     Symbol = mx.sym.Symbol
 
 #: what `precision` takes. bf16: parameters stay float32 and are cast in the graph, as training
-#: needs it. bf16_stored: the parameters are bfloat16 themselves, as inference wants it
-PRECISIONS = ("fp32", "bf16", "bf16_stored")
+#: needs it. bf16_stored: the parameters are bfloat16 themselves, as inference wants it. int8: still
+#: a float32 graph, in the form that MXNet's quantization takes
+PRECISIONS = ("fp32", "bf16", "bf16_stored", "int8")
 
 #: as MXNet's Python spells bfloat16
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
@@ -52,9 +54,14 @@ LEAST_BF16_FILTERS = 16
 UNSAFE_CELLS = range(33, 49)
 
 
+#: on a layer that int8 leaves in float32, as its outputs are the network's predictions
+PREDICTS_ATTRIBUTE = "__predicts__"
+_PREDICTS = {PREDICTS_ATTRIBUTE: "True"}
+
+
 def _is_low(filters: int) -> bool:
     """Whether a layer with that many outputs computes in bfloat16."""
-    return _precision.get() != "fp32" and filters >= LEAST_BF16_FILTERS
+    return _precision.get().startswith("bf16") and filters >= LEAST_BF16_FILTERS
 
 
 def _input(data: Symbol, filters: int) -> Symbol:
@@ -62,25 +69,38 @@ def _input(data: Symbol, filters: int) -> Symbol:
     return mx.sym.amp_cast(data, dtype=BFLOAT16) if _is_low(filters) else float32(data)
 
 
-def unsafe_bf16_layers(symbol: Symbol, **shapes: tuple[int, ...]) -> list[str]:
-    """The 1x1 convolutions that would corrupt memory in bfloat16 with these input shapes."""
-    if not uses_amx():
+def unsafe_layers(symbol: Symbol, name: str, **shapes: tuple[int, ...]) -> list[str]:
+    """The 1x1 convolutions that would corrupt memory in that precision with these input shapes.
+
+    symbol: a graph built for it; for int8, not yet quantized.
+    """
+    if name == "fp32" or not uses_amx():
         return []
     internals = symbol.get_internals()
     _, found, _ = internals.infer_shape(**shapes)
     sizes = dict(zip(internals.list_outputs(), found))
+    predicts = predicting_layers(symbol) if name == "int8" else ()
     convolutions = {
-        name: sizes[f"{name}_output"]
-        for name, attributes in symbol.attr_dict().items()
+        layer: sizes[f"{layer}_output"]
+        for layer, attributes in symbol.attr_dict().items()
         if attributes.get("kernel") == "(1, 1)"
-        and int(attributes.get("num_filter", 0)) >= LEAST_BF16_FILTERS
+        and int(attributes.get("num_filter", 0)) >= (1 if name == "int8" else LEAST_BF16_FILTERS)
+        and layer not in predicts
     }
-    return [name for name, (_, _, h, w) in convolutions.items() if h * w in UNSAFE_CELLS]
+    return [layer for layer, (_, _, h, w) in convolutions.items() if h * w in UNSAFE_CELLS]
+
+
+def predicting_layers(symbol: Symbol) -> list[str]:
+    """The names of the layers whose outputs are predictions."""
+    attributes = symbol.attr_dict()
+    return [name for name, found in attributes.items() if PREDICTS_ATTRIBUTE in found]
 
 
 def float32(data: Symbol) -> Symbol:
     """The result of a convolution or fully connected layer in float32."""
-    return data if _precision.get() == "fp32" else mx.sym.amp_cast(data, dtype="float32")
+    if not _precision.get().startswith("bf16"):
+        return data
+    return mx.sym.amp_cast(data, dtype="float32")
 
 
 def _parameters(name: str, filters: int) -> list[Symbol]:
@@ -103,17 +123,22 @@ def conv(
     groups: int = 1,
     bias: bool = True,
     pad: int | None = None,
+    predicts: bool = False,
 ) -> Symbol:
     """A convolution, padded so that stride 1 keeps the size: (B, _, H, W) -> (B, filters, ...)."""
     parameters = _parameters(name, filters)[: 1 + bias]
-    return _convolution(data, parameters, name, filters, kernel, stride, groups, pad)
+    attr = _PREDICTS if predicts else None
+    return _convolution(data, parameters, name, filters, kernel, stride, groups, pad, attr)
 
 
-def conv_levels(levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3) -> list[Symbol]:
+def conv_levels(
+    levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3, predicts: bool = False
+) -> list[Symbol]:
     """One convolution applied to each of L maps, with the same parameters."""
     parameters = _parameters(name, filters)
+    attr = _PREDICTS if predicts else None
     return [
-        _convolution(data, parameters, f"{name}.{level}", filters, kernel)
+        _convolution(data, parameters, f"{name}.{level}", filters, kernel, attr=attr)
         for level, data in enumerate(levels)
     ]
 
@@ -179,9 +204,9 @@ def conv_norm(
 
     Folded, the stored statistics go into the convolution's weights, W * gamma / sqrt(var + eps),
     and bias, in float32; gradients reach W through it. Only then `channels` must be told. Graphs
-    for stored bfloat16 have the convolution alone: `fold_norms` makes its parameters.
+    for stored bfloat16 and int8 have the convolution alone: `fold_norms` makes its parameters.
     """
-    if _precision.get() == "bf16_stored" and kind in ("batch", "frozen"):
+    if _precision.get() in ("bf16_stored", "int8") and kind in ("batch", "frozen"):
         return _convolution(
             data,
             _parameters(name, filters),
@@ -222,7 +247,7 @@ def _folded(ops: Any, weight: Any, gamma: Any, beta: Any, mean: Any, var: Any) -
 def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
     """Parameters with those normalisations, on stored statistics, put into their convolutions.
 
-    For graphs built for stored bfloat16; of other graphs the parameters stay as they are.
+    For graphs built for stored bfloat16 or int8; of others the parameters stay as they are.
     """
     folded = dict(params)
     for name, attributes in symbol.attr_dict().items():
@@ -293,10 +318,28 @@ def relu(data: Symbol, name: str) -> Symbol:
     return mx.sym.Activation(data, act_type="relu", name=name)
 
 
-def fc(data: Symbol, name: str, units: int) -> Symbol:
-    """A fully connected layer: (R, ...) -> (R, units)."""
+def fc(data: Symbol, name: str, units: int, side: int = 1, predicts: bool = False) -> Symbol:
+    """A fully connected layer: (R, ...) -> (R, units), or (R, units, 1, 1) where int8 computes it.
+
+    MXNet quantizes no fully connected layer with a ReLU, so in int8 it is the convolution that is
+    the same sum: each row as maps of `side` x `side` under a kernel of that size.
+    """
+    if _precision.get() == "int8" and not predicts:
+        data = mx.sym.reshape(data, shape=(0, -1, side, side))
+        return conv(data, name, units, kernel=side, pad=0)
     parameters = _parameters(name, units)
-    return mx.sym.FullyConnected(_input(data, units), *parameters, name=name, num_hidden=units)
+    attr = _PREDICTS if predicts else None
+    return mx.sym.FullyConnected(
+        _input(data, units), *parameters, name=name, num_hidden=units, attr=attr
+    )
+
+
+def row_side(values: int) -> int:
+    """The `side` that `fc` should take for rows of so many values.
+
+    Of 8x8 kernels oneDNN makes a matrix product; 2x2 and 4x4 are 15 times slower.
+    """
+    return 8 if values % 64 == 0 else 1
 
 
 def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:

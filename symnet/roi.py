@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import binary_cross_entropy, conv, deconv, fc, float32, mean_loss, relu
+from symnet.layers import (
+    binary_cross_entropy,
+    conv,
+    deconv,
+    fc,
+    float32,
+    mean_loss,
+    relu,
+    row_side,
+)
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -17,8 +26,9 @@ if TYPE_CHECKING:
 
 def roi_head(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
     """Class logits (B*R, C) and class-specific box deltas (B*R, 4C) from features (B*R, _)."""
-    cls_score = fc(feature, "cls_score", num_classes)
-    return float32(cls_score), float32(fc(feature, "bbox_pred", 4 * num_classes))
+    cls_score = fc(feature, "cls_score", num_classes, predicts=True)
+    bbox_pred = fc(feature, "bbox_pred", 4 * num_classes, predicts=True)
+    return float32(cls_score), float32(bbox_pred)
 
 
 def roi_losses(
@@ -143,18 +153,18 @@ def with_batch_index(boxes: Symbol, valid: Symbol) -> Symbol:
 
 def two_fc_head(pooled: Symbol, units: int) -> Symbol:
     """torchvision's TwoMLPHead: (R, channels, 7, 7) -> (R, units)."""
-    for name in ("fc6", "fc7"):
-        pooled = relu(
-            fc(pooled, f"roi_heads.box_head.{name}", units), f"roi_heads.box_head.{name}_relu"
-        )
+    for layer, side in (("fc6", 7), ("fc7", row_side(units))):
+        name = f"roi_heads.box_head.{layer}"
+        pooled = relu(fc(pooled, name, units, side), f"{name}_relu")
     return pooled
 
 
 def box_predictor(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
     """Class logits (R, C) and class-specific box deltas (R, 4C) from features (R, _)."""
     name = "roi_heads.box_predictor."
-    cls_logits = fc(feature, f"{name}cls_score", num_classes)
-    return float32(cls_logits), float32(fc(feature, f"{name}bbox_pred", 4 * num_classes))
+    cls_logits = fc(feature, f"{name}cls_score", num_classes, predicts=True)
+    bbox_deltas = fc(feature, f"{name}bbox_pred", 4 * num_classes, predicts=True)
+    return float32(cls_logits), float32(bbox_deltas)
 
 
 def box_head_losses(
@@ -194,7 +204,8 @@ def mask_head(pooled: Symbol, channels: int, layers: int, num_classes: int) -> S
         name = f"roi_heads.mask_head.{layer}"
         pooled = relu(conv(pooled, f"{name}.0", channels), f"{name}.relu")
     pooled = relu(deconv(pooled, "roi_heads.mask_predictor.conv5_mask", channels), "mask_relu")
-    return float32(conv(pooled, "roi_heads.mask_predictor.mask_fcn_logits", num_classes, 1))
+    name = "roi_heads.mask_predictor.mask_fcn_logits"
+    return float32(conv(pooled, name, num_classes, kernel=1, predicts=True))
 
 
 def of_class(masks: Symbol, classes: Symbol) -> Symbol:

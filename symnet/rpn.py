@@ -42,11 +42,11 @@ class RPNHead:
 def rpn_head(feature: Symbol, num_anchors: int, width: float = 1.0) -> RPNHead:
     """Scores and box deltas of all anchors from a feature map (B, _, H, W)."""
     hidden = relu(conv(feature, "rpn_conv_3x3", thin(512, width)), "rpn_relu")
-    score = float32(conv(hidden, "rpn_cls_score", 2 * num_anchors, kernel=1))
+    score = float32(conv(hidden, "rpn_cls_score", 2 * num_anchors, kernel=1, predicts=True))
     score = mx.sym.reshape(score, shape=(0, 2, -1, 0), name="rpn_cls_score_reshape")
     prob = mx.sym.softmax(score, axis=1, name="rpn_cls_act")
     prob = mx.sym.reshape(prob, shape=(0, 2 * num_anchors, -1, 0), name="rpn_cls_act_reshape")
-    bbox_pred = conv(hidden, "rpn_bbox_pred", 4 * num_anchors, kernel=1)
+    bbox_pred = conv(hidden, "rpn_bbox_pred", 4 * num_anchors, kernel=1, predicts=True)
     return RPNHead(score, prob, float32(bbox_pred))
 
 
@@ -108,10 +108,9 @@ def pyramid_rpn(pyramid: Sequence[Symbol], num_anchors: int, channels: int) -> P
     """One head over all levels (FPN paper, section 4.1), A anchors a position."""
     hidden = conv_levels(pyramid, "rpn.head.conv.0.0", channels)
     hidden = [relu(x, f"rpn.head.relu.{level}") for level, x in enumerate(hidden)]
-    return PyramidRPN(
-        [float32(x) for x in conv_levels(hidden, "rpn.head.cls_logits", num_anchors, 1)],
-        [float32(x) for x in conv_levels(hidden, "rpn.head.bbox_pred", 4 * num_anchors, 1)],
-    )
+    objectness = conv_levels(hidden, "rpn.head.cls_logits", num_anchors, 1, predicts=True)
+    bbox_deltas = conv_levels(hidden, "rpn.head.bbox_pred", 4 * num_anchors, 1, predicts=True)
+    return PyramidRPN([float32(x) for x in objectness], [float32(x) for x in bbox_deltas])
 
 
 def pyramid_rpn_losses(

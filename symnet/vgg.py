@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
-from symnet.layers import conv, fc, float32, relu
+from symnet.layers import conv, fc, float32, relu, row_side
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -37,9 +37,11 @@ def get_vgg_feature(data: Symbol, width: float = 1.0) -> Symbol:
     return data
 
 
-def get_vgg_top_feature(data: Symbol, fc_dim: int = FC_DIM, dropout: float = 0.5) -> Symbol:
+def get_vgg_top_feature(
+    data: Symbol, fc_dim: int = FC_DIM, dropout: float = 0.5, pooled_size: int = 7
+) -> Symbol:
     """fc6 and fc7 with dropout: (R, 512, 7, 7) -> (R, fc_dim)."""
-    for name in ("6", "7"):
-        data = relu(fc(data, f"fc{name}", fc_dim), f"relu{name}")
+    for name, side in (("6", pooled_size), ("7", row_side(fc_dim))):
+        data = relu(fc(data, f"fc{name}", fc_dim, side), f"relu{name}")
         data = mx.sym.Dropout(float32(data), p=dropout, name=f"drop{name}")
     return data

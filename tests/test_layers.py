@@ -425,4 +425,4 @@ def test_maps_on_which_onednn_corrupts_memory_are_refused(
     with layers.precision("bf16"):
         hidden = layers.conv(mx.sym.Variable("data"), "three", 32)
         symbol = layers.conv(hidden, "one", filters, kernel=1)
-    assert layers.unsafe_bf16_layers(symbol, data=(1, 3, *cells)) == ["one"] * refused
+    assert layers.unsafe_layers(symbol, "bf16", data=(1, 3, *cells)) == ["one"] * refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class TestRequest:
     metric: str = "voc07"
     checkpoint: str | None = None
     params: str | None = None
-    precision: str = "fp32"
+    precision: str | None = None
     batch_size: int = 1
     num_workers: int = 0
     pictures: int = 4
@@ -120,6 +120,23 @@ def draw_extremes(
     return paths
 
 
+def measure(
+    detector: Detector, dataset: Dataset, metric: str, batch_size: int = 1, num_workers: int = 0
+) -> tuple[Report, dict[ImageId, Detections]]:
+    """Detect in all images: the metric's report with the recall of proposals and images_per_second,
+    and the detections."""
+    detections, proposals = {}, {}
+    start = time.perf_counter()
+    for record, found, boxes in detector.detect(dataset, batch_size, num_workers):
+        detections[record.image_id] = found
+        if boxes is not None:
+            proposals[record.image_id] = boxes
+    rate = len(dataset) / (time.perf_counter() - start)
+    recall = proposal_recall(dataset.records, proposals) if proposals else {}
+    report = score(dataset, detections, metric)
+    return report.merge(Report({**recall, "images_per_second": rate})), detections
+
+
 def run_test(
     request: TestRequest, context: mx.Context | None = None
 ) -> tuple[Report, Path, list[Path]]:
@@ -136,19 +153,11 @@ def run_test(
     imageset = choose_imageset(config, request.imageset)
     dataset = open_dataset(config.data, imageset)
 
-    detections, proposals = {}, {}
-    start = time.perf_counter()
-    for record, found, boxes in detector.detect(dataset, request.batch_size, request.num_workers):
-        detections[record.image_id] = found
-        if boxes is not None:
-            proposals[record.image_id] = boxes
-    rate = len(dataset) / (time.perf_counter() - start)
-
-    report = score(dataset, detections, request.metric)
-    recall = proposal_recall(dataset.records, proposals) if proposals else {}
-    extra = Report({**recall, "images_per_second": rate})
+    report, detections = measure(
+        detector, dataset, request.metric, request.batch_size, request.num_workers
+    )
     notes = [f"{imageset}: {len(dataset)} images, {detector.source}", *dataset.notes.lines()]
-    report = report.merge(replace(extra, notes=notes))
+    report = report.merge(Report({}, notes=notes))
     out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")
     write_report(report, out)
     write_voc_submission(detections, dataset, out)

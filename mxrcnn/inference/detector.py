@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, check_bf16_shapes, check_precision
+from mxrcnn.config import Config, check_precision, check_shapes
 from mxrcnn.data.images import read_image
-from mxrcnn.data.loader import test_loader, test_plans
+from mxrcnn.data.loader import BatchPlan, Loader, test_loader, test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
+from mxrcnn.inference.executors import Executors
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
 from symnet.layers import BFLOAT16, fold_norms
@@ -22,14 +24,26 @@ from symnet.masks import paste_rle
 
 
 def low_precision_symbol(config: Config, name: str) -> mx.sym.Symbol:
-    """The test graph of a config for parameters in bfloat16; ConfigError where it cannot run."""
+    """The test graph of a config for inference in bf16, or to be quantized to int8.
+
+    ConfigError where it cannot run.
+    """
     check_precision(name)
-    with graph_precision("bf16_stored"):
+    with graph_precision("bf16_stored" if name == "bf16" else name):
         return get_detector(config.network).test_symbol(config.model)
 
 
+@dataclass(frozen=True)
+class _Image:
+    """One image of a data set as it comes out of the graph: outputs[row] of its batch."""
+
+    record: ImageRecord
+    outputs: dict[str, np.ndarray]
+    row: int
+
+
 class Detector:
-    """A test graph with parameters. It rebinds when the images' shape changes (about 0.1 s)."""
+    """A test graph with parameters, bound once for each shape of images (about 0.1 s)."""
 
     def __init__(
         self,
@@ -39,9 +53,11 @@ class Detector:
         config: Config,
         context: mx.Context | None = None,
         source: str = "",
+        precision: str = "fp32",
     ) -> None:
         self.config = config
         self.source = source
+        self.precision = precision
         self._symbol = symbol
         self._context = context or mx.cpu()
         self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
@@ -55,24 +71,29 @@ class Detector:
         checkpoint: str | int | None = None,
         params: str | Path | None = None,
         context: mx.Context | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
     ) -> Detector:
         """The detector of a run folder.
 
         checkpoint: "best", "last" or a step; None is the best if there is one, else the last.
         params: a bare .params file to use instead. precision: fp32, or bf16 for convolutions and
-        fully connected layers in bfloat16. Raises CheckpointError for what is not there.
+        fully connected layers in bfloat16; None is the run's own: that of tools/quantize.py, else
+        fp32. Raises CheckpointError for what is not there.
         """
         folder = RunFolder(Path(run))
-        config = folder.config()
+        config, stored = folder.config(), folder.precision()
+        precision = precision or stored
+        if stored not in ("fp32", precision):
+            raise CheckpointError(f"{run} is quantized to {stored}: it cannot run in {precision}")
         if params is None:
             which = checkpoint or ("best" if folder.best() else "last")
             params = folder.folder(which) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
-        symbol = folder.symbol("test")
-        if precision != "fp32":
+        if precision == stored:
+            symbol = folder.symbol("test")
+        else:
             symbol = low_precision_symbol(config, precision)
-        return cls(symbol, args, auxs, config, context, source=str(params))
+        return cls(symbol, args, auxs, config, context, str(params), precision)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -95,15 +116,12 @@ class Detector:
         shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
         # stored statistics may be arguments of the training graph
         given = fold_norms(self._symbol, {**args, **auxs})
-        self._args = {
+        args = {
             name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
             for name, value in self._fitting(given, shapes).items()
         }
-        self._is_low = bool(low)
-        self._auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
-        self._module = mx.mod.Module(
-            self._symbol, data_names=tuple(inputs), label_names=None, context=self._context
-        )
+        auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
+        self._executors = Executors(self._symbol, args, auxs, self._context)
 
     def _fitting(self, params: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
         source = self.source or "the parameters"
@@ -119,17 +137,24 @@ class Detector:
 
     def forward(self, data: np.ndarray, im_info: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""
-        if self._is_low and data.shape not in self._safe_shapes:
-            check_bf16_shapes(self._symbol, data=data.shape, im_info=im_info.shape)
+        self._start(data, im_info)
+        return self._finish()
+
+    def _start(self, data: np.ndarray, im_info: np.ndarray) -> None:
+        """Start computing, without waiting; ConfigError for shapes that are not safe."""
+        if data.shape not in self._safe_shapes:
+            self._check_shapes(data=data.shape, im_info=im_info.shape)
             self._safe_shapes.add(data.shape)
-        if not self._module.binded:
-            self._module.bind(
-                [("data", data.shape), ("im_info", im_info.shape)], for_training=False
-            )
-            self._module.init_params(initializer=None, arg_params=self._args, aux_params=self._auxs)
-        batch = mx.io.DataBatch([mx.nd.array(data), mx.nd.array(im_info)])
-        self._module.forward(batch, is_train=False)
-        return {n: out.asnumpy() for n, out in zip(self._names, self._module.get_outputs())}
+        self._executors.start(data=data, im_info=im_info)
+
+    def _finish(self) -> dict[str, np.ndarray]:
+        return dict(zip(self._names, self._executors.finish()))
+
+    def _check_shapes(self, **shapes: tuple[int, ...]) -> None:
+        symbol = self._symbol
+        if self.precision == "int8":  # where the quantized graph has hidden its layers
+            symbol = low_precision_symbol(self.config, "int8")
+        check_shapes(symbol, self.precision, **shapes)
 
     def predict(self, image: str | Path | np.ndarray) -> Detections:
         """Detections of one image: a file, or pixels (H, W, 3) uint8 RGB."""
@@ -182,19 +207,33 @@ class Detector:
         """
         data = self.config.data
         plans = test_plans(dataset, data, self._multiple, batch_size)
-        two_stage = "proposals" in self._names
         bar = tqdm(
             total=len(dataset), unit="image", dynamic_ncols=True, disable=None if progress else True
         )
         with test_loader(data, num_workers) as loader, bar:
-            for plan, batch in zip(plans, loader.batches(plans)):
-                outputs = self.forward(batch.data["data"], batch.data["im_info"])
-                for row, record in enumerate(plan.records):
-                    ratio = self._pixel_ratio(record.height, record.width)
-                    found = self.detections(outputs, row, record.height, record.width)
-                    proposals = outputs["proposals"][row] / ratio if two_stage else None
-                    yield record, found, proposals
-                    bar.update()
+            for image in self._images(plans, loader):
+                record = image.record
+                found = self.detections(image.outputs, image.row, record.height, record.width)
+                yield record, found, self._proposals(image)
+                bar.update()
+
+    def _images(self, plans: Iterable[BatchPlan], loader: Loader) -> Iterator[_Image]:
+        """All images of the plans, one batch late: the graph is at work on the next meanwhile."""
+        previous: list[_Image] = []
+        plans = list(plans)
+        for plan, batch in zip(plans, loader.batches(plans)):
+            self._start(batch.data["data"], batch.data["im_info"])
+            yield from previous
+            outputs = self._finish()
+            previous = [_Image(record, outputs, row) for row, record in enumerate(plan.records)]
+        yield from previous
+
+    def _proposals(self, image: _Image) -> np.ndarray | None:
+        """The proposals (P, 4) of an image in stored pixels; None of a detector without."""
+        if "proposals" not in image.outputs:
+            return None
+        ratio = self._pixel_ratio(image.record.height, image.record.width)
+        return image.outputs["proposals"][image.row] / ratio
 
     def predict_dataset(self, dataset: Dataset, **options: int | bool) -> dict[ImageId, Detections]:
         """Detections of all images by image id; options as of `detect`."""

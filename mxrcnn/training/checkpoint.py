@@ -132,6 +132,11 @@ class RunFolder:
             raise CheckpointError(f"{path}: no such file")
         return mx.sym.load(str(path))
 
+    def precision(self) -> str:
+        """What the run computes in: fp32, or as tools/quantize.py noted in quantized.json."""
+        path = self.path / "quantized.json"
+        return json.loads(path.read_text())["precision"] if path.is_file() else "fp32"
+
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
         if not self.checkpoints.is_dir():

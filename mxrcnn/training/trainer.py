@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mxrcnn import viz
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, check_bf16_shapes, check_precision
+from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
 from mxrcnn.data.loader import (
     Batch,
     TrainingPlan,
@@ -203,8 +203,8 @@ class Network:
             arrays = {**batch.data, **batch.labels}
             names = set(self.symbol.list_arguments()) & set(arrays)
             shapes = {name: arrays[name].shape for name in names}
-            check_bf16_shapes(
-                self.symbol, **{n: (s[0] // devices, *s[1:]) for n, s in shapes.items()}
+            check_shapes(
+                self.symbol, "bf16", **{n: (s[0] // devices, *s[1:]) for n, s in shapes.items()}
             )
             self._safe_shapes.add(size)
 

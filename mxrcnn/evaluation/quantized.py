@@ -1,0 +1,88 @@
+"""Quantizing a run and measuring it before and after: see tools/quantize.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.config import Config, ConfigError, override
+from mxrcnn.data import open_dataset
+from mxrcnn.data.records import Dataset
+from mxrcnn.evaluation.run import choose_imageset, measure
+from mxrcnn.files import atomic_write
+from mxrcnn.inference.detector import Detector
+from mxrcnn.inference.quantize import quantize_run
+from mxrcnn.training.checkpoint import RunFolder
+
+
+@dataclass(frozen=True)
+class QuantizeRequest:
+    """What `tools/quantize.py` was asked; settings are `section.field` and values."""
+
+    run: str
+    out: str
+    precision: str = "int8"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calibration_imageset: str | None = None
+    images: int = 32
+    imageset: str | None = None
+    metric: str = "voc07"
+    checkpoint: str | None = None
+    test: bool = True
+
+
+def quantize_and_test(request: QuantizeRequest) -> str:
+    """Write the quantized run; returns a table of its accuracy and speed beside the original's.
+
+    The same numbers go to quantized.json. ConfigError for settings that cannot be, CheckpointError
+    for runs that cannot be quantized.
+    """
+    if request.images < 1:
+        raise ConfigError(f"--images {request.images}: at least 1 image is needed")
+    config = override(RunFolder(Path(request.run)).config(), request.settings)
+    # wrong names are known before the work begins
+    dataset = open_dataset(config.data, choose_imageset(config, request.imageset))
+    calibration, noted = None, {}
+    if request.precision == "int8":
+        calibration, noted = _calibration(config, request)
+    out = quantize_run(
+        request.run, request.out, request.precision, calibration, request.checkpoint, noted
+    )
+    if not request.test:
+        return f"{request.run} in {request.precision}"
+    return _compare(request, out, config, dataset)
+
+
+def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dict[str, Any]]:
+    """Some images, evenly over the set, and what to note of them."""
+    imageset = request.calibration_imageset or config.data.imageset
+    dataset = open_dataset(config.data, imageset)
+    count = min(request.images, len(dataset))
+    chosen = np.linspace(0, len(dataset) - 1, count).astype(int) if count else []
+    records = tuple(dataset.records[index] for index in chosen)
+    return replace(dataset, records=records), {"imageset": imageset, "images": count}
+
+
+def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Dataset) -> str:
+    """Both runs on the same images; returns a table."""
+    main = "AP" if request.metric == "coco" else "mAP"
+    found: dict[str, dict[str, float]] = {}
+    for name, run in (("fp32", request.run), (request.precision, str(out))):
+        detector = Detector.load(run, request.checkpoint if run == request.run else None)
+        detector.config = config
+        metrics = measure(detector, dataset, request.metric)[0].metrics
+        found[name] = {key: metrics[key] for key in (main, "images_per_second")}
+    path = out / "quantized.json"
+    with atomic_write(path) as handle:
+        handle.write(json.dumps({**json.loads(path.read_text()), "measured": found}, indent=2))
+    rows = [f"{'':<6}{main:>10}{'images/s':>12}"]
+    rows += [
+        f"{name:<6}{values[main]:>10.4f}{values['images_per_second']:>12.2f}"
+        for name, values in found.items()
+    ]
+    return "\n".join(rows)
