@@ -166,6 +166,11 @@ def has_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
 
 
+def has_int8() -> bool:
+    """Whether the processor multiplies int8 matrices, so that int8 is worth choosing."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & _cpu_flags())
+
+
 def _cpu_flags() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
@@ -229,4 +234,4 @@ class _LazyMXNet(types.ModuleType):
 
 mx = _LazyMXNet("mxnet")
 
-__all__ = ["PATCHED", "has_bf16", "mx", "patch", "uses_amx"]
+__all__ = ["PATCHED", "has_bf16", "has_int8", "mx", "patch", "uses_amx"]

@@ -39,7 +39,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="default: all that this processor is made for"
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="default: all that this processor is made for",
     )
     parser.add_argument("--mode", choices=("train", "infer"), help="default: both")
     parser.add_argument(

@@ -43,6 +43,11 @@ class Measured:
         return f"{self.mode}_{self.precision}"
 
     @property
+    def peer_key(self) -> str:
+        """The same of the peer, which has no int8."""
+        return self.key.replace("int8", "bf16")
+
+    @property
     def layout(self) -> str | None:
         """The peer's faster layout; None without a peer."""
         return min(self.peers, key=lambda name: self.peers[name].seconds, default=None)
@@ -54,7 +59,7 @@ class Measured:
 
     @property
     def ratio(self) -> float | None:
-        """Our seconds by the peer's."""
+        """Our seconds by the peer's; those of int8 by its bfloat16's."""
         return self.ours.seconds / self.peer.seconds if self.peer else None
 
     @property
@@ -96,7 +101,8 @@ class BenchReport:
             ready = with_peer[0].peer.ready
             out["peer"] = {
                 **{name: ready[name] for name in versions if name in ready},
-                **_seconds({row.key: row.peer for row in with_peer}),
+                # bf16's own row, the later in this order, wins over what int8 stood beside
+                **_seconds({row.peer_key: row.peer for row in reversed(with_peer)}),
                 "memory_mb": {row.key: row.peer.max_rss_mb for row in with_peer},
                 "layout": {row.key: row.layout for row in with_peer},
             }
@@ -125,7 +131,8 @@ class BenchReport:
             cells = [f"{WHAT[row.mode]}, {row.precision}", f"{row.ours.seconds:.3f}"]
             cells.append(f"{row.ours.max_rss_mb} MB")
             if row.peer:
-                cells += [f"{row.peer.seconds:.3f}", f"{row.peer.max_rss_mb} MB", row.layout]
+                note = " bf16" if row.precision == "int8" else ""
+                cells += [f"{row.peer.seconds:.3f}{note}", f"{row.peer.max_rss_mb} MB", row.layout]
                 cells.append(f"{row.ratio:.2f}")
             rows.append(cells)
         return rows

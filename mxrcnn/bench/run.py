@@ -16,7 +16,7 @@ import mxrcnn
 from mxrcnn.bench.report import BenchReport, Measured, Timing
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
 from mxrcnn.bench.sides import Side, SideError
-from mxrcnn.compat import has_bf16
+from mxrcnn.compat import has_bf16, has_int8
 from mxrcnn.config import Config, ConfigError, check_precision, full_name, parse_settings
 from symnet.compat import physical_cores
 
@@ -50,8 +50,17 @@ class BenchRequest:
         """The precisions to measure; ConfigError for one that this processor is not made for."""
         if self.precision:
             check_precision(self.precision)
+            if self.precision == "int8" and self.mode == "train":
+                raise ConfigError("--precision int8 --mode train: int8 is for inference")
             return (self.precision,)
-        return ("fp32", "bf16") if has_bf16() else ("fp32",)
+        low = {"bf16": has_bf16(), "int8": has_int8() and self.mode != "train"}
+        return ("fp32", *(name for name, there in low.items() if there))
+
+    def modes(self, precision: str) -> tuple[str, ...]:
+        """What to measure in a precision."""
+        if precision == "int8":
+            return ("infer",)
+        return (self.mode,) if self.mode else MODES
 
 
 def run_bench(request: BenchRequest) -> BenchReport:
@@ -95,7 +104,7 @@ def measure_all(request: BenchRequest, peer_script: Path) -> BenchReport:
         folder = Path(name)
         write_files(folder / "files", size)
         for precision in precisions:
-            for mode in [request.mode] if request.mode else MODES:
+            for mode in request.modes(precision):
                 bench = _Comparison(request, size, threads, precision, mode, folder, peer_script)
                 report.rows.append(bench.measure())
     return report
@@ -198,7 +207,8 @@ class _Comparison:
         return {
             "mode": self.mode,
             "network": self.request.network,
-            "precision": self.precision,
+            # its fastest, where it has nothing equal
+            "precision": "bf16" if self.precision == "int8" else self.precision,
             "classes": config.model.num_classes,
             "threads": self.threads,
             "short_side": min(size),

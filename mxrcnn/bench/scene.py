@@ -44,7 +44,7 @@ def bench_config(network: str, words: Sequence[str], size: tuple[int, int], prec
         "train.batch_size": 1,
         "train.lr": LEARNING_RATE,
         "train.warmup_steps": 0,
-        "train.precision": precision,
+        "train.precision": "fp32" if precision == "int8" else precision,
     }
     return override(config, fixed)
 
