@@ -3,10 +3,10 @@
 Letters: B images, H, W a map's size, R rows, L levels of a pyramid. A layer's parameters are called
 NAME_weight and NAME_bias.
 
-Precision is of the graph being built: `with precision("bf16"): symbol = ...`. Then convolutions and
-fully connected layers take their inputs and weights in bfloat16 and hand their results on in it;
-`float32` brings a result back where losses, proposals or normalisation begin. Layers that predict
-(class scores, boxes, masks) are told so: int8 leaves them in float32.
+Precision is of the graph being built: `with precision("bf16"): symbol = ...`. Then convolutions,
+and for inference fully connected layers, take their inputs and weights in bfloat16 and hand their
+results on in it; `float32` brings a result back where losses, proposals or normalisation begin.
+Layers that predict (class scores, boxes, masks) are told so: int8 leaves them in float32.
 """
 
 from __future__ import annotations
@@ -106,12 +106,15 @@ def float32(data: Symbol) -> Symbol:
 def _parameters(name: str, filters: int) -> list[Symbol]:
     """Weight and bias as a layer with that many outputs takes them."""
     stored = _precision.get() == "bf16_stored" and _is_low(filters)
-    # the type is given because it cannot be inferred through a cast
-    dtype = BFLOAT16 if stored else "float32"
-    variables = [mx.sym.Variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
+    variables = _variables(name, BFLOAT16 if stored else "float32")
     if stored or not _is_low(filters):
         return variables
     return [_input(variable, filters) for variable in variables]
+
+
+def _variables(name: str, dtype: Any) -> list[Symbol]:
+    # the type is given because it cannot be inferred through a cast
+    return [mx.sym.Variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
 
 
 def conv(
@@ -322,16 +325,19 @@ def fc(data: Symbol, name: str, units: int, side: int = 1, predicts: bool = Fals
     """A fully connected layer: (R, ...) -> (R, units), or (R, units, 1, 1) where int8 computes it.
 
     MXNet quantizes no fully connected layer with a ReLU, so in int8 it is the convolution that is
-    the same sum: each row as maps of `side` x `side` under a kernel of that size.
+    the same sum: each row as maps of `side` x `side` under a kernel of that size. In training such
+    layers are float32, whatever the precision: oneDNN sums a bfloat16 weight's gradient in float32
+    and then converts it, which takes as long and 0.8 GB more for VGG16's fc6.
     """
     if _precision.get() == "int8" and not predicts:
         data = mx.sym.reshape(data, shape=(0, -1, side, side))
         return conv(data, name, units, kernel=side, pad=0)
-    parameters = _parameters(name, units)
     attr = _PREDICTS if predicts else None
-    return mx.sym.FullyConnected(
-        _input(data, units), *parameters, name=name, num_hidden=units, attr=attr
-    )
+    if _precision.get() == "bf16":
+        data, parameters = float32(data), _variables(name, "float32")
+    else:
+        data, parameters = _input(data, units), _parameters(name, units)
+    return mx.sym.FullyConnected(data, *parameters, name=name, num_hidden=units, attr=attr)
 
 
 def row_side(values: int) -> int:

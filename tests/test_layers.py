@@ -105,18 +105,58 @@ def test_bf16_is_nearly_fp32_and_so_are_its_gradients():
 
 @needs_bf16
 def test_stored_bf16_is_bf16():
-    """Rounding weights before they are stored, or in each pass, is the same."""
-    values = small_values()
-    stored = small_network("bf16_stored")
+    """Rounding weights before they are stored, or in each pass, is the same to convolutions."""
+
+    def last_map(name):
+        with precision(name):
+            return float32(small_network(name).get_internals()["up_output"])
+
+    stored = last_map("bf16_stored")
     wanted, _ = types(stored)
+    given = {name: small_values()[name] for name in stored.list_arguments()}
     args = {
         name: mx.nd.amp_cast(mx.nd.array(value), dtype=wanted[name])
         if wanted[name] == BFLOAT16
         else mx.nd.array(value)
-        for name, value in values.items()
+        for name, value in given.items()
     }
     (found,) = stored.bind(mx.cpu(), args, grad_req="null").forward()
-    np.testing.assert_array_equal(found.asnumpy(), forward(small_network("bf16"), **values)[0])
+    np.testing.assert_array_equal(found.asnumpy(), forward(last_map("bf16"), **given)[0])
+
+
+@needs_bf16
+def test_fully_connected_layers_are_float32_in_training():
+    def last(name):
+        with precision(name):
+            return float32(fc(mx.sym.Variable("data"), "fc", 64))
+
+    values = random_values(last("fp32"), data=(4, 64))
+    wanted = forward(last("fp32"), **values)[0]
+    np.testing.assert_array_equal(forward(last("bf16"), **values)[0], wanted)
+    wanted_type, _ = types(last("bf16_stored"))
+    assert wanted_type["fc_weight"] == BFLOAT16
+
+
+@pytest.mark.parametrize("side", [1, 2, 8])
+def test_fc_for_int8_is_the_same_sum(side):
+    with precision("int8"):
+        as_conv = fc(mx.sym.Variable("data"), "fc", 8, side)
+    plain = fc(mx.sym.Variable("data"), "fc", 8)
+    values = random_values(plain, data=(3, 128))
+    wanted = forward(plain, **values)[0]
+    values["fc_weight"] = values["fc_weight"].reshape(8, -1, side, side)
+    found = forward(as_conv, **values)[0]
+    assert found.shape == (3, 8, 1, 1)
+    np.testing.assert_allclose(found[..., 0, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_predict_are_known():
+    with precision("int8"):
+        data = mx.sym.Variable("data")
+        maps = conv(conv(data, "hidden", 4), "map", 2, kernel=1, predicts=True)
+        levels = conv_levels([maps], "levels", 2, predicts=True)
+        rows = fc(fc(levels[0], "fc", 8), "score", 3, predicts=True)
+    assert set(layers.predicting_layers(rows)) == {"map", "levels.0", "score"}
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
