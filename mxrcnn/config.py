@@ -112,7 +112,8 @@ class TrainConfig:
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
     val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many
-    checkpoints to keep, besides the best. precision: of convolutions, fp32 or bf16; parameters are float32 either way.
+    checkpoints to keep, besides the best. precision: of convolutions,
+    fp32 or bf16; parameters are float32 either way.
     """
 
     batch_size: int = 1
