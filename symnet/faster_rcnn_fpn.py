@@ -47,10 +47,13 @@ LABELS = ("rpn_label", "rpn_bbox_target")
 class FasterRCNNFPNConfig:
     """torchvision's values. norm "frozen" runs on stored statistics; trainable_layers counts the
     trained stages of the body from its end, 0..5; anchor_sizes has one size a level.
+    unused_classes: rows of class logits beside the classes' own that only take part in the softmax,
+    such as those of the 10 ids that COCO leaves out.
     box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
     candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms."""
 
     num_classes: int = 91
+    unused_classes: int = 0
     depth: Literal[18, 34, 50, 101] = 50
     norm: Literal["frozen", "batch", "group"] = "frozen"
     trainable_layers: int = 3
@@ -132,7 +135,7 @@ def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
 
 
 def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
-    """Class logits (B*R, C) and box deltas (B*R, 4C) of rois (B*R, 5)."""
+    """Class logits (B*R, C + unused) and box deltas (B*R, 4C) of rois (B*R, 5)."""
     pooled = roi_align_levels(
         pyramid,
         rois,
@@ -142,7 +145,8 @@ def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
         config.box_canonical_size,
         config.box_canonical_level,
     )
-    return box_predictor(two_fc_head(pooled, config.box_head_dim), config.num_classes)
+    feature = two_fc_head(pooled, config.box_head_dim)
+    return box_predictor(feature, config.num_classes, config.unused_classes)
 
 
 @dataclass(frozen=True)
@@ -205,8 +209,10 @@ def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]
         config.bbox_log_clip,
     )
     scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
-    scores = mx.sym.reshape(scores, shape=(-1, proposals, config.num_classes))
-    scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=None)
+    rows = config.num_classes + config.unused_classes
+    scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
+    end = config.num_classes if config.unused_classes else None
+    scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=end)
     counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0
     scores = mx.sym.broadcast_mul(scores, counted)
     scores = scores * mx.sym.reshape(large(boxes, config.box_min_size), shape=(0, 0, -1))

@@ -150,10 +150,10 @@ def two_fc_head(pooled: Symbol, units: int) -> Symbol:
     return pooled
 
 
-def box_predictor(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
-    """Class logits (R, C) and class-specific box deltas (R, 4C) from features (R, _)."""
+def box_predictor(feature: Symbol, num_classes: int, unused: int = 0) -> tuple[Symbol, Symbol]:
+    """Class logits (R, C + unused) and class-specific box deltas (R, 4C) from features (R, _)."""
     name = "roi_heads.box_predictor."
-    cls_logits = fc(feature, f"{name}cls_score", num_classes)
+    cls_logits = fc(feature, f"{name}cls_score", num_classes + unused)
     return float32(cls_logits), float32(fc(feature, f"{name}bbox_pred", 4 * num_classes))
 
 
