@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mxrcnn.config import Config, ConfigError, make_config, override
 from mxrcnn.data.synthetic import ensure_synthetic
@@ -389,3 +390,10 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_run(conversion, tmp_path / "run")
     with pytest.raises(CheckpointError, match="is there already"):
         write_run(conversion, tmp_path / "run")
+
+
+def load_photos(shared_data, size: tuple[int, int], count: int = 2) -> list[np.ndarray]:
+    """The first photos, resized to (height, width): (H, W, 3) uint8."""
+    paths = sorted((shared_data / "photos").glob("*.jpg"))[:count]
+    assert len(paths) == count
+    return [np.asarray(Image.open(p).convert("RGB").resize(size[::-1])) for p in paths]

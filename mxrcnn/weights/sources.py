@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mxrcnn.config import Config, make_config
-from mxrcnn.weights import torchvision
+from mxrcnn.weights import gluoncv, torchvision
 from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.source import Arrays, Source
 from symnet import get_detector, list_detectors
@@ -19,6 +19,8 @@ FOREIGN: tuple[Callable[[Arrays], Source | None], ...] = (
     torchvision.resnet_classifier,
     torchvision.vgg16_classifier,
     torchvision.regnet_classifier,
+    gluoncv.detector,
+    gluoncv.resnet_classifier,
 )
 
 #: the last layers of classifiers in the names of MXNet's own files
