@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mxrcnn.config import Config, make_config
-from mxrcnn.weights import gluoncv, torchvision
+from mxrcnn.weights import gluoncv, matterport, torchvision
 from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.source import Arrays, Source
 from symnet import get_detector, list_detectors
@@ -77,6 +77,9 @@ def native_source(arrays: Arrays) -> Source | None:
 
 def identify(path: Path, arrays: Arrays) -> Source:
     """What the file is; WeightsError, with the first names in it, if that is not known."""
+    known = matterport.explain(arrays)
+    if known is not None:
+        raise WeightsError(f"{path}: {known}")
     source = foreign_source(path, arrays) or native_source(arrays)
     if source is None:
         first = ", ".join(f"{name} {value.shape}" for name, value in list(arrays.items())[:6])
