@@ -31,7 +31,7 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return 1 + 0.2 * np.abs(z)
     if leaf in ("beta", "bias", "running_mean"):
         return 0.05 * z
-    gain = {"class_predictor.weight": 4.0, "box_predictor.weight": 1.0, "rpn.loc.weight": 0.15}
+    gain = {"class_predictor.weight": 2.0, "box_predictor.weight": 1.0, "rpn.loc.weight": 0.15}
     return gain.get(name, 1.0) * z * np.sqrt(2 / np.prod(shape[1:]))
 
 
@@ -44,7 +44,7 @@ def saved(name: str, path, **options):
 
         net = get_model(name, pretrained=False, **options)
         net.initialize()
-        net(mx.nd.zeros((1, 3, 64, 64)))  # shapes are known after a first pass
+        net(mx.nd.zeros((1, 3, *SIZE)))  # shapes are known after a first pass
     for key, parameter in net._collect_params_with_prefix().items():
         if ("anchors" not in key and parameter.grad_req != "null") or "running" in key:
             parameter.set_data(mx.nd.array(value(key, parameter.shape)))
