@@ -71,11 +71,10 @@ def contexts(gpus: str | None) -> list[mx.Context]:
 
 def _from_pretrained(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
     """The network, the settings that --pretrained brings with it, and what to tell."""
-    words = parse_settings(request.words)
-    given = {**request.settings, **{k.replace("train.", ""): v for k, v in words.items()}}
-    path = given.get("pretrained") or given.get("train.pretrained")
-    # of an .npz there is nothing to learn: it is VGG16's, as the defaults are
-    if not path or (Path(path).suffix in ("", ".npz") and not Path(path).is_dir()):
+    given = {**request.settings, **parse_settings(request.words)}
+    path = given.get("train.pretrained", given.get("pretrained"))
+    # an .npz brings nothing: it is of VGG16, and the defaults are made for it
+    if not path or Path(path).suffix == ".npz":
         return request.network or DEFAULT_NETWORK, {}, []
     network, settings, told = pretrained_settings(Origin.open(path), request.network)
     return network or DEFAULT_NETWORK, settings, told
