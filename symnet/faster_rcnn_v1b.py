@@ -7,6 +7,7 @@ torchvision's ResNet. Letters as in faster_rcnn_fpn.py; the pyramid has one leve
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FasterRCNNV1bConfig:
     """gluoncv's values for Pascal VOC. norm, trainable_layers as in FasterRCNNFPNConfig; scales are
-    in strides of 16 pixels; bbox_log_clip bounds decoded dw and dh, 0: not at all."""
+    in strides of 16 pixels. bbox_log_clip bounds decoded dw and dh; 0: not at all, as gluoncv has
+    it for Pascal VOC, where untrained layers make boxes that are not finite."""
 
     num_classes: int = 21
     unused_classes: int = 0
@@ -57,7 +59,7 @@ class FasterRCNNV1bConfig:
     box_min_size: float = 0.0
     box_pre_nms_top_n: int = 6000
     box_detections_per_img: int = 100
-    bbox_log_clip: float = 0.0
+    bbox_log_clip: float = math.log(1000 / 16)
     sampling_seed: int = 0
 
     @property
