@@ -37,12 +37,15 @@ setup(
         "cpu": ["mxnet==1.9.1"],
         "cu112": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],
         "tensorboard": ["tensorboardX>=2.6"],
+        "convert": ["safetensors>=0.4", "h5py>=3.8"],
         "dev": [
             "pytest>=7.4",
             "hypothesis>=6.80",
             "ruff==0.17.5",
             "gluoncv==0.10.5.post0",
             "tensorboardX>=2.6",
+            "safetensors>=0.4",
+            "h5py>=3.8",
         ],
     },
 )

@@ -10,7 +10,7 @@ from mxrcnn.config import ConfigError
 from mxrcnn.data.records import DataError
 from mxrcnn.training.checkpoint import CheckpointError
 from mxrcnn.training.metrics import NonFiniteLossError
-from mxrcnn.weights.reading import WeightsError
+from mxrcnn.weights.formats import WeightsError
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, NonFiniteLossError, OSError)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _DETECTORS = {
     "faster_rcnn_r101_c4": "symnet.faster_rcnn_c4",
     "faster_rcnn_r50_c4": "symnet.faster_rcnn_c4",
+    "faster_rcnn_r50_v1b": "symnet.faster_rcnn_v1b",
     "faster_rcnn_vgg16": "symnet.faster_rcnn_vgg16",
     "faster_rcnn_zf": "symnet.faster_rcnn_zf",
     "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Union
 
 import numpy as np
 
@@ -86,6 +87,30 @@ class PyramidAnchors:
     def grid(self, height: int, width: int) -> np.ndarray:
         """All anchors (N, 4) of a padded image: level by level, then row, column, anchor."""
         return _pyramid_grid(self, height, width)
+
+
+@dataclass(frozen=True)
+class SingleLevel:
+    """The classic anchors of one map, by the interface of PyramidAnchors."""
+
+    spec: AnchorSpec
+
+    @property
+    def num_anchors(self) -> int:
+        """A, the anchors of one position."""
+        return self.spec.num_anchors
+
+    def base(self, level: int) -> np.ndarray:
+        """The anchors (A, 4) of the first cell."""
+        return classic_base_anchors(self.spec.stride, self.spec.scales, self.spec.ratios)
+
+    def grid(self, height: int, width: int) -> np.ndarray:
+        """All anchors (N, 4) of a padded image: row, column, anchor."""
+        return self.spec.grid(height // self.spec.stride, width // self.spec.stride)
+
+
+#: what region proposals of built-in operators start from
+Anchors = Union[PyramidAnchors, SingleLevel]
 
 
 def pyramid_sizes(height: int, width: int, levels: int, finest: int = 4) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ D detections. Parameters have torchvision's names; every default is torchvision'
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from symnet.metrics import pyramid_metrics
 from symnet.roi import (
     box_head_losses,
     box_predictor,
+    cut_to_image,
     decode_boxes,
     detections,
     large,
@@ -47,10 +49,13 @@ LABELS = ("rpn_label", "rpn_bbox_target")
 class FasterRCNNFPNConfig:
     """torchvision's values. norm "frozen" runs on stored statistics; trainable_layers counts the
     trained stages of the body from its end, 0..5; anchor_sizes has one size a level.
+    unused_classes: rows of class logits beside the classes' own that only take part in the softmax,
+    such as those of the 10 ids that COCO leaves out.
     box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
     candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms."""
 
     num_classes: int = 91
+    unused_classes: int = 0
     depth: Literal[18, 34, 50, 101] = 50
     norm: Literal["frozen", "batch", "group"] = "frozen"
     trainable_layers: int = 3
@@ -120,6 +125,11 @@ class Trunk:
     rois: Symbol
 
 
+#: what both graphs are made of: trunk(config, train), box_head(config, pyramid, rois)
+MakeTrunk = Callable[[Any, bool], Trunk]
+MakeBoxHead = Callable[[Any, list["Symbol"], "Symbol"], tuple["Symbol", "Symbol"]]
+
+
 def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
     """Image -> body -> pyramid -> RPN -> proposals."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
@@ -132,7 +142,7 @@ def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
 
 
 def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
-    """Class logits (B*R, C) and box deltas (B*R, 4C) of rois (B*R, 5)."""
+    """Class logits (B*R, C + unused) and box deltas (B*R, 4C) of rois (B*R, 5)."""
     pooled = roi_align_levels(
         pyramid,
         rois,
@@ -142,7 +152,8 @@ def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
         config.box_canonical_size,
         config.box_canonical_level,
     )
-    return box_predictor(two_fc_head(pooled, config.box_head_dim), config.num_classes)
+    feature = two_fc_head(pooled, config.box_head_dim)
+    return box_predictor(feature, config.num_classes, config.unused_classes)
 
 
 @dataclass(frozen=True)
@@ -158,12 +169,16 @@ class TrainStages:
 
 
 def train_stages(
-    config: FasterRCNNFPNConfig, images: int, active_classes: Symbol | None = None
+    config: Any,
+    images: int,
+    active_classes: Symbol | None = None,
+    trunk: MakeTrunk = trunk,
+    box_head: MakeBoxHead = box_head,
 ) -> TrainStages:
     """Trunk, RPN losses, sampling and box head losses, for `images` images a device."""
     from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
 
-    stages = trunk(config, train=True)
+    stages = trunk(config, True)
     gt_boxes = mx.sym.Variable("gt_boxes")
     rpn_outputs = pyramid_rpn_losses(stages.rpn, *(mx.sym.Variable(name) for name in LABELS))
     rois, label, bbox_target, bbox_weight, matched = mx.sym.Custom(
@@ -192,21 +207,30 @@ def train_stages(
 
 def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]]:
     """The pyramid, and the outputs det_boxes, det_scores, det_classes, proposals."""
-    stages = trunk(config, train=False)
+    return detection_stages(config, trunk, box_head)
+
+
+def detection_stages(
+    config: Any, trunk: MakeTrunk, box_head: MakeBoxHead, cut_last: bool = False
+) -> tuple[list[Symbol], list[Symbol]]:
+    """`test_stages` with another trunk and head. cut_last: boxes are cut to the image after NMS."""
+    stages = trunk(config, False)
     rois, proposals = stages.rois, config.proposal_filter(train=False).post_nms_top_n
     logits, deltas = box_head(config, stages.pyramid, mx.sym.reshape(rois, shape=(-3, 0)))
     deltas = mx.sym.reshape(deltas, shape=(-1, proposals, config.num_classes, 4))
     boxes = decode_boxes(
         mx.sym.slice_axis(rois, axis=2, begin=1, end=5),
         mx.sym.slice_axis(deltas, axis=2, begin=1, end=None),
-        stages.im_info,
+        None if cut_last else stages.im_info,
         config.box_bbox_stds,
         0,
-        config.bbox_log_clip,
+        config.bbox_log_clip or None,
     )
     scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
-    scores = mx.sym.reshape(scores, shape=(-1, proposals, config.num_classes))
-    scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=None)
+    rows = config.num_classes + config.unused_classes
+    scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
+    end = config.num_classes if config.unused_classes else None
+    scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=end)
     counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0
     scores = mx.sym.broadcast_mul(scores, counted)
     scores = scores * mx.sym.reshape(large(boxes, config.box_min_size), shape=(0, 0, -1))
@@ -219,6 +243,9 @@ def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]
         config.box_detections_per_img,
         0,
     )
+    if cut_last:
+        boxes = cut_to_image(mx.sym.expand_dims(found[0], axis=2), stages.im_info)
+        found = (mx.sym.reshape(boxes, shape=(0, 0, -1), name="det_boxes"), *found[1:])
     proposals = mx.sym.slice_axis(rois, axis=2, begin=1, end=5, name="proposals")
     return stages.pyramid, [*found, proposals]
 

@@ -33,27 +33,33 @@ def resnet(data: Symbol, depth: int, norm: str) -> list[Symbol]:
 
     norm: one of symnet.layers.NORMS.
     """
-    blocks, bottleneck = DEPTHS[depth]
     data = conv_norm(data, f"{PREFIX}conv1", f"{PREFIX}bn1", 64, 7, 2, kind=norm, channels=3)
     data = relu(data, f"{PREFIX}relu")
     data = mx.sym.Pooling(
         data, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name=f"{PREFIX}maxpool"
     )
-    maps, channels = [], 64
-    for stage, count in enumerate(blocks, start=1):
-        width = 32 * 2**stage
-        for number in range(count):
-            stride = 2 if stage > 1 and number == 0 else 1
-            name = f"{PREFIX}layer{stage}.{number}."
-            block = _bottleneck if bottleneck else _basic_block
-            out_channels = 4 * width if bottleneck else width
-            branch = block(data, name, channels, width, stride, norm)
-            if stride > 1 or channels != out_channels:
-                data = projection(data, f"{name}downsample", channels, out_channels, stride, norm)
-            data = relu(branch + data, f"{name}relu")
-            channels = out_channels
+    maps = []
+    for number in range(1, 5):
+        data = stage(data, depth, number, norm)
         maps.append(data)
     return maps
+
+
+def stage(data: Symbol, depth: int, number: int, norm: str) -> Symbol:
+    """Stage 1 ... 4, whose output is c2 ... c5; all but the first halve the map."""
+    blocks, bottleneck = DEPTHS[depth]
+    width, block = 32 * 2**number, _bottleneck if bottleneck else _basic_block
+    out_channels = 4 * width if bottleneck else width
+    channels = 64 if number == 1 else out_channels // 2
+    for place in range(blocks[number - 1]):
+        stride = 2 if number > 1 and place == 0 else 1
+        name = f"{PREFIX}layer{number}.{place}."
+        branch = block(data, name, channels, width, stride, norm)
+        if stride > 1 or channels != out_channels:
+            data = projection(data, f"{name}downsample", channels, out_channels, stride, norm)
+        data = relu(branch + data, f"{name}relu")
+        channels = out_channels
+    return data
 
 
 def projection(

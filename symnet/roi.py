@@ -57,15 +57,15 @@ def _columns(data: Symbol, begin: int, end: int | None) -> Symbol:
 def decode_boxes(
     boxes: Symbol,
     deltas: Symbol,
-    im_info: Symbol,
+    im_info: Symbol | None,
     stds: Sequence[float],
     offset: float,
     clip: float | None = None,
 ) -> Symbol:
     """Boxes (B, R, K, 4) from rois (B, R, 5) or boxes (B, R, 4) and deltas (B, R, K, 4).
 
-    They are cut to the image; im_info (B, 3) is height, width, scale. The same formula as
-    BoxCoder.decode, which the tests hold it to; `clip` bounds dw and dh.
+    They are cut to the image, if im_info (B, 3), height, width, scale, is given. The same formula
+    as BoxCoder.decode, which the tests hold it to; `clip` bounds dw and dh.
     """
     boxes = mx.sym.expand_dims(boxes, axis=2)
     top_left = _columns(boxes, -4, -2)
@@ -80,7 +80,8 @@ def decode_boxes(
         scale = mx.sym.broadcast_minimum(scale, mx.sym.full((1, 1, 1, 1), clip))
     sizes = mx.sym.broadcast_mul(mx.sym.exp(scale), sizes)
     half = 0.5 * (sizes - offset)
-    return cut_to_image(mx.sym.concat(centres - half, centres + half, dim=3), im_info)
+    decoded = mx.sym.concat(centres - half, centres + half, dim=3)
+    return decoded if im_info is None else cut_to_image(decoded, im_info)
 
 
 def cut_to_image(boxes: Symbol, im_info: Symbol) -> Symbol:
@@ -159,10 +160,10 @@ def two_fc_head(pooled: Symbol, units: int) -> Symbol:
     return pooled
 
 
-def box_predictor(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
-    """Class logits (R, C) and class-specific box deltas (R, 4C) from features (R, _)."""
+def box_predictor(feature: Symbol, num_classes: int, unused: int = 0) -> tuple[Symbol, Symbol]:
+    """Class logits (R, C + unused) and class-specific box deltas (R, 4C) from features (R, _)."""
     name = "roi_heads.box_predictor."
-    cls_logits = fc(feature, f"{name}cls_score", num_classes, predicts=True)
+    cls_logits = fc(feature, f"{name}cls_score", num_classes + unused, predicts=True)
     bbox_deltas = fc(feature, f"{name}bbox_pred", 4 * num_classes, predicts=True)
     return float32(cls_logits), float32(bbox_deltas)
 

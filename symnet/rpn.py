@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.anchors import AnchorSpec, PyramidAnchors
+from symnet.anchors import Anchors, AnchorSpec
 from symnet.compat import mx
 from symnet.fpn import best, cell_size, columns_and_rows, rows, take_rows
 from symnet.layers import (
@@ -142,7 +142,8 @@ def pyramid_rpn_losses(
 class ProposalFilter:
     """Which boxes become proposals: the best of each level, decoded, NMS a level, the best of all.
 
-    Boxes with a side below min_size, or a score not above score_thresh, are left out.
+    Boxes with a side below min_size, or a score not above score_thresh, are left out. clip bounds
+    dw and dh, unless it is 0.
     """
 
     pre_nms_top_n: int
@@ -155,7 +156,7 @@ class ProposalFilter:
 
 
 def pyramid_proposals(
-    head: PyramidRPN, data: Symbol, im_info: Symbol, anchors: PyramidAnchors, rule: ProposalFilter
+    head: PyramidRPN, data: Symbol, im_info: Symbol, anchors: Anchors, rule: ProposalFilter
 ) -> Symbol:
     """Proposals as rois (B, P, 5), best first; rows that are empty have batch index -1.
 
@@ -165,7 +166,7 @@ def pyramid_proposals(
     for level in range(len(head.objectness)):
         score, boxes, deltas = _best_anchors(head, level, data, anchors, rule.pre_nms_top_n)
         boxes = decode_boxes(
-            boxes, mx.sym.expand_dims(deltas, axis=2), im_info, rule.bbox_stds, 0, rule.clip
+            boxes, mx.sym.expand_dims(deltas, axis=2), im_info, rule.bbox_stds, 0, rule.clip or None
         )
         boxes = mx.sym.reshape(boxes, shape=(0, 0, -1))
         score = mx.sym.expand_dims(mx.sym.sigmoid(score), axis=2) * large(boxes, rule.min_size)
@@ -185,7 +186,7 @@ def pyramid_proposals(
 
 
 def _best_anchors(
-    head: PyramidRPN, level: int, data: Symbol, anchors: PyramidAnchors, count: int
+    head: PyramidRPN, level: int, data: Symbol, anchors: Anchors, count: int
 ) -> tuple[Symbol, Symbol, Symbol]:
     """Logits (B, K), anchors (B, K, 4) and deltas (B, K, 4) of the K = count best of a level.
 

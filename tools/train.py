@@ -5,6 +5,8 @@ examples:
   python tools/train.py
   python tools/train.py --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
       --val-imageset 2007_test --pretrained vgg16_conv_f16.npz --out runs/voc07
+  python tools/train.py --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
+      --imageset trainval --out runs/fruits
   python tools/train.py --resume runs/voc07
 """
 
@@ -19,7 +21,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument("--network", help="default: faster_rcnn_vgg16")
+    what.add_argument("--network", help="default: of --pretrained, else faster_rcnn_vgg16")
     what.add_argument(
         "--preset",
         metavar="NAME",
@@ -27,7 +29,13 @@ def parse_args() -> argparse.Namespace:
         "matterport: that Mask R-CNN's settings. "
         "Default: quick for the synthetic data set, else classic. Other flags win over it",
     )
-    what.add_argument("--pretrained", metavar="FILE", help="start from this .params or .npz")
+    what.add_argument(
+        "--pretrained",
+        metavar="RUN|FILE",
+        help="start from this run, or .params .npz .pth .safetensors file; layers of another shape "
+        "start anew. A run or another project's file also brings its network and how its images "
+        "become inputs",
+    )
     what.add_argument(
         "--out", metavar="DIR", help="the run's folder (default: runs/NETWORK_DATASET)"
     )

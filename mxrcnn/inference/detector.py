@@ -127,7 +127,11 @@ class Detector:
         source = self.source or "the parameters"
         missing = sorted(set(shapes) - set(params))
         if missing:
-            raise CheckpointError(f"{source}: there is no {', '.join(missing)}")
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise CheckpointError(
+                f"{source}: there is no {some} ({len(missing)} of {len(shapes)} parameters). If it "
+                "comes from a classifier, train it first: tools/train.py --pretrained RUN"
+            )
         for name, shape in shapes.items():
             if params[name].shape != shape:
                 raise CheckpointError(

@@ -20,6 +20,7 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.trainer import Trainer, train
+from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors
 
 DEFAULT_NETWORK = "faster_rcnn_vgg16"
@@ -68,10 +69,23 @@ def contexts(gpus: str | None) -> list[mx.Context]:
     return [mx.gpu(number) for number in numbers]
 
 
+def _from_pretrained(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
+    """The network, the settings that --pretrained brings with it, and what to tell."""
+    given = {**request.settings, **parse_settings(request.words)}
+    path = given.get("train.pretrained", given.get("pretrained"))
+    # an .npz brings nothing: it is of VGG16, and the defaults are made for it
+    if not path or Path(path).suffix == ".npz":
+        return request.network or DEFAULT_NETWORK, {}, []
+    network, settings, told = pretrained_settings(Origin.open(path), request.network)
+    return network or DEFAULT_NETWORK, settings, told
+
+
 def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
-    """The configuration of a new run: defaults < preset < flags < --set; and what to tell."""
-    told = []
-    network = request.network or DEFAULT_NETWORK
+    """The configuration of a new run, and what to tell.
+
+    Defaults < what --pretrained needs < preset < flags < --set.
+    """
+    network, brought, told = _from_pretrained(request)
     if network not in list_detectors():
         raise ConfigError(f"--network {network}: there are {', '.join(list_detectors())}")
     config = make_config(network)
@@ -83,10 +97,12 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     settings.update(parse_settings(request.words))
     settings = {full_name(config, key): value for key, value in settings.items()}
     dataset = settings.get("data.dataset", config.data.dataset)
-    preset = request.preset or ("quick" if dataset == "synthetic" else "classic")
+    quick = dataset == "synthetic" and not brought
+    preset = request.preset or ("quick" if quick else "classic")
     presets = {"classic": {}, "quick": {**QUICK, **detector.quick}, **detector.presets}
     if preset not in presets:
         raise ConfigError(f"--preset {preset}: {network} has {', '.join(presets)}")
+    config = override(config, brought)
     config = override(config, presets[preset])
     config = override(config, settings)
     told.append(f"{network}, preset {preset}, data set {dataset}")

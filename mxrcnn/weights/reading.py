@@ -1,20 +1,23 @@
-"""Reading parameters that others trained: MXNet .params and .npz of the VGG16 convolutions."""
+"""Parameters that others trained, as a network here takes them, and what became of each entry."""
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mxrcnn.training.checkpoint import load_arrays, split_params
+from mxrcnn.config import Config
+from mxrcnn.training.checkpoint import RunFolder, load_arrays, split_params
+from mxrcnn.weights.formats import WeightsError, read_params
+from mxrcnn.weights.source import Source
+from mxrcnn.weights.sources import foreign_source
+
+__all__ = ["LoadReport", "Origin", "WeightsError", "fit_params", "match_params", "read_params"]
 
 FIRST_LAYER = "conv1_1_weight"
-
-
-class WeightsError(ValueError):
-    """A file of parameters that cannot be used; the message names it."""
 
 
 @dataclass
@@ -35,36 +38,9 @@ class LoadReport:
             (self.converted, "converted"),
             (self.missing, "not in the file, start anew"),
             (self.surplus, "in the file but not in the network, left out"),
-            (self.misshapen, "of another shape, left out"),
+            (self.misshapen, "of another shape, left out; these layers start anew"),
         ]
         return out + [f"  {what}: {', '.join(names)}" for names, what in told if names]
-
-
-def read_params(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by name, float32, from .params (arg:/aux: keys or none) or .npz (no pickle)."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    if path.suffix == ".npz":
-        try:
-            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-        except Exception as error:  # on damaged files NumPy and zipfile raise nearly anything
-            raise WeightsError(f"{path}: not a readable .npz without objects: {error}") from None
-    elif path.suffix == ".params":
-        args, auxs = split_params(load_arrays(path))
-        arrays = {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
-    else:
-        raise WeightsError(f"{path}: expected .params or .npz")
-    for name, value in arrays.items():
-        dtype = getattr(value, "dtype", None)  # of an .npz entry that is no array: None
-        if dtype is None or dtype.kind not in "fiu":
-            raise WeightsError(f"{path}: {name} holds {dtype or 'no array'}, not numbers")
-        with np.errstate(over="ignore"):
-            arrays[name] = value.astype(np.float32)
-        if not np.isfinite(arrays[name]).all():
-            raise WeightsError(f"{path}: {name} has values that are not finite in float32")
-    return arrays
 
 
 def guess_bgr(path: Path) -> bool:
@@ -76,29 +52,114 @@ def guess_bgr(path: Path) -> bool:
     return Path(path).suffix == ".npz"
 
 
+def to_rgb(path: Path, arrays: dict[str, np.ndarray], bgr: bool | None = None) -> list[str]:
+    """Turn the first layer of VGG16 to RGB, if it expects BGR; what to tell about it.
+
+    bgr: whether it does; None: as guess_bgr says.
+    """
+    first = arrays.get(FIRST_LAYER, np.zeros(0))
+    if first.ndim != 4 or not (guess_bgr(path) if bgr is None else bgr):
+        return []
+    arrays[FIRST_LAYER] = first[:, ::-1]
+    return [f"{FIRST_LAYER} (channels BGR -> RGB)"]
+
+
+def fit_params(
+    params: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], report: LoadReport
+) -> dict[str, np.ndarray]:
+    """Those of params (by names here) that a network has, by its shapes; the report is filled."""
+    used = {}
+    for name, shape in shapes.items():
+        if name not in params:
+            report.missing.append(name)
+        elif params[name].shape != tuple(shape):
+            report.misshapen.append(f"{name} {params[name].shape}, the network has {tuple(shape)}")
+        else:
+            used[name] = np.ascontiguousarray(params[name])
+            report.used.append(name)
+    report.surplus = sorted(set(params) - set(shapes))
+    return used
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where --pretrained parameters come from: a run, a file of another project, or just a file.
+
+    Of the first two, config or source tell what the parameters need.
+    """
+
+    path: Path
+    params: dict[str, np.ndarray]
+    config: Config | None = None
+    source: Source | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Origin:
+        """A run folder (its best checkpoint, else its last) or a file; errors as read_params."""
+        path = Path(path)
+        if path.is_dir() and (path / "config.json").is_file():
+            run = RunFolder(path)
+            folder = run.folder("best" if run.best() else "last")
+            args, auxs = split_params(load_arrays(folder / "model.params"))
+            params = {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
+            return cls(path, params, config=run.config())
+        arrays = read_params(path)
+        return cls(path, arrays, source=foreign_source(path, arrays))
+
+
+#: of a run that another starts from: how its images become inputs
+_INPUT = (
+    *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
+)
+#: what the new run's classes decide
+_OWN = ("num_classes", "unused_classes")
+
+
+def pretrained_settings(
+    origin: Origin, network: str | None
+) -> tuple[str | None, dict[str, Any], list[str]]:
+    """(network, settings, what to tell) of a training that starts from these parameters.
+
+    network: as asked, or None for the origin's own. The settings (`section.field`) are those
+    without which the parameters would mean nothing: how images become inputs, and, if the network
+    is the origin's, its form.
+    """
+    if origin.source is not None:
+        networks = origin.source.networks
+        network = network or next(iter(networks))
+        settings = {k: v for k, v in networks.get(network, {}).items() if k != "num_classes"}
+        told = [f"{origin.path}: {origin.source.title}; its settings: {_words(settings)}"]
+        return network, settings, told
+    if origin.config is None:
+        return network, {}, []
+    config = origin.config
+    network = network or config.network
+    settings = {f"data.{name}": getattr(config.data, name) for name in _INPUT}
+    if network == config.network:
+        model = {k: v for k, v in vars(config.model).items() if k not in _OWN}
+        settings.update({f"model.{name}": value for name, value in model.items()})
+    return network, settings, [f"{origin.path}: a run of {config.network}, whose settings hold"]
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
 def match_params(
     path: Path, shapes: dict[str, tuple[int, ...]], bgr: bool | None = None
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
-    """The arrays of a file that fit a network's parameters (name -> shape), and a full report.
+    """The arrays of a file or run that fit a network's parameters (name -> shape), and a report.
 
     bgr: whether the file's first layer expects blue first; None: as guess_bgr says.
     """
-    arrays = read_params(path)
+    origin = Origin.open(path)
     report = LoadReport(Path(path))
-    first = arrays.get(FIRST_LAYER, np.zeros(0))
-    if (guess_bgr(path) if bgr is None else bgr) and first.ndim == 4:
-        arrays[FIRST_LAYER] = first[:, ::-1]
-        report.converted.append(f"{FIRST_LAYER} (channels BGR -> RGB)")
-    used = {}
-    for name, shape in shapes.items():
-        if name not in arrays:
-            report.missing.append(name)
-        elif arrays[name].shape != tuple(shape):
-            report.misshapen.append(f"{name} {arrays[name].shape}, the network has {tuple(shape)}")
-        else:
-            used[name] = np.ascontiguousarray(arrays[name])
-            report.used.append(name)
-    report.surplus = sorted(set(arrays) - set(shapes))
+    params = origin.params
+    if origin.source is not None:
+        params = dict(origin.source.params)
+        report.converted.append(f"names of {origin.source.title}")
+    report.converted += to_rgb(path, params, bgr)
+    used = fit_params(params, shapes, report)
     if not used:
         raise WeightsError("\n".join([f"{path}: nothing in it fits the network", *report.lines()]))
     return used, report

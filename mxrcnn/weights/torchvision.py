@@ -1,10 +1,19 @@
-"""torchvision's detectors: their parameters under this toolkit's names, and back."""
+"""torchvision's models: their parameters under this toolkit's names, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+
+from mxrcnn.weights.names import COCO_GAPS, COCO_IDS, gaps_last
+from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
+from symnet.regnet import X_400MF_TORCHVISION
+from symnet.resnet import DEPTHS
+from symnet.resnet import PREFIX as BODY
+from symnet.vgg import BLOCKS
 
 #: endings of a normalisation's entries; a layer that has running statistics is one
 _NORM = {
@@ -22,6 +31,8 @@ _ENDINGS = {
     "_bias": ".bias",
 }
 
+COUNTER = "num_batches_tracked"
+
 
 def torchvision_name(name: str) -> str:
     """torchvision's name of a parameter of a pyramid detector; StopIteration if it is none."""
@@ -29,18 +40,204 @@ def torchvision_name(name: str) -> str:
     return name[: -len(ending)] + _ENDINGS[ending]
 
 
-def from_torchvision(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict of a torchvision detector (names -> arrays) by names of the symbols here.
+def our_names(state: Arrays) -> dict[str, str]:
+    """Names here, and torchvision's, of a state dict's entries that have a name here.
 
     The layers' names stay; `.weight` becomes `_weight`, and a batch norm's entries become `_gamma`,
     `_beta`, `_moving_mean`, `_moving_var`. So does a group norm's, known by a weight of one
     dimension. Counters of batches are left out.
     """
     out = {}
-    for name, value in state.items():
+    for name in state:
         layer, _, leaf = name.rpartition(".")
-        if leaf == "num_batches_tracked":
-            continue
         normalises = np.ndim(state.get(f"{layer}.weight")) == 1
-        out[f"{layer}_{_NORM[leaf] if normalises else leaf}"] = value
+        if leaf in (_NORM if normalises else ("weight", "bias")):
+            out[f"{layer}_{_NORM[leaf] if normalises else leaf}"] = name
     return out
+
+
+def from_torchvision(state: Arrays) -> dict[str, np.ndarray]:
+    """A state dict of a torchvision detector (names -> arrays) by names of the symbols here."""
+    return {ours: state[theirs] for ours, theirs in our_names(state).items()}
+
+
+def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
+    """18, 34, 50 or 101 by the blocks of layer1..4; None for another number of them."""
+    names = set(names)
+
+    def count(stage: int) -> int:
+        blocks = 0
+        while f"{prefix}layer{stage}.{blocks}.conv1.weight" in names:
+            blocks += 1
+        return blocks
+
+    blocks = tuple(count(stage) for stage in (1, 2, 3, 4))
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in names
+    return {form: depth for depth, form in DEPTHS.items()}.get((blocks, bottleneck))
+
+
+def resnet_networks(depth: int) -> dict[str, dict[str, Any]]:
+    """The networks that can have a ResNet of that depth as their body, and their settings."""
+    layers = "101" if depth == 101 else "50"
+    pyramids = [f"{kind}_r{layers}_fpn" for kind in ("faster_rcnn", "mask_rcnn")]
+    networks = {name: {**IMAGENET, "model.depth": depth} for name in pyramids}
+    networks["fcos_r50_fpn"] = {**IMAGENET, "model.body": f"resnet{depth}"}
+    return networks
+
+
+def _left_out(arrays: Arrays, origin: Mapping[str, str], head: str = "") -> dict[str, str]:
+    """Why entries without a place have none: counters, and the classifier's own layers."""
+    reasons = {}
+    for name in unused(arrays, origin):
+        if name.endswith(COUNTER):
+            reasons[name] = "a counter of batches"
+        elif head and name.startswith(head):
+            reasons[name] = "the classifier's own classes"
+    return reasons
+
+
+def _body(arrays: Arrays) -> dict[str, str]:
+    """Names here and in the file, of a classifier that becomes a pyramid's body."""
+    return {f"{BODY}{ours}": theirs for ours, theirs in our_names(arrays).items()}
+
+
+def resnet_classifier(arrays: Arrays) -> Source | None:
+    """ResNet-18, 34, 50 or 101."""
+    depth = resnet_depth(arrays)
+    if depth is None or "bn1.weight" not in arrays:
+        return None
+    origin = {ours: name for ours, name in _body(arrays).items() if not name.startswith("fc.")}
+    return Source(
+        f"torchvision's ResNet-{depth} classifier",
+        resnet_networks(depth),
+        {ours: arrays[name] for ours, name in origin.items()},
+        origin,
+        _left_out(arrays, origin, "fc."),
+    )
+
+
+def vgg16_classifier(arrays: Arrays) -> Source | None:
+    """VGG16 (without batch norm): 13 convolutions, and fc6 and fc7 if the file has them."""
+    layers, place = {}, 0
+    for block, (count, _) in enumerate(BLOCKS, start=1):
+        for layer in range(1, count + 1):
+            layers[f"conv{block}_{layer}"] = f"features.{place}"
+            place += 2  # a ReLU stands between them
+        place += 1  # and a pooling between the blocks
+    if not all(np.ndim(arrays.get(f"{name}.weight")) == 4 for name in layers.values()):
+        return None
+    layers.update({"fc6": "classifier.0", "fc7": "classifier.3"})
+    origin = {
+        f"{ours}_{leaf}": f"{theirs}.{leaf}"
+        for ours, theirs in layers.items()
+        for leaf in ("weight", "bias")
+        if f"{theirs}.{leaf}" in arrays
+    }
+    return Source(
+        "torchvision's VGG16 classifier",
+        {"faster_rcnn_vgg16": IMAGENET},
+        {ours: arrays[name] for ours, name in origin.items()},
+        origin,
+        _left_out(arrays, origin, "classifier.6."),
+    )
+
+
+def regnet_classifier(arrays: Arrays) -> Source | None:
+    """RegNetX-400MF, which has 400 channels in c5 where the paper has 384."""
+    if "stem.0.weight" not in arrays or "trunk_output.block1.block1-0.f.a.0.weight" not in arrays:
+        return None
+    last = arrays.get("trunk_output.block4.block4-0.proj.0.weight", np.zeros(0))
+    if last.shape[:1] != (X_400MF_TORCHVISION.widths[-1],):
+        return None
+    origin = {ours: name for ours, name in _body(arrays).items() if not name.startswith("fc.")}
+    return Source(
+        "torchvision's RegNetX-400MF classifier",
+        {"fcos_regnetx_400mf": {**IMAGENET, "model.body": "regnet_x_400mf_torchvision"}},
+        {ours: arrays[name] for ours, name in origin.items()},
+        origin,
+        _left_out(arrays, origin, "fc."),
+    )
+
+
+#: names of checkpoints of torchvision < 0.13, and today's
+_RENAMED = (
+    (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+)
+
+
+def today(name: str) -> str:
+    """The present name of a detector's entry, whose older checkpoints have other names."""
+    for pattern, replacement in _RENAMED:
+        name = re.sub(pattern, replacement, name)
+    old_mask = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$", name)
+    if old_mask:
+        name = f"roi_heads.mask_head.{int(old_mask[1]) - 1}.0.{old_mask[2]}"
+    return name
+
+
+#: kinds of detectors: what tells them, and the layer whose first rows are classes
+_FCOS = "head.classification_head.cls_logits"
+_BOX = "roi_heads.box_predictor.cls_score"
+_MASK = "roi_heads.mask_predictor.mask_fcn_logits"
+#: layers with rows for each class, and how many
+_PER_CLASS = {_FCOS: 1, _BOX: 1, "roi_heads.box_predictor.bbox_pred": 4, _MASK: 1}
+
+
+def detector(arrays: Arrays) -> Source | None:
+    """Faster R-CNN, Mask R-CNN and FCOS with a ResNet and a feature pyramid."""
+    state = {today(name): value for name, value in arrays.items()}
+    depth = resnet_depth(state, BODY)
+    is_fcos = f"{_FCOS}.weight" in state and "head.regression_head.bbox_ctrness.weight" in state
+    if depth is None or not (is_fcos or f"{_BOX}.weight" in state):
+        return None
+    file_name = {today(name): name for name in arrays}
+    origin = {ours: file_name[theirs] for ours, theirs in our_names(state).items()}
+    kind = "fcos" if is_fcos else "mask_rcnn" if f"{_MASK}.weight" in state else "faster_rcnn"
+    num_classes = len(state[f"{_FCOS if is_fcos else _BOX}.weight"])
+    coco_ids = num_classes == COCO_IDS
+    params = {ours: arrays[name] for ours, name in origin.items()}
+    if coco_ids:
+        params = {name: _categories(name, value) for name, value in params.items()}
+    title = {"fcos": "FCOS", "mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN"}[kind]
+    told = "classes are COCO's ids 1-90: the 10 that no category has are no classes here"
+    return Source(
+        f"torchvision's {title} R{depth}-FPN detector",
+        _detector_networks(kind, depth, state),
+        params,
+        origin,
+        _left_out(arrays, origin),
+        num_classes - len(COCO_GAPS) * coco_ids,
+        (told,) * coco_ids,
+    )
+
+
+def _categories(name: str, values: np.ndarray) -> np.ndarray:
+    """A parameter of COCO's ids 0-90 as one of its 80 categories.
+
+    The softmax of the box head keeps the other rows, at its end, as their probability is missing
+    from the others'.
+    """
+    layer = name.rpartition("_")[0]
+    per_class = _PER_CLASS.get(layer)
+    if per_class is None or len(values) != COCO_IDS * per_class:
+        return values
+    return gaps_last(values, per_class, keep=layer == _BOX)
+
+
+def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[str, Any]]:
+    """The networks that can take a detector, and the settings that its shapes tell."""
+
+    def rows(name: str) -> int:
+        return len(state.get(name, ()))
+
+    fpn = {"model.fpn_channels": rows("backbone.fpn.inner_blocks.0.0.weight")}
+    if kind == "fcos":
+        return {"fcos_r50_fpn": {**IMAGENET, **fpn, "model.body": f"resnet{depth}"}}
+    fpn["model.box_head_dim"] = rows("roi_heads.box_head.fc6.weight")
+    fpn["model.unused_classes"] = len(COCO_GAPS) * (rows(f"{_BOX}.weight") == COCO_IDS)
+    networks = {n: {**s, **fpn} for n, s in resnet_networks(depth).items() if "rcnn" in n}
+    if kind == "mask_rcnn":
+        mask = {"model.mask_channels": rows("roi_heads.mask_head.0.0.weight")}
+        networks = {n: {**s, **(mask if n.startswith(kind) else {})} for n, s in networks.items()}
+    return dict(sorted(networks.items(), key=lambda item: not item[0].startswith(kind)))

@@ -1,0 +1,230 @@
+"""From another project's file of parameters to a run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, ConfigError, full_name, make_config, override, parse_settings
+from mxrcnn.files import atomic_write
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.weights.formats import WeightsError, read_params
+from mxrcnn.weights.names import COCO_CLASSES, KNOWN_NAMES, implied_names
+from mxrcnn.weights.reading import LoadReport, fit_params, to_rgb
+from mxrcnn.weights.source import Source, unused
+from mxrcnn.weights.sources import identify, network_shapes
+from symnet import get_detector
+
+TABLE = "conversion.txt"
+
+
+@dataclass(frozen=True)
+class ConvertRequest:
+    """What `tools/convert.py` was asked; words are `key=value`, class_names as on the line."""
+
+    source: str
+    to: str
+    network: str | None = None
+    class_names: str | None = None
+    partial: bool = False
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file turned into a network's config and parameters; the run folder is still to write."""
+
+    source: Source
+    config: Config
+    params: dict[str, np.ndarray]
+    report: LoadReport
+    unplaced: list[str]
+
+    @property
+    def needed(self) -> list[str]:
+        """Parameters that the file should have but has not: all, or those of the body."""
+        body = tuple(get_detector(self.config.network).body)
+        everything = bool(self.source.num_classes)
+        return [n for n in self.report.missing if everything or n.startswith(body)]
+
+    def flaws(self) -> list[str]:
+        """What makes it half a match, for people; nothing if it is a whole one."""
+        told = [
+            (self.needed, "the network has, the file has not"),
+            (self.report.misshapen, "of another shape"),
+            (self.unplaced + self.report.surplus, "the file has, the network has not"),
+        ]
+        return [f"{len(n)} {what}: {_some(n)}" for n, what in told if n]
+
+    def summary(self) -> list[str]:
+        """The table of used, left out, unused and missing entries in a few lines."""
+        left_out: dict[str, list[str]] = {}
+        for name, reason in self.source.left_out.items():
+            left_out.setdefault(reason, []).append(name)
+        rows = [("used", len(self.report.used), _some(self.report.used))]
+        rows += [("converted", 1, text) for text in self.report.converted]
+        rows += [
+            ("left out", len(names), f"{why}: {_some(names)}") for why, names in left_out.items()
+        ]
+        rows += [
+            (what, len(names), _some(names))
+            for what, names in (
+                ("misshapen", self.report.misshapen),
+                ("unused", self.unplaced + self.report.surplus),
+                ("missing", self.report.missing),
+            )
+        ]
+        return [f"  {what:<10} {count:>5}  {text}".rstrip() for what, count, text in rows if count]
+
+    def table(self) -> list[str]:
+        """Every entry: what became of it, its name here, its name and shape in the file."""
+        origin, used = self.source.origin, set(self.report.used)
+        lines = [
+            f"used\t{name}\t{self.params[name].shape}\t{origin[name]}"
+            for name in origin
+            if name in used
+        ]
+        lines += [f"left out\t-\t{why}\t{name}" for name, why in self.source.left_out.items()]
+        lines += [f"misshapen\t{text}" for text in self.report.misshapen]
+        lines += [f"unused\t-\t-\t{name}" for name in self.unplaced + self.report.surplus]
+        return lines + [f"missing\t{name}\t-\t-" for name in self.report.missing]
+
+
+def _some(names: Sequence[str], most: int = 2) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" * (len(names) > most))
+
+
+def _class_names(source: Source, given: str | None) -> tuple[str, ...]:
+    """The names of a detector's classes: as given, or as their number implies; ConfigError."""
+    count = source.num_classes - 1
+    names = implied_names(source.num_classes)
+    if given is not None:
+        words = tuple(name.strip() for name in given.split(","))
+        names = KNOWN_NAMES.get(given, words)
+    if names is None:
+        raise ConfigError(
+            f"the file has {count} classes besides the background: name them in their order, "
+            "--class-names cat,dog,..."
+        )
+    if len(names) != count or len(set(names)) != count or not all(names):
+        raise ConfigError(
+            f"--class-names: {count} different names are needed, in the order of the classes"
+            f", not {len(names)}"
+        )
+    return names
+
+
+def _config(source: Source, request: ConvertRequest) -> Config:
+    """The configuration of the run: the network's defaults < what the source needs < --set."""
+    network = request.network or next(iter(source.networks))
+    if network not in source.networks:
+        raise ConfigError(
+            f"--network {network}: {source.title} goes into {', '.join(source.networks)}"
+        )
+    config = override(make_config(network), source.networks[network])
+    settings: dict[str, Any] = parse_settings(request.words)
+    settings = {full_name(config, key): value for key, value in settings.items()}
+    fixed = {"model.num_classes", "data.class_names"} & set(settings)
+    if fixed:
+        raise ConfigError(f"--set {', '.join(sorted(fixed))}: the file tells it; see --class-names")
+    if source.num_classes:
+        names = _class_names(source, request.class_names)
+        home = ("coco", "coco") if names == COCO_CLASSES else ("voc", "VOCdevkit")
+        config = override(
+            config,
+            {
+                "model.num_classes": source.num_classes,
+                "data.class_names": names,
+                "data.dataset": home[0],
+                "data.root": home[1],
+            },
+        )
+    elif request.class_names:
+        raise ConfigError("--class-names: a classifier's file has no detector's classes")
+    return override(config, settings)
+
+
+def convert(request: ConvertRequest) -> Conversion:
+    """Read and match; nothing is written. WeightsError for half a match, unless asked for."""
+    path = Path(request.source)
+    arrays = read_params(path)
+    source = identify(path, arrays)
+    config = _config(source, request)
+    report = LoadReport(path)
+    params = dict(source.params)
+    report.converted = to_rgb(path, params)
+    used = fit_params(params, network_shapes(config), report)
+    unplaced = [n for n in unused(arrays, source.origin) if n not in source.left_out]
+    conversion = Conversion(source, config, used, report, unplaced)
+    flaws = conversion.flaws()
+    if not used or (flaws and not request.partial):
+        raise WeightsError(
+            "\n  ".join(
+                [
+                    f"{path}: {source.title} does not fit {config.network} as a whole:",
+                    *flaws,
+                    "--partial takes what fits; --network and --set choose another form",
+                ]
+            )
+        )
+    return conversion
+
+
+def _parameters(symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Parameters as a checkpoint has them, with arg: and aux: keys."""
+    auxs = set(symbol.list_auxiliary_states())
+    return {
+        f"{'aux' if name in auxs else 'arg'}:{name}": mx.nd.array(value)
+        for name, value in values.items()
+    }
+
+
+def write_run(conversion: Conversion, to: str | Path) -> RunFolder:
+    """The run folder, whole or not at all; CheckpointError if there is something at its place."""
+    to, config = Path(to), conversion.config
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise CheckpointError(f"{to} is there already: choose another --to")
+    detector = get_detector(config.network)
+    symbols = {"train": detector.train_symbol(config.model, 1)}
+    symbols["test"] = detector.test_symbol(config.model)
+    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    try:
+        run = RunFolder(partial)
+        run.create(config, symbols)
+        run.save(TrainState(), _parameters(symbols["test"], conversion.params), {}, keep=1)
+        with atomic_write(partial / TABLE) as handle:
+            handle.writelines(f"{line}\n" for line in conversion.table())
+        os.rename(partial, to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return RunFolder(to)
+
+
+def run_convert(request: ConvertRequest) -> list[str]:
+    """Convert as asked; returns what to tell."""
+    conversion = convert(request)
+    run = write_run(conversion, request.to)
+    config, source = conversion.config, conversion.source
+    told = [f"{request.source}: {source.title}, for {config.network}", *source.told]
+    told += conversion.summary()
+    if source.num_classes and implied_names(source.num_classes) and not request.class_names:
+        names = "COCO" if config.data.class_names == COCO_CLASSES else "Pascal VOC"
+        told.append(
+            f"{source.num_classes - 1} classes: taken to be {names}'s; --class-names tells others"
+        )
+    told.append(f"written: {run.path} (config.json, checkpoints/step-00000000, {TABLE})")
+    if conversion.report.missing:
+        told.append(
+            "it is no whole detector yet; train it: "
+            f"python tools/train.py --pretrained {run.path} ..."
+        )
+    else:
+        told.append(f"try it: python tools/demo.py {run.path} IMAGE")
+    return told

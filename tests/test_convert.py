@@ -1,0 +1,419 @@
+"""Other projects' files become runs: what fits, what is told, what is refused, what comes out."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mxrcnn.config import Config, ConfigError, make_config, override
+from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
+from mxrcnn.data.voc import VOC_CLASSES
+from mxrcnn.errors import USER_ERRORS
+from mxrcnn.inference.detector import Detector
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder
+from mxrcnn.training.run import TrainRequest, prepare
+from mxrcnn.weights.convert import TABLE, ConvertRequest, convert, run_convert, write_run
+from mxrcnn.weights.formats import WeightsError
+from mxrcnn.weights.matterport import explain, layout
+from mxrcnn.weights.names import COCO_CLASSES, COCO_GAPS, gaps_last
+from mxrcnn.weights.reading import read_params
+from mxrcnn.weights.sources import network_shapes
+from mxrcnn.weights.torchvision import today, torchvision_name
+from symnet.compat import mx
+from tests.test_fcos_parity import load_recipe
+from tests.test_torchvision_parity import pairwise_iou
+from tests.torch_files import write_pth, write_torchs
+
+#: slim enough to be quick
+SLIM = {"model.depth": 18, "model.fpn_channels": 16, "model.box_head_dim": 8}
+SLIM_WORDS = ("short_side=64", "long_side=96")
+
+
+def values(shapes, seed=0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    made = {name: 0.05 * rng.standard_normal(shape) for name, shape in shapes.items()}
+    for name in made:
+        if name.endswith(("_gamma", "_moving_var", "running_var")):
+            made[name] = np.abs(made[name]) + 1
+    return {name: value.astype(np.float32) for name, value in made.items()}
+
+
+def slim_state(network="faster_rcnn_r50_fpn", num_classes=4) -> dict[str, np.ndarray]:
+    """A small detector's parameters under torchvision's names."""
+    settings = {**SLIM, "model.num_classes": num_classes}
+    if "mask" in network:
+        settings["model.mask_channels"] = 8
+    shapes = network_shapes(override(make_config(network), settings))
+    return {torchvision_name(name): value for name, value in values(shapes).items()}
+
+
+def resnet18_state() -> dict[str, np.ndarray]:
+    """torchvision's classifier of ten classes."""
+    body = "backbone.body."
+    state = {n[len(body) :]: v for n, v in slim_state().items() if n.startswith(body)}
+    state["bn1.num_batches_tracked"] = np.zeros(())
+    return {**state, "fc.weight": np.zeros((10, 512)), "fc.bias": np.zeros(10)}
+
+
+def request(tmp_path, state, **more) -> ConvertRequest:
+    path = write_pth(tmp_path / "a.pth", state)
+    return ConvertRequest(str(path), str(tmp_path / "run"), words=SLIM_WORDS, **more)
+
+
+# torchvision's detectors, in the files that torch writes
+
+
+KINDS = {
+    "faster": "faster_rcnn_r50_fpn",
+    "mask": "mask_rcnn_r50_fpn",
+    "fcos": "fcos_r50_fpn",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_goldens_come_out_of_a_converted_checkpoint(kind, shared_golden, tmp_path):
+    recipe = load_recipe(shared_golden)
+    path = write_torchs(tmp_path / "a.pth", f"{kind}_r50_fpn", recipe.recipe_param)
+    told = run_convert(
+        ConvertRequest(str(path), str(tmp_path / "run"), words=("short_side=256", "long_side=384"))
+    )
+    path.unlink()  # 170 MB
+    assert not any("missing" in line or "unused" in line for line in told)
+    detector = Detector.load(tmp_path / "run")
+    assert detector.config.network == KINDS[kind]
+    assert detector.class_names == VOC_CLASSES
+    golden = np.load(shared_golden / f"torchvision_{kind}_r50_fpn.npz")
+    images = [golden["image0"], golden["image1"]]
+    samples = [prepare_image(image, detector.config.data) for image in images]
+    batch = stack_images(samples, padded_size([s.size for s in samples], 32))
+    outputs = detector.forward(batch, np.stack([sample.im_info for sample in samples]))
+    for number, image in enumerate(images):
+        found = detector.detections(outputs, number, *image.shape[:2])
+        labels = golden[f"det_labels{number}"]
+        real = labels > 0  # torchvision's FCOS also detects background
+        boxes, scores = golden[f"det_boxes{number}"][real], golden[f"det_scores{number}"][real]
+        away = np.abs(found.boxes[:, None] - boxes).max(axis=2)
+        away[found.classes[:, None] != labels[real]] = np.inf
+        match = away.argmin(axis=0)
+        assert len(set(match.tolist())) == len(boxes) > 50
+        assert away.min(axis=0).max() < 0.1
+        np.testing.assert_allclose(found.scores[match], scores, atol=1e-3)
+        if kind != "fcos":
+            assert len(found) == len(boxes)
+            assert pairwise_iou(found.boxes, boxes)[match, np.arange(len(boxes))].min() > 0.99
+    assert kind != "mask" or len(found.masks) == len(found)
+
+
+def test_older_names_of_torchvision(tmp_path):
+    new = slim_state("mask_rcnn_r50_fpn", 21)
+    old = {
+        re.sub(r"(_blocks\.\d)\.0\.|(head\.conv)\.0\.0\.", r"\1\2.", name): value
+        for name, value in new.items()
+        if "mask_head" not in name
+    }
+    for layer in range(4):
+        for leaf in ("weight", "bias"):
+            name = f"roi_heads.mask_head.{layer}.0.{leaf}"
+            old[f"roi_heads.mask_head.mask_fcn{layer + 1}.{leaf}"] = new[name]
+    assert "rpn.head.conv.weight" in old
+    assert "backbone.fpn.inner_blocks.0.weight" in old
+    assert {today(name) for name in old} == set(new)
+    found = convert(request(tmp_path, old))
+    expected = convert(request(tmp_path, new))
+    assert found.config.network == "mask_rcnn_r50_fpn"
+    assert found.params.keys() == expected.params.keys()
+    for name, value in expected.params.items():
+        np.testing.assert_array_equal(found.params[name], value)
+
+
+def test_rows_of_coco_ids():
+    ids = np.repeat(np.arange(91), 4)
+    kept = gaps_last(ids[:, None], 4)[:, 0]
+    assert kept.tolist() == [k for k in range(91) if k not in COCO_GAPS for _ in range(4)]
+    last = gaps_last(np.arange(91)[:, None], keep=True)[:, 0]
+    assert last.tolist() == [*(k for k in range(91) if k not in COCO_GAPS), *COCO_GAPS]
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
+
+
+@pytest.fixture(scope="module")
+def coco_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    state = slim_state(num_classes=91)
+    rng = np.random.default_rng(1)
+    state["roi_heads.box_predictor.cls_score.weight"] = rng.normal(size=(91, 8))
+    state["roi_heads.box_predictor.cls_score.bias"] = rng.normal(size=91)
+    run_convert(request(folder, state))
+    return folder / "run", state
+
+
+def test_coco_ids_become_80_classes_whose_scores_stay(coco_run):
+    """The softmax still has 91 rows: so scores are those of all ids, without the gaps'."""
+    run, state = coco_run
+    config = RunFolder(run).config()
+    assert (config.model.num_classes, config.model.unused_classes) == (81, 10)
+    assert config.data.class_names == COCO_CLASSES
+    detector = Detector.load(run)
+    symbol = RunFolder(run).symbol("test")
+    internals = symbol.get_internals()
+    args = {n: v.asnumpy() for n, v in detector._args.items()}
+    order = [k for k in range(91) if k not in COCO_GAPS]
+    for leaf in ("weight", "bias"):
+        rows = args[f"roi_heads.box_predictor.cls_score_{leaf}"]
+        theirs = state[f"roi_heads.box_predictor.cls_score.{leaf}"].astype(np.float32)
+        np.testing.assert_array_equal(rows, theirs[[*order, *COCO_GAPS]])
+        deltas = args[f"roi_heads.box_predictor.bbox_pred_{leaf}"]
+        theirs = state[f"roi_heads.box_predictor.bbox_pred.{leaf}"]
+        kept = theirs.reshape(91, 4, -1)[order].reshape(deltas.shape)
+        np.testing.assert_array_equal(deltas, kept)
+    assert "cls_prob_output" in internals.list_outputs()
+    found = detector.predict(np.full((64, 96, 3), 99, np.uint8))
+    assert len(found)
+    assert found.classes.max() <= 80
+
+
+# Classifiers, and fine-tuning
+
+
+def test_a_classifier_becomes_a_body_that_is_to_be_trained(tmp_path):
+    told = run_convert(request(tmp_path, resnet18_state()))
+    assert any("train it" in line for line in told)
+    config = RunFolder(tmp_path / "run").config()
+    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert config.data.std == (58.395, 57.12, 57.375)
+    with pytest.raises(CheckpointError, match="train it first"):
+        Detector.load(tmp_path / "run")
+    table = (tmp_path / "run" / TABLE).read_text().splitlines()
+    assert "used\tbackbone.body.conv1_weight\t(64, 3, 7, 7)\tconv1.weight" in table
+    assert "left out\t-\tthe classifier's own classes\tfc.bias" in table
+    assert any(line.startswith("missing\trpn.head.cls_logits_weight") for line in table)
+
+
+@pytest.mark.parametrize(
+    ("network", "key", "value"),
+    [("mask_rcnn_r50_fpn", "depth", 18), ("fcos_r50_fpn", "body", "resnet18")],
+)
+def test_other_networks_take_a_classifier(tmp_path, network, key, value):
+    found = convert(request(tmp_path, resnet18_state(), network=network))
+    assert found.config.network == network
+    assert getattr(found.config.model, key) == value
+    assert len(found.params) == 100
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return ensure_synthetic(tmp_path_factory.mktemp("data") / "set", 4, 2, (64, 96))
+
+
+def fine_tune(tmp_path, data_root, pretrained, *words) -> tuple[Config, dict]:
+    settings = {"train.pretrained": str(pretrained), "data.root": str(data_root)}
+    settings.update({"data.dataset": "voc", "data.imageset": "2007_train"})
+    trainer = prepare(TrainRequest(settings=settings, words=words, out=str(tmp_path / "tuned")))
+    params = {k.partition(":")[2]: v.asnumpy() for k, v in trainer.network.params().items()}
+    return trainer.config, params
+
+
+def test_fine_tuning_a_converted_run_with_other_classes(tmp_path, data_root, capsys):
+    state = slim_state()
+    run_convert(request(tmp_path, state, class_names="a,b,c"))
+    config, params = fine_tune(tmp_path, data_root, tmp_path / "run")
+    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert (config.data.mean, config.data.resize) == ((123.675, 116.28, 103.53), "linear")
+    assert (config.data.short_side, config.model.fpn_channels) == (64, 16)
+    assert config.model.num_classes == 1 + len(config.data.class_names) == 5
+    anew = []
+    for name, value in params.items():
+        theirs = state[torchvision_name(name)]
+        if value.shape == theirs.shape:
+            np.testing.assert_array_equal(value, theirs)
+        else:
+            anew.append(name)
+    assert len(anew) == 4
+    assert all("box_predictor" in name for name in anew)
+    said = capsys.readouterr().out
+    assert "start anew: roi_heads.box_predictor.cls_score_weight (4, 8)" in said
+
+
+def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
+    path = write_pth(tmp_path / "a.pth", resnet18_state())
+    words = ("fpn_channels=16", "box_head_dim=8", *SLIM_WORDS)
+    config, params = fine_tune(tmp_path, data_root, path, *words, "std=1,2,3")
+    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert config.data.std == (1, 2, 3)  # the user's
+    weight = resnet18_state()["layer3.1.conv2.weight"]
+    np.testing.assert_array_equal(params["backbone.body.layer3.1.conv2_weight"], weight)
+
+
+def test_vgg16_of_torchvision_brings_its_normalisation(tmp_path):
+    shapes = network_shapes(make_config("faster_rcnn_vgg16"))
+    convolutions = [name for name in shapes if name.startswith("conv") and "weight" in name]
+    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    state = {}
+    for place, name in zip(places, convolutions):
+        for leaf in ("weight", "bias"):
+            shape = shapes[name.replace("weight", leaf)]
+            state[f"features.{place}.{leaf}"] = np.full(shape, place, np.float32)
+    state["classifier.6.weight"] = np.zeros((10, 8), np.float32)
+    path = write_pth(tmp_path / "a.pth", state)
+    found = convert(ConvertRequest(str(path), ""))
+    assert found.config.network == "faster_rcnn_vgg16"
+    assert found.config.data.std == (58.395, 57.12, 57.375)
+    assert found.source.left_out == {"classifier.6.weight": "the classifier's own classes"}
+    for place, name in zip(places, convolutions):
+        assert (found.params[name] == place).all()
+
+
+# Files in names that networks here have
+
+
+def test_mx_rcnn_params(tmp_path):
+    config = override(make_config("faster_rcnn_r50_c4"), {"model.num_classes": 21})
+    shapes = network_shapes(config)
+    arrays = values(shapes)
+    auxs = {name for name in shapes if "_moving_" in name}
+    named = {f"{'aux' if n in auxs else 'arg'}:{n}": mx.nd.array(v) for n, v in arrays.items()}
+    named["arg:bbox_pred_weight_test"] = mx.nd.zeros((84, 2048))
+    mx.nd.save(str(tmp_path / "a.params"), named)
+    asked = ConvertRequest(str(tmp_path / "a.params"), "", partial=True)
+    found = convert(asked)
+    assert found.config.network == "faster_rcnn_r50_c4"
+    assert found.config.data.class_names == VOC_CLASSES
+    assert found.config.data.mean == (0, 0, 0)
+    assert found.unplaced == ["bbox_pred_weight_test"]
+    assert found.params.keys() == shapes.keys()
+    with pytest.raises(WeightsError, match="bbox_pred_weight_test"):
+        convert(ConvertRequest(asked.source, ""))
+
+
+def test_the_shared_vgg16_is_turned_to_rgb(shared_data):
+    path = shared_data.parent / "weights" / "vgg16_conv_f16.npz"
+    found = convert(ConvertRequest(str(path), ""))
+    assert found.config.network == "faster_rcnn_vgg16"
+    assert len(found.params) == 26
+    with np.load(path) as stored:
+        want = stored["conv1_1_weight"].astype(np.float32)[:, ::-1]
+    np.testing.assert_array_equal(found.params["conv1_1_weight"], want)
+    assert any("BGR -> RGB" in line for line in found.summary())
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_safetensors(tmp_path, dtype):
+    arrays = {"conv1.weight": np.array([[1, -2], [0.5, 3]], np.float32), "n": np.zeros((0, 2))}
+    header, data = {}, b""
+    for name, value in arrays.items():
+        value = value.astype(np.float32)
+        as_bf16 = (value.view(np.uint32) >> 16).astype(np.uint16)
+        stored = {"F32": value, "F16": value.astype(np.float16), "BF16": as_bf16}[dtype].tobytes()
+        place = [len(data), len(data) + len(stored)]
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": place}
+        data += stored
+    text = json.dumps(header).encode()
+    whole = len(text).to_bytes(8, "little") + text + data
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(whole)
+    found = read_params(path)
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(WeightsError, match=r"a\.safetensors: not a whole"):
+        read_params(path)
+
+
+# What is refused, and what is left behind
+
+
+def damaged(state, kind) -> dict[str, np.ndarray]:
+    state = dict(state)
+    if kind == "missing":
+        del state["rpn.head.cls_logits.weight"]
+    elif kind == "misshapen":
+        state["rpn.head.cls_logits.weight"] = np.zeros((5, 16, 1, 1))
+    else:
+        state["roi_heads.box_head.extra.weight"] = np.zeros((3, 3))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("missing", "1 the network has, the file has not: rpn.head.cls_logits_weight"),
+        ("misshapen", r"1 of another shape: rpn.head.cls_logits_weight \(5, 16, 1, 1\)"),
+        ("unknown", "1 the file has, the network has not: roi_heads.box_head.extra"),
+    ],
+)
+def test_half_a_match_is_refused_unless_asked_for(tmp_path, kind, why):
+    asked = request(tmp_path, damaged(slim_state(num_classes=21), kind))
+    with pytest.raises(WeightsError, match=why):
+        run_convert(asked)
+    assert not (tmp_path / "run").exists()
+    found = convert(request(tmp_path, damaged(slim_state(num_classes=21), kind), partial=True))
+    assert len(found.flaws()) == 1 or kind == "misshapen"
+    assert found.params
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({}, "3 classes besides the background: name them"),
+        ({"class_names": "a,b"}, "3 different names are needed"),
+        ({"class_names": "a,b,b"}, "3 different names are needed"),
+        ({"class_names": "voc"}, "3 different names are needed"),
+        ({"class_names": "a,b,c", "network": "fcos_r50_fpn"}, "goes into faster_rcnn_r50_fpn"),
+    ],
+)
+def test_questions_that_the_user_has_to_answer(tmp_path, more, why):
+    with pytest.raises(ConfigError, match=why):
+        run_convert(request(tmp_path, slim_state(), **more))
+
+
+def test_unknown_files_are_named_with_what_they_hold(tmp_path):
+    path = write_pth(tmp_path / "a.pth", {"encoder.w": np.zeros((2, 3))})
+    with pytest.raises(WeightsError, match=r"no model that is known here.*encoder\.w \(2, 3\)"):
+        convert(ConvertRequest(str(path), ""))
+
+
+@pytest.mark.parametrize(("depth", "entries"), [(50, 384), (101, 690)])
+def test_matterports_layout_is_recognised_and_refused(tmp_path, depth, entries):
+    """No such file could be had here: these are the names and shapes that its code gives."""
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name, shape in layout(depth, 4).items():
+            small = shape if len(shape) < 4 else (1, 1, 1, 1)
+            file.create_dataset(f"{name}:0", data=np.zeros(small, np.float32))
+    expected = rf"ResNet-{depth}, 3 classes: \d+ of {entries} entries .* cannot be converted"
+    with pytest.raises(WeightsError, match=expected):
+        convert(ConvertRequest(str(path), ""))
+    arrays = {name: np.zeros(shape) for name, shape in layout(depth, 4).items()}
+    assert f"{len(arrays)} of {len(arrays)} entries" in explain(arrays)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=r"a\.h5: not a readable \.h5"):
+        convert(ConvertRequest(str(path), ""))
+
+
+def test_a_run_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    conversion = convert(request(tmp_path, slim_state(), class_names="a,b,c"))
+
+    def full(*_):
+        raise CheckpointError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mxrcnn.training.checkpoint.save_arrays", full)
+        with pytest.raises(USER_ERRORS, match="disk full"):
+            write_run(conversion, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+    write_run(conversion, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is there already"):
+        write_run(conversion, tmp_path / "run")
+
+
+def load_photos(shared_data, size: tuple[int, int], count: int = 2) -> list[np.ndarray]:
+    """The first photos, resized to (height, width): (H, W, 3) uint8."""
+    paths = sorted((shared_data / "photos").glob("*.jpg"))[:count]
+    assert len(paths) == count
+    return [np.asarray(Image.open(p).convert("RGB").resize(size[::-1])) for p in paths]

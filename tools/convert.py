@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Turn another project's file of parameters into a run: torchvision, mx-rcnn, MXNet, gluoncv.
+
+What the file is shows in its names and shapes. No pickle is run: of a .pth only tensors are read.
+
+examples:
+  python tools/convert.py fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --to runs/r50
+  python tools/convert.py resnet101-63fe2227.pth --to runs/body --network mask_rcnn_r101_fpn
+  python tools/convert.py detector.safetensors --to runs/cells --class-names RBC,WBC,Platelets
+  python tools/demo.py runs/r50 street.jpg
+  python tools/train.py --pretrained runs/r50 --dataset voc --data-root VOCdevkit ...
+"""
+
+import argparse
+import sys
+
+import _repo  # noqa: F401
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help=".pth .pt .safetensors .params .npz .h5")
+    parser.add_argument("--to", required=True, metavar="RUN", help="the run folder to write")
+    parser.add_argument("--network", help="default: the one that the file is of; see README.md")
+    parser.add_argument(
+        "--class-names",
+        metavar="A,B,...|voc|coco",
+        help="the detector's classes, in order; default: VOC's for 20, COCO's for 80 (or 90 ids)",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take what fits, even if the file and the network do not fit as a whole",
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.errors import report_user_errors
+    from mxrcnn.weights.convert import ConvertRequest, run_convert
+
+    with report_user_errors():
+        request = ConvertRequest(
+            source=args.source,
+            to=args.to,
+            network=args.network,
+            class_names=args.class_names,
+            partial=args.partial,
+            words=tuple(args.set),
+        )
+        print(*run_convert(request), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
