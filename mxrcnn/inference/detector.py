@@ -79,13 +79,23 @@ class Detector:
         """The names of classes 1, 2, ..."""
         return self.config.data.class_names
 
+    @property
+    def symbol(self) -> mx.sym.Symbol:
+        """The test graph."""
+        return self._symbol
+
+    @property
+    def params(self) -> Params:
+        """Parameters and stored statistics by name, as the graph takes them."""
+        return {**self._args, **self._auxs}
+
     def set_params(self, args: Params, auxs: Params) -> None:
         """Replace the parameters; CheckpointError if some are missing or of another shape.
 
         The graph is bound anew: once used, MXNet's CPU executors keep copies of convolution weights
         and do not notice that the weights change.
         """
-        side = 2 * self._multiple
+        side = 2 * self.pad_multiple
         inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
         arg_shapes, _, aux_shapes = self._symbol.infer_shape(**inputs)
         types, _, _ = self._symbol.infer_type(data=np.float32)
@@ -139,12 +149,13 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         sample = prepare_image(image, data)
-        size = padded_size([sample.size], self._multiple, data.least_padded_side)
+        size = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
         outputs = self.forward(stack_images([sample], size), sample.im_info[None])
         return self.detections(outputs, 0, *image.shape[:2])
 
     @property
-    def _multiple(self) -> int:
+    def pad_multiple(self) -> int:
+        """What the sides of padded images are multiples of: the config's, and the network's."""
         return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))
 
     def _pixel_ratio(self, height: int, width: int) -> np.ndarray:
@@ -181,7 +192,7 @@ class Detector:
         The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
         """
         data = self.config.data
-        plans = test_plans(dataset, data, self._multiple, batch_size)
+        plans = test_plans(dataset, data, self.pad_multiple, batch_size)
         two_stage = "proposals" in self._names
         bar = tqdm(
             total=len(dataset), unit="image", dynamic_ncols=True, disable=None if progress else True
