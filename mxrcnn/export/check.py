@@ -49,7 +49,9 @@ class Agreement:
         )
 
 
-HEAD = f"{'image':<34}{'detections':>11}{'unmatched':>11}{'least IoU':>11}{'score gap':>12} mask IoU"
+HEAD = (
+    f"{'image':<34}{'detections':>11}{'unmatched':>11}{'least IoU':>11}{'score gap':>12} mask IoU"
+)
 
 
 def agreement(image: str, ours: Detections, theirs: Detections, floor: float = FLOOR) -> Agreement:

@@ -187,9 +187,14 @@ def add_symbol(
     params: the values of its parameters; shapes: of its other inputs, any that fit it, from which
     ranks follow. Raises ExportError for an operator without translator.
     """
+    # imported here because they import this module
+    from mxrcnn.export import boxes, operators, rois  # noqa: F401
+
     stored = json.loads(symbol.tojson(remove_amp_cast=False))
     nodes, ranks = stored["nodes"], _ranks(symbol, shapes)
     missing = sorted({node["op"] for node in nodes} - {"null"} - set(TRANSLATORS))
+    if any("quantize" in name for name in missing):
+        raise ExportError("a quantized detector cannot be exported: export its float32 run")
     if missing:
         raise ExportError(f"operators that cannot be exported to ONNX: {', '.join(missing)}")
     graph.constants.update(params)
@@ -221,9 +226,6 @@ def to_onnx(
     inputs and outputs: names and shapes, in which a text is a length that is free; shapes: an
     example of the inputs' shapes. Raises ExportError for what has no translation.
     """
-    # imported here because they import this module
-    from mxrcnn.export import boxes, operators, rois  # noqa: F401
-
     graph = OnnxGraph()
     found = add_symbol(graph, symbol, params, shapes)
     graph.begin("outputs")
