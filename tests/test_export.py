@@ -29,6 +29,7 @@ from tests.test_tools import tool  # noqa: F401 - a fixture
 
 V = mx.sym.Variable
 
+
 # ---- operators ----
 
 
@@ -53,8 +54,8 @@ def random_rois(count, seed=0, width=960, height=640, images=2):
     rng = np.random.default_rng(seed)
     corner = rng.uniform([-40, -40], [width + 20, height + 20], (count, 2))
     side = np.exp(rng.uniform(0, 5.5, (count, 2)))
+    corner[::2], side[::2] = (np.ceil(values[::2] / 8) * 8 for values in (corner, side))
     boxes = np.concatenate([corner, corner + side], axis=1)
-    boxes[::2] = np.round(boxes[::2] / 8) * 8
     return np.concatenate([rng.integers(0, images, (count, 1)), boxes], axis=1).astype(np.float32)
 
 
@@ -102,11 +103,11 @@ def test_roi_align_skips_rows_without_image(kept):
 @pytest.mark.parametrize(
     ("settings", "least", "most"),
     [
-        ({"id_index": 0}, 100, 199),
+        ({"id_index": 0}, 185, 199),
         ({"id_index": 0, "topk": 50}, 20, 50),
-        ({"id_index": 0, "topk": 1000}, 100, 199),
-        ({"id_index": 0, "force_suppress": True}, 20, 150),
-        ({"id_index": -1}, 20, 150),
+        ({"id_index": 0, "topk": 1000}, 185, 199),
+        ({"id_index": 0, "force_suppress": True}, 100, 180),
+        ({"id_index": -1}, 100, 180),
         ({"id_index": 0, "valid_thresh": 0.99}, 0, 10),
         ({"id_index": 0, "valid_thresh": 2.0}, 0, 0),
     ],
@@ -180,25 +181,26 @@ def test_reshape_knows_mxnet_s_codes(shape):
     np.testing.assert_array_equal(found, expected)
 
 
+X = V("x")  # a variable made twice would be two inputs
+
+
 @pytest.mark.parametrize(
     "symbol",
     [
-        mx.sym.Pooling(V("x"), kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max"),
-        mx.sym.Pooling(
-            V("x"), kernel=(3, 3), stride=(2, 2), pool_type="max", pooling_convention="full"
-        ),
-        mx.sym.Pooling(V("x"), kernel=(3, 3), pad=(1, 1), pool_type="avg"),
-        mx.sym.Pooling(V("x"), kernel=(7, 7), global_pool=True, pool_type="avg"),
-        mx.sym.UpSampling(V("x"), scale=2, sample_type="nearest"),
-        mx.sym.pick(V("x"), mx.sym.min(V("x"), axis=1) * 9, axis=1),
-        mx.sym.take(mx.sym.reshape(V("x"), shape=(-1,)), V("x") * 300),
-        mx.sym.where(mx.sym.min(V("x"), axis=(1, 2, 3)) > -2.7, V("x"), -V("x")),
-        mx.sym.reverse(mx.sym.transpose(V("x"), axes=(0, 2, 3, 1)), axis=1),
-        mx.sym.slice(V("x"), begin=(None, 1, -3), end=(None, None, -1)),
+        mx.sym.Pooling(X, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max"),
+        mx.sym.Pooling(X, kernel=(3, 3), stride=(2, 2), pool_type="max", pooling_convention="full"),
+        mx.sym.Pooling(X, kernel=(3, 3), pad=(1, 1), pool_type="avg"),
+        mx.sym.Pooling(X, kernel=(7, 7), global_pool=True, pool_type="avg"),
+        mx.sym.UpSampling(X, scale=2, sample_type="nearest"),
+        mx.sym.pick(X, mx.sym.min(X, axis=1) * 9, axis=1),
+        mx.sym.take(mx.sym.reshape(X, shape=(-1,)), X * 300),
+        mx.sym.where(mx.sym.min(X, axis=(1, 2, 3)) > -2.7, X, -X),
+        mx.sym.reverse(mx.sym.transpose(X, axes=(0, 2, 3, 1)), axis=1),
+        mx.sym.slice(X, begin=(None, 1, -3), end=(None, None, -1)),
         mx.sym.broadcast_like(
-            mx.sym.full((1, 3), 2.0), mx.sym.reshape(V("x"), shape=(0, -1)), (0,), (0,)
+            mx.sym.full((1, 3), 2.0), mx.sym.reshape(X, shape=(0, -1)), (0,), (0,)
         ),
-        mx.sym.topk(mx.sym.reshape(V("x"), shape=(0, -1)), k=7, ret_typ="both")[1],
+        mx.sym.topk(mx.sym.reshape(X, shape=(0, -1)), k=7, ret_typ="both")[1],
     ],
     ids=lambda symbol: symbol.name,
 )
@@ -253,6 +255,8 @@ VARIANTS = [
 GAINS = {
     "rpn_bbox_pred": 0.1,
     "rpn.head.bbox_pred": 0.1,
+    "rpn.head.cls_logits": 0.2,
+    "box_predictor": 0.15,
     "bbox_reg": 0.5,
     "bbox_pred": 0.2,
     "cls_logits": 1.0,
@@ -274,7 +278,7 @@ def random_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values that keep the spread of activations, so that scores are spread too."""
     values = np.random.default_rng([*name.encode()]).normal(size=shape)
     if name.endswith("_gamma"):
-        return 1 + 0.1 * values
+        return (0.3 if ".bn2_" in name else 1) * (1 + 0.1 * values)
     if name.endswith("_var"):
         return 1 + 0.2 * np.abs(values)
     if len(shape) == 1:
@@ -321,7 +325,7 @@ def assert_agree(ours: Detections, theirs: Detections, least: int = 10) -> None:
     assert row.unmatched == 0
     assert row.detections >= least
     assert len(np.unique(ours.scores.round(3))) > least / 2
-    assert not row.least_mask_iou < 0.99  # NaN where there are no masks
+    assert not row.mask_gap > 0.01  # NaN where there are no masks
 
 
 def test_one_file_for_all_shapes(pair, photos):
@@ -474,13 +478,19 @@ def test_the_tools(run, photo_file, tmp_path, tool):  # noqa: F811
     assert code == 0
     assert "detections above 0.05 are the same" in out
     printed = []
-    for number, source in enumerate((run, model)):
+    for source in (run, model):
         folder = tmp_path / "pictures"
         code, out, _ = tool("demo", source, photo_file, "--out", folder, "--threshold", 0.1)
         assert code == 0
-        printed.append((out, (folder / "001_photo.png").read_bytes()))
-        assert out.count("\n") > 5, number
-    assert printed[0] == printed[1]
+        assert (folder / "001_photo.png").stat().st_size > 10_000
+        printed.append([line.split() for line in out.splitlines()])
+        (folder / "001_photo.png").unlink()
+    assert len(printed[0]) == len(printed[1]) > 5
+    for ours, theirs in zip(*printed):
+        assert len(ours) == len(theirs)
+        assert ours[0] == theirs[0]
+        for one, other in zip(ours[1:], theirs[1:]):  # numbers may differ in their last digit
+            assert one == other or float(one) == pytest.approx(float(other), abs=0.101)
 
 
 def test_a_difference_fails(run, photo_file, tmp_path, tool, monkeypatch):  # noqa: F811

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
@@ -14,7 +15,7 @@ from pycocotools import mask as rle
 from mxrcnn.data.records import Detections
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.onnx_detector import OnnxDetector
-from symnet.boxes import iou
+from symnet.boxes import areas, iou
 
 LEAST_IOU = 0.99
 LARGEST_GAP = 1e-3
@@ -29,8 +30,9 @@ class Agreement:
     """How two sets of detections of an image agree.
 
     detections: those of either side with a score above the floor; unmatched: those of them without
-    a counterpart of their own on the other side; of the matched ones, the least overlap of boxes
-    and of masks (NaN: there are none) and the largest difference of scores.
+    a counterpart of their own on the other side; of the matched ones, the least overlap, the
+    largest difference of scores, and the largest share of a box whose pixels are of one mask only
+    (NaN: there are no masks).
     """
 
     image: str
@@ -38,11 +40,11 @@ class Agreement:
     unmatched: int
     least_iou: float
     largest_gap: float
-    least_mask_iou: float
+    mask_gap: float
 
     def line(self) -> str:
         """A row of the table."""
-        masks = "" if np.isnan(self.least_mask_iou) else f"{self.least_mask_iou:10.5f}"
+        masks = "" if np.isnan(self.mask_gap) else f"{self.mask_gap:10.1e}"
         return (
             f"{self.image:<34.34}{self.detections:11d}{self.unmatched:11d}"
             f"{self.least_iou:11.5f}{self.largest_gap:12.1e}{masks}"
@@ -50,7 +52,7 @@ class Agreement:
 
 
 HEAD = (
-    f"{'image':<34}{'detections':>11}{'unmatched':>11}{'least IoU':>11}{'score gap':>12} mask IoU"
+    f"{'image':<34}{'detections':>11}{'unmatched':>11}{'least IoU':>11}{'score gap':>12}  mask gap"
 )
 
 
@@ -65,22 +67,22 @@ def agreement(image: str, ours: Detections, theirs: Detections, floor: float = F
     first, second = (np.array(column, int) for column in zip(*pairs)) if pairs else ([], [])
     overlaps = _overlaps(ours, theirs)[first, second]
     gaps = np.abs(ours.scores[first] - theirs.scores[second])
-    masks = np.nan
-    if pairs and ours.masks is not None:
-        masks = min(
-            float(rle.iou([ours.masks[i]], [theirs.masks[j]], [0])[0, 0])
-            if rle.area(ours.masks[i]) or rle.area(theirs.masks[j])
-            else 1.0
-            for i, j in pairs
-        )
     return Agreement(
         image,
         len(pairs) + unmatched + unmatched_back,
         unmatched + unmatched_back,
         float(overlaps.min(initial=1)),
         float(gaps.max(initial=0)),
-        masks,
+        max((_mask_gap(ours, i, theirs.masks[j]) for i, j in pairs), default=0.0)
+        if ours.masks is not None
+        else np.nan,
     )
+
+
+def _mask_gap(ours: Detections, place: int, mask: Any) -> float:
+    own = ours.masks[place]
+    differing = 2 * rle.area(rle.merge([own, mask])) - rle.area(own) - rle.area(mask)
+    return float(differing / max(1.0, areas(ours.boxes[place : place + 1])[0]))
 
 
 def _overlaps(ours: Detections, theirs: Detections) -> np.ndarray:

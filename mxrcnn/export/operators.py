@@ -116,8 +116,8 @@ def _where(g: OnnxGraph, node: MXNode) -> str:
 def _cast(g: OnnxGraph, node: MXNode) -> str:
     if node["dtype"] != "float32":
         raise ExportError(
-            f"{node.name}: values of {node['dtype']} cannot be exported to ONNX; export the detector "
-            "in float32"
+            f"{node.name}: values of {node['dtype']} cannot be exported to ONNX: "
+            "export the detector in float32"
         )
     return g.cast(node.inputs[0])
 
