@@ -16,6 +16,11 @@ CUDA_LIBRARIES = [
     "nvidia-cudnn-cu11>=8.1,<9",
 ]
 
+# mxnet holds NumPy below 2, which the newest releases still run with
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
+
+CONVERT = ["safetensors>=0.4", "h5py>=3.8"]
+
 setup(
     name="mxrcnn",
     version="0.1.0",
@@ -37,15 +42,16 @@ setup(
         "cpu": ["mxnet==1.9.1"],
         "cu112": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],
         "tensorboard": ["tensorboardX>=2.6"],
-        "convert": ["safetensors>=0.4", "h5py>=3.8"],
+        "convert": CONVERT,
+        "onnx": ONNX,
         "dev": [
             "pytest>=7.4",
             "hypothesis>=6.80",
             "ruff==0.17.5",
             "gluoncv==0.10.5.post0",
             "tensorboardX>=2.6",
-            "safetensors>=0.4",
-            "h5py>=3.8",
+            *CONVERT,
+            *ONNX,
         ],
     },
 )

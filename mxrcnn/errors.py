@@ -8,11 +8,15 @@ from contextlib import contextmanager
 
 from mxrcnn.config import ConfigError
 from mxrcnn.data.records import DataError
+from mxrcnn.export import ExportError
 from mxrcnn.training.checkpoint import CheckpointError
 from mxrcnn.training.metrics import NonFiniteLossError
 from mxrcnn.weights.formats import WeightsError
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, NonFiniteLossError, OSError)
+USER_ERRORS = (
+    *(ConfigError, DataError, CheckpointError, WeightsError, ExportError, NonFiniteLossError),
+    OSError,
+)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def error_of(result: tuple[int, str, str]) -> str:
     [
         ("train", ["--resume", "--checkpoint-steps", "--set", "examples:", "Default: quick"]),
         ("test", ["--metric", "{voc07,voc12,coco}", "best|last|N", "--params FILE"]),
-        ("demo", ["IMAGE", "--threshold", "default: 0.5", "example:"]),
+        ("demo", ["IMAGE", "--threshold", "default: 0.5", "examples:"]),
+        ("export", ["--to PLACE", "--check IMAGE", "best|last|N", "examples:"]),
     ],
 )
 def test_help_is_quick_and_complete(name, words):
@@ -107,7 +108,7 @@ def test_help_is_quick_and_complete(name, words):
     assert max(map(len, narrow.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ["train", "test", "demo"])
+@pytest.mark.parametrize("name", ["train", "test", "demo", "export"])
 def test_help_does_not_load_mxnet(name):
     code = (
         "import runpy, sys\n"

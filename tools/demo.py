@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Detect objects in images: prints them and draws them.
 
-example:
+examples:
   python tools/demo.py runs/voc07 street.jpg people.jpg --out pictures
+  python tools/demo.py voc07.onnx street.jpg
 """
 
 import argparse
@@ -16,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="the run's folder, as tools/train.py made it")
+    parser.add_argument("run", help="a run's folder, or a .onnx file of tools/export.py")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: %(default)s")
@@ -27,14 +28,21 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from mxrcnn.config import ConfigError
     from mxrcnn.data.images import read_image
     from mxrcnn.errors import report_user_errors
     from mxrcnn.inference.detector import Detector
+    from mxrcnn.inference.onnx_detector import OnnxDetector
     from mxrcnn.training.run import contexts
     from mxrcnn.viz import draw_detections
 
     with report_user_errors():
-        detector = Detector.load(args.run, args.checkpoint, context=contexts(args.gpus)[0])
+        if args.run.endswith(".onnx"):
+            if args.checkpoint or args.gpus:
+                raise ConfigError("--checkpoint and --gpus are for runs, not for ONNX files")
+            detector = OnnxDetector(args.run)
+        else:
+            detector = Detector.load(args.run, args.checkpoint, context=contexts(args.gpus)[0])
         names = detector.class_names
         Path(args.out).mkdir(parents=True, exist_ok=True)
         for place, path in enumerate(args.images, start=1):

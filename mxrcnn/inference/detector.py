@@ -100,13 +100,23 @@ class Detector:
         """The names of classes 1, 2, ..."""
         return self.config.data.class_names
 
+    @property
+    def symbol(self) -> mx.sym.Symbol:
+        """The test graph."""
+        return self._symbol
+
+    @property
+    def params(self) -> Params:
+        """Parameters and stored statistics by name, as the graph takes them."""
+        return {**self._args, **self._auxs}
+
     def set_params(self, args: Params, auxs: Params) -> None:
         """Replace the parameters; CheckpointError if some are missing or of another shape.
 
         The graph is bound anew: once used, MXNet's CPU executors keep copies of convolution weights
         and do not notice that the weights change.
         """
-        side = 2 * self._multiple
+        side = 2 * self.pad_multiple
         inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
         arg_shapes, _, aux_shapes = self._symbol.infer_shape(**inputs)
         types, _, _ = self._symbol.infer_type(data=np.float32)
@@ -116,12 +126,12 @@ class Detector:
         shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
         # stored statistics may be arguments of the training graph
         given = fold_norms(self._symbol, {**args, **auxs})
-        args = {
+        self._args = {
             name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
             for name, value in self._fitting(given, shapes).items()
         }
-        auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
-        self._executors = Executors(self._symbol, args, auxs, self._context)
+        self._auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
+        self._executors = Executors(self._symbol, self._args, self._auxs, self._context)
 
     def _fitting(self, params: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
         source = self.source or "the parameters"
@@ -168,12 +178,13 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         sample = prepare_image(image, data)
-        size = padded_size([sample.size], self._multiple, data.least_padded_side)
+        size = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
         outputs = self.forward(stack_images([sample], size), sample.im_info[None])
         return self.detections(outputs, 0, *image.shape[:2])
 
     @property
-    def _multiple(self) -> int:
+    def pad_multiple(self) -> int:
+        """What the sides of padded images are multiples of: the config's, and the network's."""
         return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))
 
     def _pixel_ratio(self, height: int, width: int) -> np.ndarray:
@@ -210,7 +221,7 @@ class Detector:
         The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
         """
         data = self.config.data
-        plans = test_plans(dataset, data, self._multiple, batch_size)
+        plans = test_plans(dataset, data, self.pad_multiple, batch_size)
         bar = tqdm(
             total=len(dataset), unit="image", dynamic_ncols=True, disable=None if progress else True
         )

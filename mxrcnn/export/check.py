@@ -1,0 +1,138 @@
+"""Whether two detectors find the same: an exported one beside the one that it was made from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from mxrcnn.data.records import Detections
+from mxrcnn.inference.detector import Detector
+from mxrcnn.inference.onnx_detector import OnnxDetector
+from symnet.boxes import areas, iou
+
+LEAST_IOU = 0.99
+LARGEST_GAP = 1e-3
+#: detections with lower scores need no counterpart
+FLOOR = 0.05
+#: pixels; boxes without area have no overlap, and are the same if their corners are
+SAME_CORNERS = 0.01
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two sets of detections of an image agree.
+
+    detections: those of either side with a score above the floor; unmatched: those of them without
+    a counterpart of their own on the other side; of the matched ones, the least overlap, the
+    largest difference of scores, and the largest share of a box whose pixels are of one mask only
+    (NaN: there are no masks).
+    """
+
+    image: str
+    detections: int
+    unmatched: int
+    least_iou: float
+    largest_gap: float
+    mask_gap: float
+
+    def line(self) -> str:
+        """A row of the table."""
+        masks = "" if np.isnan(self.mask_gap) else f"{self.mask_gap:10.1e}"
+        return (
+            f"{self.image:<34.34}{self.detections:11d}{self.unmatched:11d}"
+            f"{self.least_iou:11.5f}{self.largest_gap:12.1e}{masks}"
+        )
+
+
+HEAD = (
+    f"{'image':<34}{'detections':>11}{'unmatched':>11}{'least IoU':>11}{'score gap':>12}  mask gap"
+)
+
+
+def agreement(image: str, ours: Detections, theirs: Detections, floor: float = FLOOR) -> Agreement:
+    """Match each detection above the floor, best first, to one of its class on the other side.
+
+    A counterpart overlaps by more than LEAST_IOU and differs in score by at most LARGEST_GAP.
+    """
+    pairs, unmatched = _matched(ours, theirs, floor)
+    back, unmatched_back = _matched(theirs, ours, floor)
+    pairs = sorted({*pairs, *((i, j) for j, i in back)})
+    first, second = (np.array(column, int) for column in zip(*pairs)) if pairs else ([], [])
+    overlaps = _overlaps(ours, theirs)[first, second]
+    gaps = np.abs(ours.scores[first] - theirs.scores[second])
+    return Agreement(
+        image,
+        len(pairs) + unmatched + unmatched_back,
+        unmatched + unmatched_back,
+        float(overlaps.min(initial=1)),
+        float(gaps.max(initial=0)),
+        max((_mask_gap(ours, i, theirs.masks[j]) for i, j in pairs), default=0.0)
+        if ours.masks is not None
+        else np.nan,
+    )
+
+
+def _mask_gap(ours: Detections, place: int, mask: Any) -> float:
+    own = ours.masks[place]
+    differing = 2 * rle.area(rle.merge([own, mask])) - rle.area(own) - rle.area(mask)
+    return float(differing / max(1.0, areas(ours.boxes[place : place + 1])[0]))
+
+
+def _overlaps(ours: Detections, theirs: Detections) -> np.ndarray:
+    """IoU (N, M); 1 where the corners are the same, 0 where the classes differ."""
+    overlaps = iou(ours.boxes, theirs.boxes)
+    away = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(axis=2, initial=0)
+    overlaps[away < SAME_CORNERS] = 1
+    return overlaps * (ours.classes[:, None] == theirs.classes)
+
+
+def _matched(
+    ours: Detections, theirs: Detections, floor: float
+) -> tuple[list[tuple[int, int]], int]:
+    """Pairs (place in ours, place in theirs), and how many of ours above the floor are alone."""
+    overlaps = _overlaps(ours, theirs)
+    gaps = np.abs(ours.scores[:, None] - theirs.scores)
+    fits = (overlaps > LEAST_IOU) & (gaps <= LARGEST_GAP)
+    pairs, wanted = [], np.flatnonzero(ours.scores > floor)
+    for i in wanted:
+        candidates = np.flatnonzero(fits[i])
+        if len(candidates):
+            j = candidates[gaps[i, candidates].argmin()]
+            fits[:, j] = False
+            pairs.append((int(i), int(j)))
+    return pairs, len(wanted) - len(pairs)
+
+
+def check(reference: Detector, path: Path, images: Sequence[str | Path]) -> bool:
+    """Print how an ONNX file agrees with the detector it was made from; says whether it does.
+
+    The times are of an image from file to boxes, both detectors taking turns.
+    """
+    if not images:
+        return True
+    sides = reference, OnnxDetector(path)
+    seconds: list[list[float]] = [[], []]
+    rows = []
+    print(HEAD)
+    for image in images:
+        found = []
+        for detector, times in zip(sides, seconds):
+            start = perf_counter()
+            found.append(detector.predict(image))
+            times.append(perf_counter() - start)
+        rows.append(agreement(Path(image).name, *found))
+        print(rows[-1].line())
+    medians = [np.median(times) for times in seconds]
+    print(f"seconds an image, median: MXNet {medians[0]:.3f}, onnxruntime {medians[1]:.3f}")
+    total, unmatched = (sum(getattr(r, n) for r in rows) for n in ("detections", "unmatched"))
+    print(f"{total - unmatched} of {total} detections above {FLOOR} are the same on both sides")
+    if unmatched:
+        print(f"error: {path} does not find what the run finds", file=sys.stderr)
+    return not unmatched

@@ -1,0 +1,150 @@
+"""What is handed out: a detector as one ONNX file, or as a symbol with parameters for MXNet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mxrcnn import __version__
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, make_config, override
+from mxrcnn.export import ExportError
+from mxrcnn.files import atomic_write
+from mxrcnn.training.checkpoint import save_arrays
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mxrcnn.inference.detector import Detector
+
+#: fields of DataConfig that say how an image becomes `data` and `im_info`
+PREPROCESSING = (
+    "mean",
+    "std",
+    "resize",
+    "size_rounding",
+    "short_side",
+    "long_side",
+    "square",
+    "pad_multiple",
+    "exif_orientation",
+)
+
+#: the lengths that are free in an ONNX file
+INPUTS = {"data": ("batch", 3, "height", "width"), "im_info": ("batch", 3)}
+OUTPUTS = {
+    "det_boxes": ("batch", "detections", 4),
+    "det_scores": ("batch", "detections"),
+    "det_classes": ("batch", "detections"),
+    "det_masks": ("batch", "detections", "mask_height", "mask_width"),
+}
+
+_ABOUT = """\
+data: RGB images (batch, 3, height, width), resized, normalised and padded with zeros as the \
+metadata's `preprocessing` says; im_info: height and width without padding, and the scale. \
+det_boxes: x1, y1, x2, y2 in pixels of data; det_classes: 1 is the first of `class_names`, -1 an \
+empty row; det_masks: probabilities in the boxes."""
+
+
+def metadata(detector: Detector) -> dict[str, str]:
+    """What goes with a model: network, mxrcnn_version; class_names, preprocessing as JSON."""
+    data = detector.config.data
+    preprocessing = {name: getattr(data, name) for name in PREPROCESSING}
+    preprocessing.update(channel_order="RGB", pad_multiple=detector.pad_multiple)
+    return {
+        "network": detector.config.network,
+        "mxrcnn_version": __version__,
+        "class_names": json.dumps(detector.class_names),
+        "preprocessing": json.dumps(preprocessing),
+    }
+
+
+def config_of(properties: dict[str, str]) -> Config:
+    """The inverse of `metadata`, as far as a detector's user needs it.
+
+    Raises KeyError, ValueError or ConfigError for properties that are not those.
+    """
+    settings = json.loads(properties["preprocessing"])
+    if settings.pop("channel_order") != "RGB":
+        raise ValueError("channel_order is not RGB")
+    settings["class_names"] = json.loads(properties["class_names"])
+    named = {f"data.{name}": value for name, value in settings.items()}
+    return override(make_config(properties["network"]), named)
+
+
+def _without_proposals(symbol: mx.sym.Symbol) -> tuple[mx.sym.Symbol, list[str]]:
+    """The detections alone, and the names of those outputs."""
+    outputs = {output.list_outputs()[0][: -len("_output")]: output for output in symbol}
+    names = [name for name in OUTPUTS if name in outputs]
+    return mx.sym.Group([outputs[name] for name in names]), names
+
+
+def onnx_model(detector: Detector) -> onnx.ModelProto:
+    """A detector with its parameters as an ONNX model, checked by onnx.
+
+    Raises ExportError for graphs that are quantised or in bfloat16, or if onnx is not installed.
+    """
+    try:
+        import onnx
+
+        from mxrcnn.export.graph import to_onnx
+    except ImportError as error:
+        raise ExportError(f"ONNX needs packages: pip install 'mxrcnn[onnx]' ({error})") from None
+    symbol, names = _without_proposals(detector.symbol)
+    side = 8 * detector.pad_multiple
+    model = to_onnx(
+        symbol,
+        {name: value.asnumpy() for name, value in detector.params.items()},
+        INPUTS,
+        {"data": (2, 3, side, side), "im_info": (2, 3)},
+        {name: OUTPUTS[name] for name in names},
+    )
+    model.producer_name, model.producer_version = "mxrcnn", __version__
+    model.doc_string = _ABOUT
+    onnx.helper.set_model_props(model, metadata(detector))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def export_onnx(detector: Detector, path: str | Path) -> Path:
+    """Write `onnx_model` to a file, whole or not at all."""
+    model = onnx_model(detector)
+    with atomic_write(path, "wb") as handle:
+        handle.write(model.SerializeToString())
+    return Path(path)
+
+
+def export_symbol(detector: Detector, folder: str | Path) -> list[Path]:
+    """Write FOLDER/NAME-symbol.json, NAME-0000.params and NAME.json, NAME being the folder's name.
+
+    The first two are what mx.model.load_checkpoint(FOLDER/NAME, 0) and other bindings load; the
+    third is the `metadata`. The folder is written whole or not at all; ExportError if it exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ExportError(f"{folder} exists already: choose another place")
+    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
+    partial.mkdir(parents=True)
+    try:
+        name = folder.resolve().name
+        symbol = detector.symbol.tojson(remove_amp_cast=False)
+        (partial / f"{name}-symbol.json").write_text(symbol, encoding="utf-8")
+        save_arrays(partial / f"{name}-0000.params", _with_kinds(detector))
+        about: dict[str, Any] = metadata(detector)
+        about.update({key: json.loads(about[key]) for key in ("class_names", "preprocessing")})
+        (partial / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sorted(folder.iterdir())
+
+
+def _with_kinds(detector: Detector) -> dict[str, mx.nd.NDArray]:
+    auxiliary = set(detector.symbol.list_auxiliary_states())
+    return {
+        f"{'aux' if name in auxiliary else 'arg'}:{name}": value
+        for name, value in detector.params.items()
+    }

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Write a run's detector for other programs: as one ONNX file, or for MXNet's other bindings.
+
+A place that ends in .onnx becomes an ONNX file, whole: from the image tensor to boxes, scores and
+classes. Any other place becomes a folder with NAME-symbol.json, NAME-0000.params and NAME.json
+(classes and preprocessing), NAME being the folder's. --check runs the ONNX file beside the run on
+images, prints how far they agree and how long they take, and fails if a detection differs.
+
+examples:
+  python tools/export.py runs/voc07 --to voc07.onnx
+  python tools/export.py runs/voc07 --to voc07.onnx --check street.jpg people.jpg
+  python tools/export.py runs/voc07 --to exported/voc07
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import _repo  # noqa: F401
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="the run's folder, as tools/train.py made it")
+    parser.add_argument("--to", required=True, metavar="PLACE", help="FILE.onnx, or a new folder")
+    parser.add_argument(
+        "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
+    )
+    parser.add_argument(
+        "--check", nargs="+", default=[], metavar="IMAGE", help="compare ONNX and run on images"
+    )
+    args = parser.parse_args()
+    if args.check and not args.to.endswith(".onnx"):
+        parser.error("--check compares ONNX files: --to FILE.onnx")
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.errors import report_user_errors
+    from mxrcnn.export.check import check
+    from mxrcnn.export.model import export_onnx, export_symbol
+    from mxrcnn.inference.detector import Detector
+
+    with report_user_errors():
+        detector = Detector.load(args.run, args.checkpoint)
+        if args.to.endswith(".onnx"):
+            written = [export_onnx(detector, args.to)]
+        else:
+            written = export_symbol(detector, args.to)
+        for path in written:
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        return 0 if check(detector, Path(args.to), args.check) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
