@@ -17,7 +17,7 @@ from mxrcnn.bench.report import BenchReport, Measured, Timing
 from mxrcnn.bench.run import BenchRequest, check_peer, measure_all
 from mxrcnn.bench.scene import default_size, write_files
 from mxrcnn.bench.sides import Side, SideError, cpu_seconds, wait_until_idle
-from mxrcnn.compat import has_bf16, mx
+from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError
 from mxrcnn.weights.torchvision import from_torchvision
 from symnet.layers import precision
@@ -228,10 +228,21 @@ def test_usual_sizes():
     assert default_size("mask_rcnn_r50_fpn") == (800, 1066)
 
 
-def test_without_a_precision_all_that_apply(monkeypatch):
-    assert BenchRequest().precisions() == (("fp32", "bf16") if has_bf16() else ("fp32",))
-    monkeypatch.setattr(run, "has_bf16", lambda: False)
-    assert BenchRequest().precisions() == ("fp32",)
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("int8", [True, False])
+def test_without_a_precision_all_that_apply(monkeypatch, bf16, int8):
+    monkeypatch.setattr(run, "has_bf16", lambda: bf16)
+    monkeypatch.setattr(run, "has_int8", lambda: int8)
+    wanted = ("fp32", *["bf16"] * bf16, *["int8"] * int8)
+    assert BenchRequest().precisions() == wanted
+    assert BenchRequest(mode="train").precisions() == tuple(x for x in wanted if x != "int8")
+
+
+def test_int8_is_for_inference():
+    assert BenchRequest().modes("int8") == ("infer",)
+    assert BenchRequest().modes("bf16") == ("train", "infer")
+    with pytest.raises(ConfigError, match="int8 is for inference"):
+        BenchRequest(precision="int8", mode="train").precisions()
 
 
 @pytest.mark.parametrize(

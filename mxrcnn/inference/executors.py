@@ -47,10 +47,13 @@ class Executors:
         return self._bound[key]
 
     def start(self, **inputs: np.ndarray) -> None:
-        """Start computing for these inputs, without waiting; `finish` has the outputs."""
+        """Start computing for these inputs, without waiting; `finish` has the outputs.
+
+        Inputs that the graph does not have are left out.
+        """
         executor = self._executor({name: value.shape for name, value in inputs.items()})
-        for name, value in inputs.items():
-            executor.arg_dict[name][:] = value
+        for name in inputs.keys() & executor.arg_dict.keys():
+            executor.arg_dict[name][:] = inputs[name]
         executor.forward(is_train=False)
         self._running = executor
 

@@ -32,6 +32,10 @@ from symnet.layers import BFLOAT16, fold_norms, predicting_layers
 
 PRECISIONS = ("int8", "bf16")
 
+#: what is quantized: convolutions with what is fused into them, and poolings between them. MXNet
+#: would also quantize sums, products and concatenations of boxes, and fails at some of them
+QUANTIZED_OPERATORS = {"_sg_mkldnn_conv", "Pooling"}
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -141,6 +145,7 @@ def _to_int8(
         args,
         auxs,
         excluded_sym_names=predicting_layers(symbol),
+        excluded_op_names=sorted(_operators(fused) - QUANTIZED_OPERATORS),
         calib_mode="naive",
         quantized_dtype="auto",
         quantize_mode="smart",
@@ -154,6 +159,10 @@ def _to_int8(
         quantized, args, auxs, ranges, calib_mode="naive", logger=None
     )
     return Quantized(quantized.get_backend_symbol("MKLDNN_QUANTIZE"), args, auxs)
+
+
+def _operators(symbol: mx.sym.Symbol) -> set[str]:
+    return {node["op"] for node in json.loads(symbol.tojson())["nodes"]} - {"null"}
 
 
 def _images(
@@ -178,14 +187,16 @@ def _ranges(
 ) -> dict[str, tuple[float, float]]:
     """The least and the greatest value of each of these outputs over all images.
 
-    MXNet's own collector fails on arrays in oneDNN's layouts, and loses their values.
+    MXNet's own collector fails on arrays in oneDNN's layouts, and loses their values. The graph is
+    bound anew for each image: watched so closely, arrays are left in a layout that the next pass
+    cannot write to.
     """
     internals = symbol.get_internals()
     heads = [op(internals[name]) for name in outputs for op in (mx.sym.min, mx.sym.max)]
-    executors = Executors(mx.sym.Group(heads), *params, mx.cpu())
     least = np.full(len(outputs), np.inf)
     greatest = -least
     for inputs in images:
+        executors = Executors(mx.sym.Group(heads), *params, mx.cpu())
         executors.start(**inputs)
         found = np.concatenate(executors.finish())
         least, greatest = np.minimum(least, found[::2]), np.maximum(greatest, found[1::2])
