@@ -32,6 +32,7 @@ from mxrcnn.data.loader import (
 )
 from mxrcnn.inference.detector import Detector, low_precision_symbol
 from mxrcnn.inference.quantize import quantize
+from mxrcnn.training.checkpoint import load_arrays, save_arrays, split_params
 from mxrcnn.training.metrics import RunningMetrics
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, first_value, step_seed
@@ -97,6 +98,17 @@ def export(spec: dict[str, Any]) -> None:
         arrays["masks"] = masks[:, :height].astype(np.uint8)
     state = to_torchvision(bench.first_params())
     np.savez(spec["arrays"], **arrays, **{f"param:{name}": state[name] for name in state})
+
+
+def write_int8(spec: dict[str, Any]) -> None:
+    """Write the int8 graph and its parameters, calibrated on the bench's own files."""
+    bench = Bench(spec)
+    params = {name: mx.nd.array(value) for name, value in bench.first_params().items()}
+    made = quantize(bench.config, params, "int8", bench.dataset)
+    made.symbol.save(f"{spec['arrays']}-symbol.json", remove_amp_cast=False)
+    arrays = {f"arg:{name}": value for name, value in made.args.items()}
+    arrays.update({f"aux:{name}": value for name, value in made.auxs.items()})
+    save_arrays(Path(f"{spec['arrays']}.params"), arrays)
 
 
 def _waited(
@@ -167,11 +179,12 @@ class Inference(Bench):
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__(spec)
-        params = {name: mx.nd.array(value) for name, value in self.first_params().items()}
-        symbol, auxs = self.symbol(), {}
         if self.precision == "int8":
-            made = quantize(self.config, params, "int8", self.dataset)
-            symbol, params, auxs = made.symbol, made.args, made.auxs
+            symbol = mx.sym.load(f"{spec['arrays']}-symbol.json")
+            params, auxs = split_params(load_arrays(Path(f"{spec['arrays']}.params")))
+        else:
+            symbol, auxs = self.symbol(), {}
+            params = {name: mx.nd.array(value) for name, value in self.first_params().items()}
         self.detector = Detector(symbol, params, auxs, self.config, precision=self.precision)
 
     def step(self) -> dict[str, Any]:
@@ -245,8 +258,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     say = partial(print, file=answers, flush=True)
-    if spec["mode"] == "export":
-        export(spec)
+    if spec["mode"] in ("export", "int8"):
+        {"export": export, "int8": write_int8}[spec["mode"]](spec)
         return say("{}")
     bench = {"train": Training, "infer": Inference}[spec["mode"]](spec)
     for _ in range(spec["warmup"]):

@@ -131,6 +131,8 @@ class _Comparison:
         """Start the sides, ask them in turn, and ours for what it alone knows."""
         with ExitStack() as stack:
             say(f"{self.mode} {self.precision}: starting")
+            if self.precision == "int8":
+                self._ours("int8").close()
             ours = stack.enter_context(self._ours(self.mode))
             peers = self._start_peers(stack, ours) if self.request.peer else {}
             sides = {"mxrcnn": ours, **peers}

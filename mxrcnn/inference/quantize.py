@@ -135,12 +135,10 @@ def _to_int8(
     Each layer's range is the least and greatest value that it has on the calibration images;
     weights have a range for each output channel.
     """
-    from mxnet.contrib import quantization
-
     if not dataset or not dataset.records:
         raise ConfigError("int8 needs images to calibrate on, and there are none")
     fused = symbol.get_backend_symbol("MKLDNN_QUANTIZE")
-    quantized, _, _, ranges = quantization.quantize_graph(
+    quantized, _, _, ranges = mx.contrib.quantization.quantize_graph(
         fused,
         args,
         auxs,
@@ -155,7 +153,7 @@ def _to_int8(
     ranges.min_max_dict = _ranges(
         fused, ranges.include_layer, (args, auxs), _images(dataset, config.data, check, config)
     )
-    quantized, args, auxs = quantization.calib_graph(
+    quantized, args, auxs = mx.contrib.quantization.calib_graph(
         quantized, args, auxs, ranges, calib_mode="naive", logger=None
     )
     return Quantized(quantized.get_backend_symbol("MKLDNN_QUANTIZE"), args, auxs)
