@@ -42,7 +42,7 @@ def train(out: Path, steps: int, batch_size: int) -> list[tuple[int, float]]:
     epochs = -(-steps * batch_size // 200)  # 100 photos, each also mirrored
     sizes = ["short_side=160", "long_side=320", "pad_multiple=32", "checkpoint_steps=500"]
     command = [sys.executable, "tools/train.py", "--out", str(out), "--preset", "quick"]
-    command += ["--dataset", "voc", "--data-root", str(DATA), "--imageset", "all"]
+    command += ["--dataset", "voc", "--data-root", str(DATA), "--imageset", "2007_all"]
     command += ["--epochs", str(epochs), "--set", f"batch_size={batch_size}", *sizes]
     process = subprocess.Popen(command, cwd=ROOT)
     found = []
@@ -59,7 +59,9 @@ def train(out: Path, steps: int, batch_size: int) -> list[tuple[int, float]]:
 def predict(run: Path, count: int) -> list[tuple[int, float]]:
     """(prediction, MB) of this process over predictions of all photos, again and again."""
     detector = Detector.load(run)
-    paths = [record.path for record in load_voc(str(DATA), "all", detector.class_names).records]
+    paths = [
+        record.path for record in load_voc(str(DATA), "2007_all", detector.class_names).records
+    ]
     found = []
     for number in tqdm(range(1, count + 1), "predicting", disable=None):
         detector.predict(paths[number % len(paths)])

@@ -186,6 +186,8 @@ def test_refusals(run, dataset, tmp_path):
         quantize_run(run, out, "int8", dataset)
     with pytest.raises(CheckpointError, match="quantized to int8: it cannot run in bf16"):
         Detector.load(out, precision="bf16")
+    with pytest.raises(CheckpointError, match="cannot be trained"):
+        RunFolder(out).load_state()
     with pytest.raises(ConfigError, match="none"):
         quantize_run(run, tmp_path / "none", "int8", Dataset("none", ("dog",), ()))
     with pytest.raises(ConfigError, match="fp16"):

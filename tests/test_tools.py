@@ -94,6 +94,8 @@ def error_of(result: tuple[int, str, str]) -> str:
         ("train", ["--resume", "--checkpoint-steps", "--set", "examples:", "Default: quick"]),
         ("test", ["--metric", "{voc07,voc12,coco}", "best|last|N", "--params FILE"]),
         ("demo", ["IMAGE", "--threshold", "default: 0.5", "examples:"]),
+        ("quantize", ["--precision {int8,bf16}", "--images N", "--imageset NAME", "examples:"]),
+        ("convert", ["--to", "--partial", "--class-names", "example"]),
         ("export", ["--to PLACE", "--check IMAGE", "best|last|N", "examples:"]),
     ],
 )

@@ -212,6 +212,11 @@ class RunFolder:
 
     def load_state(self) -> tuple[TrainState, Params, Params]:
         """The last checkpoint: (state, parameters with arg:/aux: keys, momentum by name)."""
+        if self.precision() != "fp32":
+            raise CheckpointError(
+                f"{self.path} is quantized to {self.precision()} and cannot be trained: go on with "
+                "the run that it was made from"
+            )
         folder = self.folder("last")
         try:
             state = TrainState(**json.loads((folder / "state.json").read_text()))
