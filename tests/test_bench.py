@@ -13,7 +13,7 @@ from mxrcnn.bench import run, sides
 from mxrcnn.bench.export import to_torchvision
 from mxrcnn.bench.flops import multiply_adds
 from mxrcnn.bench.ours import Bench
-from mxrcnn.bench.report import BenchReport, Measured, Timing
+from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.run import BenchRequest, check_peer, measure_all
 from mxrcnn.bench.scene import default_size, write_files
 from mxrcnn.bench.sides import Side, SideError, cpu_seconds, wait_until_idle
@@ -306,3 +306,19 @@ def test_the_other_side_needs_nothing_of_ours():
     assert "import mxrcnn" not in text
     assert "from mxrcnn" not in text
     assert "symnet" not in text
+
+
+@pytest.mark.slow
+def test_operators_are_told_apart():
+    request = BenchRequest(
+        precision="fp32", mode="infer", size=(64, 96), repeat=1, words=("width=0.1", "fc_dim=16")
+    )
+    lines = run.profile(request).splitlines()
+    assert lines[0].split() == ["infer,", "fp32", "ms", "a", "step"]
+    assert lines[-1].startswith("all others")
+
+
+def test_a_table_of_operators():
+    text = operator_table("train, fp32", {"Convolution": 12.34, "softmax": 0.6, "sum": 0.5})
+    rows = [line.rsplit(None, 1) for line in text.splitlines()[1:]]
+    assert rows == [["Convolution", "12.3"], ["all others", "1.1"]]

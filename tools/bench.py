@@ -55,6 +55,9 @@ def parse_args() -> argparse.Namespace:
         "--threads", type=positive, metavar="N", help="default: the cores there are"
     )
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has torchvision")
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: milliseconds of our operators, one by one"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file, too")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
@@ -64,23 +67,25 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from mxrcnn.bench.run import BenchRequest, run_bench
+    from mxrcnn.bench.run import BenchRequest, profile, run_bench
     from mxrcnn.errors import report_user_errors
     from mxrcnn.files import atomic_write
 
     with report_user_errors():
-        report = run_bench(
-            BenchRequest(
-                network=args.network,
-                precision=args.precision,
-                size=args.size,
-                repeat=args.repeat,
-                threads=args.threads,
-                words=tuple(args.set),
-                peer=args.peer,
-                mode=args.mode,
-            )
+        request = BenchRequest(
+            network=args.network,
+            precision=args.precision,
+            size=args.size,
+            repeat=args.repeat,
+            threads=args.threads,
+            words=tuple(args.set),
+            peer=args.peer,
+            mode=args.mode,
         )
+        if args.profile:
+            print(profile(request))
+            return 0
+        report = run_bench(request)
         print(report.table())
         if args.json:
             with atomic_write(args.json) as file:

@@ -236,8 +236,24 @@ def ceiling(precision: str, side: int = MATRIX, repeat: int = 5) -> float:
     return side**3 / min(seconds[1:])
 
 
+def operators(bench: Training | Inference, count: int) -> dict[str, float]:
+    """Milliseconds of each kind of operator in a step, the mean of some; the longest first.
+
+    Only where MXNet runs operators one by one: MXNET_EXEC_BULK_EXEC_TRAIN=0 and ..._INFERENCE=0.
+    """
+    mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, aggregate_stats=True)
+    mx.profiler.set_state("run")
+    for _ in range(count):
+        bench.step()
+    mx.nd.waitall()
+    mx.profiler.set_state("stop")
+    told = json.loads(mx.profiler.dumps(format="json", sort_by="total"))["Time"]["operator"]
+    totals = {name: value["Total"] / count for name, value in told.items()}
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
 def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
-    """The answer to a word: step, rss, work, ceiling, or files and a number."""
+    """The answer to a word: step, rss, work; ceiling, files or operators and a number."""
     word, _, number = word.partition(" ")
     if word == "step":
         start = time.perf_counter()
@@ -247,6 +263,7 @@ def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
         "rss": lambda: {"max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
         "work": lambda: {"multiply_adds": bench.multiply_adds()},
         "files": lambda: bench.files(int(number)),
+        "operators": lambda: operators(bench, int(number)),
         "ceiling": lambda: {"rate": ceiling(bench.precision, int(number))},
     }
     return answers[word]()

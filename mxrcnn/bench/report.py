@@ -161,6 +161,14 @@ def _seconds(timings: Mapping[str, Timing]) -> dict[str, float]:
     return {**seconds, "max_rss_mb": max(timing.max_rss_mb for timing in timings.values())}
 
 
+def operator_table(title: str, milliseconds: Mapping[str, float], least: float = 1.0) -> str:
+    """Milliseconds by operator, for people; those below `least` are added up."""
+    rows = [[title, "ms a step"]]
+    rows += [[name, f"{ms:.1f}"] for name, ms in milliseconds.items() if ms >= least]
+    rows.append(["all others", f"{sum(ms for ms in milliseconds.values() if ms < least):.1f}"])
+    return _aligned(rows)
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mxrcnn
-from mxrcnn.bench.report import BenchReport, Measured, Timing
+from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
 from mxrcnn.bench.sides import Side, SideError
 from mxrcnn.compat import has_bf16, has_int8
@@ -26,6 +26,8 @@ LEAST_FILES = 4
 WARMUP = 2
 LAYOUTS = ("channels_last", "contiguous")
 PEER_SCRIPT = Path(__file__).with_name("peer_torchvision.py")
+#: MXNet runs operators one by one, as its profiler needs it to tell them apart
+ONE_BY_ONE = {"MXNET_EXEC_BULK_EXEC_TRAIN": "0", "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
 PEER_NETWORKS = ("faster_rcnn_vgg16", "faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn")
 INSTALL = "python3 -m venv tv && tv/bin/pip install torch torchvision, then --peer tv/bin/python"
 
@@ -110,6 +112,22 @@ def measure_all(request: BenchRequest, peer_script: Path) -> BenchReport:
     return report
 
 
+def profile(request: BenchRequest) -> str:
+    """A table of the milliseconds that our operators take, by precision and mode."""
+    size = request.size or default_size(request.network)
+    threads = request.threads or physical_cores()
+    parts = []
+    with tempfile.TemporaryDirectory(prefix="mxrcnn_bench_") as name:
+        write_files(Path(name) / "files", size)
+        for precision in request.precisions():
+            for mode in request.modes(precision):
+                bench = _Comparison(
+                    request, size, threads, precision, mode, Path(name), PEER_SCRIPT
+                )
+                parts.append(operator_table(f"{mode}, {precision}", bench.operators()))
+    return "\n\n".join(parts)
+
+
 def say(line: str) -> None:
     """Progress, for people who wait."""
     print(line, file=sys.stderr, flush=True)
@@ -150,6 +168,14 @@ class _Comparison:
                 side.close()
             return self._with_ours(ours, timings)
 
+    def operators(self) -> dict[str, float]:
+        """Milliseconds of our operators in a step, the longest first."""
+        say(f"{self.mode} {self.precision}: starting")
+        if self.precision == "int8":
+            self._ours("int8").close()
+        with self._ours(self.mode, **ONE_BY_ONE) as ours:
+            return ours.ask(f"operators {self.request.repeat}")
+
     def _with_ours(self, ours: Side, timings: dict[str, Timing]) -> Measured:
         say(f"{self.mode} {self.precision}: from files, and the machine's ceiling")
         count = max(LEAST_FILES, 2 * self.request.repeat)
@@ -171,7 +197,7 @@ class _Comparison:
             "OMP_NUM_THREADS": str(self.threads),
         }
 
-    def _ours(self, mode: str) -> Side:
+    def _ours(self, mode: str, **environment: str) -> Side:
         spec = {
             "mode": mode,
             "network": self.request.network,
@@ -183,7 +209,10 @@ class _Comparison:
             "warmup": WARMUP,
         }
         return Side(
-            "mxrcnn", [sys.executable, "-m", "mxrcnn.bench.ours"], spec, self._environment()
+            "mxrcnn",
+            [sys.executable, "-m", "mxrcnn.bench.ours"],
+            spec,
+            {**self._environment(), **environment},
         )
 
     @property
