@@ -445,3 +445,23 @@ def test_four_images_can_be_learnt_by_heart(tmp_path):
     found = detector.predict_dataset(dataset, progress=False)
     report = evaluate_voc(dataset.records, found, dataset.class_names, metric="voc12")
     assert report.metrics["mAP"] >= 0.9
+
+
+def test_an_update_is_one_call_a_parameter(monkeypatch):
+    """SGD with momentum, weight decay and clipping, without MXNet's slower kernel for several."""
+    from mxrcnn.training.trainer import MxrcnnSGD
+
+    def slow(*_, **__):
+        raise AssertionError("the kernel for several parameters")
+
+    monkeypatch.setattr("mxnet.optimizer.optimizer.multi_sgd_mom_update", slow)
+    rule = MxrcnnSGD(learning_rate=0.1, momentum=0.9, wd=0.01, clip_gradient=0.5, rescale_grad=2.0)
+    updater = mx.optimizer.get_updater(rule)
+    weight, grad = mx.nd.array([1.0, -2.0]), mx.nd.array([0.1, 3.0])
+    expected, velocity = weight.asnumpy(), np.zeros(2, np.float32)
+    for _ in range(2):
+        updater(0, grad, weight)
+        step = np.clip(2 * grad.asnumpy(), -0.5, 0.5) + 0.01 * expected
+        velocity = 0.9 * velocity - 0.1 * step
+        expected = expected + velocity
+    np.testing.assert_allclose(weight.asnumpy(), expected, rtol=1e-6)

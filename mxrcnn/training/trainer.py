@@ -73,10 +73,10 @@ class MxrcnnSGD(mx.optimizer.SGD):
         super().__init__(**options)
         self.aggregate_num = 0
 
-    def update(
+    def update_multi_precision(
         self, index: int, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray | None
     ) -> None:
-        """Move a parameter, and its momentum if there is any."""
+        """Move a parameter, and its momentum if there is any; this is what the updater calls."""
         self._update_count(index)
         options = {"lr": self._get_lr(index), "wd": self._get_wd(index)}
         options.update(rescale_grad=self.rescale_grad, clip_gradient=self.clip_gradient or -1.0)
