@@ -13,6 +13,19 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, mx.nd.NDArray]
 
+Shape = tuple[int, ...]
+
+#: of an image that every network takes: all strides divide it
+SIDE = 256
+
+
+def parameter_shapes(test: mx.sym.Symbol) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shapes of a test graph's parameters and of its auxiliary states, by name."""
+    inputs = {"data": (1, 3, SIDE, SIDE), "im_info": (1, 3)}
+    args, _, auxs = test.infer_shape(**inputs)
+    named = {n: shape for n, shape in zip(test.list_arguments(), args) if n not in inputs}
+    return named, dict(zip(test.list_auxiliary_states(), auxs))
+
 
 @dataclass(frozen=True)
 class ImageTargetsInput:

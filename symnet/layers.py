@@ -96,6 +96,16 @@ def predicting_layers(symbol: Symbol) -> list[str]:
     return [name for name, found in attributes.items() if PREDICTS_ATTRIBUTE in found]
 
 
+def as_stored(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
+    """Parameters in the types that the graph takes them in: float32 or bfloat16."""
+    types, _, _ = symbol.infer_type(data=np.float32)
+    low = {name for name, dtype in zip(symbol.list_arguments(), types) if dtype == BFLOAT16}
+    return {
+        name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
+        for name, value in params.items()
+    }
+
+
 def float32(data: Symbol) -> Symbol:
     """The result of a convolution or fully connected layer in float32."""
     if not _precision.get().startswith("bf16"):

@@ -15,6 +15,7 @@ from mxrcnn.training.checkpoint import (
     CheckpointError,
     RunFolder,
     TrainState,
+    join_params,
     load_arrays,
     save_arrays,
     split_params,
@@ -228,7 +229,9 @@ def test_arrays_without_names_are_refused(tmp_path):
 
 def test_split_params():
     arrays = {"arg:a": 1, "aux:b": 2, "c": 3, "arg:d:e": 4}
-    assert split_params(arrays) == ({"a": 1, "c": 3, "d:e": 4}, {"b": 2})
+    split = {"a": 1, "c": 3, "d:e": 4}, {"b": 2}
+    assert split_params(arrays) == split
+    assert split_params(join_params(*split)) == split
 
 
 def test_files_of_a_run_are_not_pickles(started):

@@ -17,7 +17,7 @@ from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
 from mxrcnn.evaluation.submission import write_voc_submission
 from mxrcnn.evaluation.voc import evaluate_voc
-from mxrcnn.files import atomic_write, safe_name
+from mxrcnn.files import atomic_folder, atomic_write, safe_name
 from tests import reference
 from tests.test_evaluation_voc import FAR, found, random_case, record
 
@@ -157,6 +157,20 @@ def test_atomic_write(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
     with pytest.raises(ValueError, match="'a'"), atomic_write(path, "a"):
         pass
+
+
+def test_atomic_folder(tmp_path):
+    whole = tmp_path / "deep" / "folder"
+    with atomic_folder(whole) as partial:
+        (partial / "file").write_text("text")
+        assert not whole.exists()
+    assert [p.name for p in whole.parent.iterdir()] == ["folder"]
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "half") as partial:
+        (partial / "file").symlink_to(partial.mkdir())
+    with pytest.raises(OSError, match="not empty"), atomic_folder(whole):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+    assert (whole / "file").read_text() == "text"
 
 
 def test_atomic_write_keeps_the_usual_permissions(tmp_path):

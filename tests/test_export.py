@@ -21,7 +21,7 @@ from mxrcnn.export.graph import OnnxGraph, add_symbol, to_onnx
 from mxrcnn.export.model import export_onnx, export_symbol, onnx_model
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.onnx_detector import OnnxDetector
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
 from symnet.compat import mx
 from symnet.layers import precision
@@ -365,14 +365,14 @@ def test_the_file_describes_itself(pair):
 @pytest.mark.parametrize("name", ["faster_rcnn_vgg16", "mask_rcnn_r50_fpn", "fcos_r50_fpn"])
 def test_no_detections(name, photos, tmp_path):
     detector = make_detector(name, {})
-    params = detector.params
-    for key, value in params.items():  # the background, or no class at all, is certain
+    args, auxs = detector.params
+    for key, value in args.items():  # the background, or no class at all, is certain
         if "cls_score" in key and key.endswith("_bias") and not key.startswith("rpn"):
             value[:] = -50
             value[0] = 50
         if key.endswith("cls_logits_bias"):
             value[:] = -50
-    detector = Detector(detector.symbol, params, params, detector.config)
+    detector = Detector(detector.symbol, args, auxs, detector.config)
     path = export_onnx(detector, tmp_path / "model.onnx")
     for found in (detector.predict(photos[0]), OnnxDetector(path).predict(photos[0])):
         assert len(found) == 0
@@ -422,8 +422,7 @@ def run(tmp_path_factory):
     detector = make_detector("faster_rcnn_vgg16", {})
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")
     folder.create(detector.config, {"test": detector.symbol})
-    params = {f"arg:{name}": value for name, value in detector.params.items()}
-    folder.save(TrainState(step=1), params, {"none": mx.nd.zeros(1)}, keep=1)
+    folder.save(TrainState(step=1), join_params(*detector.params), {"none": mx.nd.zeros(1)}, keep=1)
     return folder.path
 
 
@@ -467,7 +466,7 @@ def test_bfloat16_graphs_are_refused(run):
     detector = Detector.load(run)
     with precision("bf16"):
         symbol = get_detector("faster_rcnn_vgg16").test_symbol(detector.config.model)
-    low = Detector(symbol, detector.params, {}, detector.config)
+    low = Detector(symbol, *detector.params, detector.config)
     with pytest.raises(ExportError, match=r"bfloat16.*float32"):
         onnx_model(low)
 

@@ -30,13 +30,14 @@ from mxrcnn.data.loader import (
     test_plans,
     training_loader,
 )
-from mxrcnn.inference.detector import Detector, low_precision_symbol
+from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.inference.quantize import quantize
-from mxrcnn.training.checkpoint import load_arrays, save_arrays, split_params
+from mxrcnn.training.checkpoint import join_params, load_arrays, save_arrays, split_params
 from mxrcnn.training.metrics import RunningMetrics
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, first_value, step_seed
 from symnet import get_detector
+from symnet.detector import parameter_shapes
 from symnet.layers import BFLOAT16
 from symnet.masks import unpack
 
@@ -65,7 +66,7 @@ class Bench:
 
     def symbol(self) -> mx.sym.Symbol:
         """The test graph in the precision asked for; for int8, as it is before quantization."""
-        return low_precision_symbol(self.config, self.precision)
+        return inference_symbol(self.config, self.precision)
 
     def test_inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the test graph's inputs."""
@@ -73,14 +74,10 @@ class Bench:
 
     def first_params(self) -> dict[str, np.ndarray]:
         """The float32 test graph's parameters by name, as a training starts with them."""
-        inputs = self.test_inputs()
-        symbol = get_detector(self.config.network).test_symbol(self.config.model)
-        args, _, auxs = symbol.infer_shape(**inputs)
-        names = symbol.list_arguments() + symbol.list_auxiliary_states()
+        args, auxs = parameter_shapes(inference_symbol(self.config, "fp32"))
         return {
             name: first_value(self.config, name, shape, scratch=True)
-            for name, shape in zip(names, args + auxs)
-            if name not in inputs
+            for name, shape in {**args, **auxs}.items()
         }
 
 
@@ -106,9 +103,7 @@ def write_int8(spec: dict[str, Any]) -> None:
     params = {name: mx.nd.array(value) for name, value in bench.first_params().items()}
     made = quantize(bench.config, params, "int8", bench.dataset)
     made.symbol.save(f"{spec['arrays']}-symbol.json", remove_amp_cast=False)
-    arrays = {f"arg:{name}": value for name, value in made.args.items()}
-    arrays.update({f"aux:{name}": value for name, value in made.auxs.items()})
-    save_arrays(Path(f"{spec['arrays']}.params"), arrays)
+    save_arrays(Path(f"{spec['arrays']}.params"), join_params(made.args, made.auxs))
 
 
 def _waited(
@@ -241,7 +236,8 @@ def operators(bench: Training | Inference, count: int) -> dict[str, float]:
 
     Only where MXNet runs operators one by one: MXNET_EXEC_BULK_EXEC_TRAIN=0 and ..._INFERENCE=0.
     """
-    mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, aggregate_stats=True)
+    wanted = {"profile_symbolic": True, "profile_imperative": True, "aggregate_stats": True}
+    mx.profiler.set_config(filename=os.devnull, **wanted)  # what it writes when the process ends
     mx.profiler.set_state("run")
     for _ in range(count):
         bench.step()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,8 @@ from mxrcnn import __version__
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.export import ExportError
-from mxrcnn.files import atomic_write
-from mxrcnn.training.checkpoint import save_arrays
+from mxrcnn.files import atomic_folder, atomic_write
+from mxrcnn.training.checkpoint import join_params, save_arrays
 
 if TYPE_CHECKING:
     import onnx
@@ -97,7 +95,7 @@ def onnx_model(detector: Detector) -> onnx.ModelProto:
     side = 8 * detector.pad_multiple
     model = to_onnx(
         symbol,
-        {name: value.asnumpy() for name, value in detector.params.items()},
+        {name: value.asnumpy() for params in detector.params for name, value in params.items()},
         INPUTS,
         {"data": (2, 3, side, side), "im_info": (2, 3)},
         {name: OUTPUTS[name] for name in names},
@@ -126,25 +124,12 @@ def export_symbol(detector: Detector, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if folder.exists():
         raise ExportError(f"{folder} exists already: choose another place")
-    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as partial:
         name = folder.resolve().name
         symbol = detector.symbol.tojson(remove_amp_cast=False)
         (partial / f"{name}-symbol.json").write_text(symbol, encoding="utf-8")
-        save_arrays(partial / f"{name}-0000.params", _with_kinds(detector))
+        save_arrays(partial / f"{name}-0000.params", join_params(*detector.params))
         about: dict[str, Any] = metadata(detector)
         about.update({key: json.loads(about[key]) for key in ("class_names", "preprocessing")})
         (partial / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return sorted(folder.iterdir())
-
-
-def _with_kinds(detector: Detector) -> dict[str, mx.nd.NDArray]:
-    auxiliary = set(detector.symbol.list_auxiliary_states())
-    return {
-        f"{'aux' if name in auxiliary else 'arg'}:{name}": value
-        for name, value in detector.params.items()
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,19 @@ from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, sta
 from mxrcnn.inference.executors import Executors
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
-from symnet.layers import BFLOAT16, fold_norms
+from symnet.detector import parameter_shapes
+from symnet.layers import as_stored, fold_norms
 from symnet.layers import precision as graph_precision
 from symnet.masks import paste_rle
 
 
-def low_precision_symbol(config: Config, name: str) -> mx.sym.Symbol:
-    """The test graph of a config for inference in bf16, or to be quantized to int8.
+def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:
+    """The test graph of a config in fp32, in bf16, or in the form that is quantized to int8.
 
     ConfigError where it cannot run.
     """
-    check_precision(name)
-    with graph_precision("bf16_stored" if name == "bf16" else name):
+    check_precision(precision)
+    with graph_precision("bf16_stored" if precision == "bf16" else precision):
         return get_detector(config.network).test_symbol(config.model)
 
 
@@ -92,7 +94,7 @@ class Detector:
         if precision == stored:
             symbol = folder.symbol("test")
         else:
-            symbol = low_precision_symbol(config, precision)
+            symbol = inference_symbol(config, precision)
         return cls(symbol, args, auxs, config, context, str(params), precision)
 
     @property
@@ -106,9 +108,9 @@ class Detector:
         return self._symbol
 
     @property
-    def params(self) -> Params:
-        """Parameters and stored statistics by name, as the graph takes them."""
-        return {**self._args, **self._auxs}
+    def params(self) -> tuple[Params, Params]:
+        """Arguments and auxiliary states by name, as the graph takes them."""
+        return self._args, self._auxs
 
     def set_params(self, args: Params, auxs: Params) -> None:
         """Replace the parameters; CheckpointError if some are missing or of another shape.
@@ -116,21 +118,11 @@ class Detector:
         The graph is bound anew: once used, MXNet's CPU executors keep copies of convolution weights
         and do not notice that the weights change.
         """
-        side = 2 * self.pad_multiple
-        inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
-        arg_shapes, _, aux_shapes = self._symbol.infer_shape(**inputs)
-        types, _, _ = self._symbol.infer_type(data=np.float32)
-        names, aux_names = self._symbol.list_arguments(), self._symbol.list_auxiliary_states()
-        low = {name for name, dtype in zip(names, types) if dtype == BFLOAT16}
-        shapes = dict(zip(names, arg_shapes))
-        shapes = {name: shape for name, shape in shapes.items() if name not in inputs}
+        arg_shapes, aux_shapes = parameter_shapes(self._symbol)
         # stored statistics may be arguments of the training graph
         given = fold_norms(self._symbol, {**args, **auxs})
-        self._args = {
-            name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
-            for name, value in self._fitting(given, shapes).items()
-        }
-        self._auxs = self._fitting(given, dict(zip(aux_names, aux_shapes)))
+        self._args = as_stored(self._symbol, self._fitting(given, arg_shapes))
+        self._auxs = self._fitting(given, aux_shapes)
         self._executors = Executors(self._symbol, self._args, self._auxs, self._context)
 
     def _fitting(self, params: Params, shapes: dict[str, tuple[int, ...]]) -> Params:
@@ -157,18 +149,17 @@ class Detector:
     def _start(self, data: np.ndarray, im_info: np.ndarray) -> None:
         """Start computing, without waiting; ConfigError for shapes that are not safe."""
         if data.shape not in self._safe_shapes:
-            self._check_shapes(data=data.shape, im_info=im_info.shape)
+            check_shapes(self._plain_symbol, self.precision, data=data.shape, im_info=im_info.shape)
             self._safe_shapes.add(data.shape)
         self._executors.start(data=data, im_info=im_info)
 
     def _finish(self) -> dict[str, np.ndarray]:
         return dict(zip(self._names, self._executors.finish()))
 
-    def _check_shapes(self, **shapes: tuple[int, ...]) -> None:
-        symbol = self._symbol
-        if self.precision == "int8":  # where the quantized graph has hidden its layers
-            symbol = low_precision_symbol(self.config, "int8")
-        check_shapes(symbol, self.precision, **shapes)
+    @cached_property
+    def _plain_symbol(self) -> mx.sym.Symbol:
+        """The graph with its layers to be seen: a quantized one has hidden them."""
+        return inference_symbol(self.config, "int8") if self.precision == "int8" else self._symbol
 
     def predict(self, image: str | Path | np.ndarray) -> Detections:
         """Detections of one image: a file, or pixels (H, W, 3) uint8 RGB."""

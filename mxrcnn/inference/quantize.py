@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, DataConfig, check_shapes
+from mxrcnn.config import Config, ConfigError, check_shapes
+from mxrcnn.data.loader import test_loader, test_plans
 from mxrcnn.data.records import Dataset
-from mxrcnn.data.transforms import load_sample, padded_size, stack_images
-from mxrcnn.inference.detector import low_precision_symbol
+from mxrcnn.files import atomic_folder
+from mxrcnn.inference.detector import inference_symbol
 from mxrcnn.inference.executors import Executors
 from mxrcnn.training.checkpoint import (
     CheckpointError,
     Params,
     RunFolder,
+    join_params,
     load_arrays,
     save_arrays,
     split_params,
 )
 from symnet import get_detector
-from symnet.layers import BFLOAT16, fold_norms, predicting_layers
+from symnet.detector import Shape, parameter_shapes
+from symnet.layers import as_stored, fold_norms, predicting_layers
 
 PRECISIONS = ("int8", "bf16")
 
@@ -68,19 +68,14 @@ def quantize_run(
     config = folder.config()
     place = folder.folder(checkpoint or ("best" if folder.best() else "last"))
     made = quantize(config, load_arrays(place / "model.params"), precision, calibration)
-    half = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        target = RunFolder(half)
+    with atomic_folder(out) as partial:
+        target = RunFolder(partial)
         target.create(config, {"test": made.symbol})
         (target.checkpoints / place.name).mkdir(parents=True)
-        arrays = {f"arg:{name}": value for name, value in made.args.items()}
-        arrays.update({f"aux:{name}": value for name, value in made.auxs.items()})
-        save_arrays(target.checkpoints / place.name / "model.params", arrays)
+        params = join_params(made.args, made.auxs)
+        save_arrays(target.checkpoints / place.name / "model.params", params)
         note = {"precision": precision, "source": str(place), **(data or {})}
-        (half / "quantized.json").write_text(json.dumps(note, indent=2) + "\n")
-        os.rename(half, out)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+        (partial / "quantized.json").write_text(json.dumps(note, indent=2) + "\n")
     return out
 
 
@@ -90,41 +85,21 @@ def quantize(
     """The test graph in int8 or bf16, from parameters with arg: and aux: keys; see quantize_run."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
-    symbol = low_precision_symbol(config, precision)
+    symbol = inference_symbol(config, precision)
     args, auxs = split_params(params)
     given = fold_norms(symbol, {**args, **auxs})
-    args, auxs = _fitting(symbol, config, given)
+    args, auxs = (_fitting(given, shapes) for shapes in parameter_shapes(symbol))
     if precision == "int8":
         return _to_int8(symbol, args, auxs, config, calibration)
-    return Quantized(symbol, _to_bf16(symbol, args), auxs)
+    return Quantized(symbol, as_stored(symbol, args), auxs)
 
 
-def _fitting(symbol: mx.sym.Symbol, config: Config, given: Params) -> tuple[Params, Params]:
-    """Arguments and auxiliary states as the graph has them: int8's layers have other shapes."""
-    stride = get_detector(config.network).stride
-    inputs = {"data": (1, 3, 4 * stride, 4 * stride), "im_info": (1, 3)}
-    arg_shapes, _, aux_shapes = symbol.infer_shape(**inputs)
-
-    def taken(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Params:
-        wanted = {n: shape for n, shape in zip(names, shapes) if n not in inputs}
-        missing = sorted(set(wanted) - set(given))
-        if missing:
-            raise CheckpointError(f"the checkpoint has no {', '.join(missing)}")
-        return {name: given[name].reshape(shape) for name, shape in wanted.items()}
-
-    return (
-        taken(symbol.list_arguments(), arg_shapes),
-        taken(symbol.list_auxiliary_states(), aux_shapes),
-    )
-
-
-def _to_bf16(symbol: mx.sym.Symbol, args: Params) -> Params:
-    types, _, _ = symbol.infer_type(data=np.float32)
-    low = {n for n, dtype in zip(symbol.list_arguments(), types) if dtype == BFLOAT16}
-    return {
-        name: mx.nd.amp_cast(value, dtype=BFLOAT16) if name in low else value
-        for name, value in args.items()
-    }
+def _fitting(given: Params, shapes: Mapping[str, Shape]) -> Params:
+    """Parameters as the graph has them: int8's layers have other shapes."""
+    missing = sorted(set(shapes) - set(given))
+    if missing:
+        raise CheckpointError(f"the checkpoint has no {', '.join(missing)}")
+    return {name: given[name].reshape(shape) for name, shape in shapes.items()}
 
 
 def _to_int8(
@@ -149,10 +124,8 @@ def _to_int8(
         quantize_mode="smart",
         quantize_granularity="channel-wise",
     )
-    check = partial(check_shapes, symbol, "int8")
-    ranges.min_max_dict = _ranges(
-        fused, ranges.include_layer, (args, auxs), _images(dataset, config.data, check, config)
-    )
+    images = _images(dataset, config, symbol)
+    ranges.min_max_dict = _ranges(fused, ranges.include_layer, (args, auxs), images)
     quantized, args, auxs = mx.contrib.quantization.calib_graph(
         quantized, args, auxs, ranges, calib_mode="naive", logger=None
     )
@@ -164,17 +137,15 @@ def _operators(symbol: mx.sym.Symbol) -> set[str]:
 
 
 def _images(
-    dataset: Dataset, data: DataConfig, check: Callable[..., None], config: Config
+    dataset: Dataset, config: Config, symbol: mx.sym.Symbol
 ) -> Iterator[dict[str, np.ndarray]]:
     """The graph's inputs for each image, once its shape is known to be safe."""
-    data = replace(data, masks=False)
-    multiple = int(np.lcm(data.pad_multiple, get_detector(config.network).stride))
-    for record in tqdm(dataset.records, "calibrating", unit="image", disable=None):
-        sample = load_sample(record, data)
-        size = padded_size([sample.size], multiple, data.least_padded_side)
-        inputs = {"data": stack_images([sample], size), "im_info": sample.im_info[None]}
-        check(**{name: value.shape for name, value in inputs.items()})
-        yield inputs
+    plans = test_plans(dataset, config.data, get_detector(config.network).stride, batch_size=1)
+    with test_loader(config.data, num_workers=0) as loader:
+        batches = loader.batches(plans)
+        for batch in tqdm(batches, "calibrating", len(plans), unit="image", disable=None):
+            check_shapes(symbol, "int8", **{name: v.shape for name, v in batch.data.items()})
+            yield batch.data
 
 
 def _ranges(

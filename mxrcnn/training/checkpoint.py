@@ -85,6 +85,14 @@ def split_params(arrays: Params) -> tuple[Params, Params]:
     return args, auxs
 
 
+def join_params(args: Params, auxs: Params) -> Params:
+    """The inverse of split_params: arrays with arg: and aux: keys."""
+    return {
+        **{f"arg:{name}": value for name, value in args.items()},
+        **{f"aux:{name}": value for name, value in auxs.items()},
+    }
+
+
 class RunFolder:
     """A run on disk: config, symbols, checkpoints, log."""
 

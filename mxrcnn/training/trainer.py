@@ -31,6 +31,7 @@ from mxrcnn.training.checkpoint import (
     Params,
     RunFolder,
     TrainState,
+    join_params,
     split_params,
 )
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
@@ -210,11 +211,7 @@ class Network:
     def params(self) -> Params:
         """All parameters, on the CPU, with arg: and aux: keys; the next step changes them."""
         mx.nd.waitall()  # batch norm's backward pass writes moving means that no reader waits for
-        args, auxs = self.module.get_params()
-        return {
-            **{f"arg:{name}": value for name, value in args.items()},
-            **{f"aux:{name}": value for name, value in auxs.items()},
-        }
+        return join_params(*self.module.get_params())
 
     def momentum(self) -> Params:
         """The momentum of the parameters that move, on the CPU, by name (equal on all devices)."""

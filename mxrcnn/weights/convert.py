@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ import numpy as np
 
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, full_name, make_config, override, parse_settings
-from mxrcnn.files import atomic_write
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.files import atomic_folder, atomic_write
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.names import COCO_CLASSES, KNOWN_NAMES, implied_names
 from mxrcnn.weights.reading import LoadReport, fit_params, to_rgb
@@ -177,15 +175,6 @@ def convert(request: ConvertRequest) -> Conversion:
     return conversion
 
 
-def _parameters(symbol: mx.sym.Symbol, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters as a checkpoint has them, with arg: and aux: keys."""
-    auxs = set(symbol.list_auxiliary_states())
-    return {
-        f"{'aux' if name in auxs else 'arg'}:{name}": mx.nd.array(value)
-        for name, value in values.items()
-    }
-
-
 def write_run(conversion: Conversion, to: str | Path) -> RunFolder:
     """The run folder, whole or not at all; CheckpointError if there is something at its place."""
     to, config = Path(to), conversion.config
@@ -194,16 +183,14 @@ def write_run(conversion: Conversion, to: str | Path) -> RunFolder:
     detector = get_detector(config.network)
     symbols = {"train": detector.train_symbol(config.model, 1)}
     symbols["test"] = detector.test_symbol(config.model)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    try:
+    args = {name: mx.nd.array(value) for name, value in conversion.params.items()}
+    auxs = {n: args.pop(n) for n in symbols["test"].list_auxiliary_states() if n in args}
+    with atomic_folder(to) as partial:
         run = RunFolder(partial)
         run.create(config, symbols)
-        run.save(TrainState(), _parameters(symbols["test"], conversion.params), {}, keep=1)
+        run.save(TrainState(), join_params(args, auxs), {}, keep=1)
         with atomic_write(partial / TABLE) as handle:
             handle.writelines(f"{line}\n" for line in conversion.table())
-        os.rename(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return RunFolder(to)
 
 

@@ -12,6 +12,7 @@ from mxrcnn.weights import gluoncv, matterport, torchvision
 from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.source import Arrays, Source
 from symnet import get_detector, list_detectors
+from symnet.detector import parameter_shapes
 
 #: what other projects' files may be; each looks at names and shapes
 FOREIGN: tuple[Callable[[Arrays], Source | None], ...] = (
@@ -41,12 +42,8 @@ def foreign_source(path: Path, arrays: Arrays) -> Source | None:
 
 def network_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """The parameters of a config's network, auxiliary states included, and their shapes."""
-    symbol = get_detector(config.network).test_symbol(config.model)
-    inputs = {"data": (1, 3, 256, 256), "im_info": (1, 3)}
-    args, _, auxs = symbol.infer_shape(**inputs)
-    named = dict(zip(symbol.list_arguments(), args))
-    named.update(zip(symbol.list_auxiliary_states(), auxs))
-    return {name: shape for name, shape in named.items() if name not in inputs}
+    args, auxs = parameter_shapes(get_detector(config.network).test_symbol(config.model))
+    return {**args, **auxs}
 
 
 def native_source(arrays: Arrays) -> Source | None:
