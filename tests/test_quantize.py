@@ -126,19 +126,35 @@ def test_a_quantized_run_is_a_run(run, dataset, tmp_path, precision):
     assert not np.array_equal(found.scores[:count], exact.scores[:count])
 
 
-@needs_int8
-def test_int8_is_int8(run, dataset, tmp_path):
-    """All convolutions are quantized, and no layer that predicts."""
-    out = quantize_run(run, tmp_path / "fast", "int8", dataset)
-    nodes = json.loads((out / "test-symbol.json").read_text())["nodes"]
-    by_weight = {
+def quantized_layers(symbol):
+    """Whether a layer computes in int8, by the name of its weight."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+    return {
         nodes[node["inputs"][1][0]]["name"]: node.get("attrs", {}).get("quantized") == "true"
         for node in nodes
         if node["op"].startswith("_sg_mkldnn")
     }
+
+
+@needs_int8
+def test_int8_is_int8(run, dataset, tmp_path):
+    """All convolutions are quantized, and no layer that predicts."""
+    out = quantize_run(run, tmp_path / "fast", "int8", dataset)
+    by_weight = quantized_layers(mx.sym.load(str(out / "test-symbol.json")))
     exact = {"rpn_cls_score", "rpn_bbox_pred", "cls_score", "bbox_pred"}
     assert by_weight == {name: name[: -len("_weight")] not in exact for name in by_weight}
     assert {"conv1_1_weight", "rpn_conv_3x3_weight", "fc6_weight", "fc7_weight"} <= set(by_weight)
+
+
+@needs_int8
+def test_grouped_convolutions_stay_exact(dataset):
+    config = small_config("fcos_regnetx_400mf")
+    made = quantize(config, random_params(config), "int8", dataset)
+    low = quantized_layers(made.symbol)
+    grouped = [name for name in low if ".f.b." in name]
+    assert len(grouped) > 10
+    assert not any(low[name] for name in grouped)
+    assert all(low[name] for name in low if ".f.a." in name)
 
 
 @needs_int8

@@ -28,7 +28,7 @@ from mxrcnn.training.checkpoint import (
 )
 from symnet import get_detector
 from symnet.detector import Shape, parameter_shapes
-from symnet.layers import as_stored, fold_norms, predicting_layers
+from symnet.layers import as_stored, exact_layers, fold_norms
 
 PRECISIONS = ("int8", "bf16")
 
@@ -105,7 +105,7 @@ def _fitting(given: Params, shapes: Mapping[str, Shape]) -> Params:
 def _to_int8(
     symbol: mx.sym.Symbol, args: Params, auxs: Params, config: Config, dataset: Dataset | None
 ) -> Quantized:
-    """MXNet's quantization of all layers but those that predict.
+    """MXNet's quantization of all layers but `exact_layers`.
 
     Each layer's range is the least and greatest value that it has on the calibration images;
     weights have a range for each output channel.
@@ -117,7 +117,7 @@ def _to_int8(
         fused,
         args,
         auxs,
-        excluded_sym_names=predicting_layers(symbol),
+        excluded_sym_names=exact_layers(symbol),
         excluded_op_names=sorted(_operators(fused) - QUANTIZED_OPERATORS),
         calib_mode="naive",
         quantized_dtype="auto",
