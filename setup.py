@@ -16,10 +16,15 @@ CUDA_LIBRARIES = [
     "nvidia-cudnn-cu11>=8.1,<9",
 ]
 
-# mxnet holds NumPy below 2, which the newest releases still run with
+# mxnet holds NumPy below 2 where there is one, which the newest releases still run with
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 CONVERT = ["safetensors>=0.4", "h5py>=3.8"]
+
+# mxnet says that it needs NumPy below 2, which Python 3.13 has none of, though with symnet.compat it
+# runs with 2: there pip gets what else it needs, and then `pip install --no-deps mxnet==1.9.1`
+OLD, NEW = "python_version < '3.13'", "python_version >= '3.13'"
+MXNET_NEEDS = [f"requests>=2.20,<3; {NEW}", f"graphviz>=0.8.1,<0.9; {NEW}"]
 
 setup(
     name="mxrcnn",
@@ -28,10 +33,11 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9,<3.13",
+    python_requires=">=3.9,<3.14",
     packages=find_packages(include=["mxrcnn", "mxrcnn.*", "symnet", "symnet.*"]),
     install_requires=[
-        "numpy>=1.22,<2",
+        f"numpy>=1.22,<2; {OLD}",
+        f"numpy>=2.1,<3; {NEW}",
         "Pillow>=9.2",
         "matplotlib>=3.5",
         "pycocotools>=2.0.6",
@@ -39,8 +45,8 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "cpu": ["mxnet==1.9.1"],
-        "cu112": ["mxnet-cu112==1.9.1", *CUDA_LIBRARIES],
+        "cpu": [f"mxnet==1.9.1; {OLD}", *MXNET_NEEDS],
+        "cu112": [f"mxnet-cu112==1.9.1; {OLD}", *MXNET_NEEDS, *CUDA_LIBRARIES],
         "tensorboard": ["tensorboardX>=2.6"],
         "convert": CONVERT,
         "onnx": ONNX,

@@ -1,8 +1,8 @@
 """The one place that imports mxnet: `from symnet.compat import mx`, loaded at its first use.
 
-MXNet 1.9.1 predates NumPy 1.24 and Python 3.12: the NumPy names and the `distutils.version` module
-that it uses are put back before it is imported, and the CUDA 11 libraries of the `nvidia-*-cu11`
-wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero:
+MXNet 1.9.1 predates NumPy 1.24, Python 3.12 and NumPy 2: the NumPy names and the `distutils.version`
+module that it uses are put back before it is imported, and the CUDA 11 libraries of the
+`nvidia-*-cu11` wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero:
 they carry no information in training, and make fully connected layers and their updates two to
 three times slower.
 """
@@ -16,22 +16,63 @@ import os
 import platform
 import sys
 import types
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-#: what `patch` changed in this process, for people who ask
-PATCHED: list[str] = []
+#: what was changed in this process, and why; `python -m mxrcnn.doctor` prints it
+PATCHED: dict[str, str] = {}
 
 #: what oneDNN calls processors with a matrix unit
 AMX = "AVX512_CORE_AMX"
 _AMX_IN_USE = "AMX for bfloat16 and int8"
 
-_NUMPY_NAMES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
-_NUMPY_NAMES["complex"] = complex
+
+def _removed(name: str) -> Callable[..., Any]:
+    """What NumPy 1.20 to 1.26 has in such a function's place."""
+
+    def function(*_: object, **__: object) -> None:
+        raise RuntimeError(f"numpy.{name} was removed in NumPy 1.20: use numpy_financial.{name}")
+
+    return function
+
+
+#: (why, what MXNet asks NumPy for): put back unless it is there
+_NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
+    (
+        "Python's own type, under a name that NumPy 1.24 removed",
+        {t.__name__: t for t in (bool, int, float, complex, object, str)},
+    ),
+    (
+        "a constant that NumPy 2.0 removed",
+        {
+            **{"PZERO": 0.0, "NZERO": -0.0, "PINF": np.inf, "NINF": -np.inf},
+            **{"Inf": np.inf, "NAN": np.nan, "NaN": np.nan},
+        },
+    ),
+    (
+        "MXNet looks it up at its import; a function that NumPy 2 renamed or removed",
+        {
+            "alltrue": np.all,
+            "in1d": lambda ar1, *args, **options: np.isin(np.ravel(ar1), *args, **options),
+            "msort": lambda a: np.sort(a, axis=0),
+            **{"product": np.prod, "round_": np.round, "sometrue": np.any},
+            "trapz": getattr(np, "trapezoid", None),
+        },
+    ),
+    (
+        "MXNet looks it up at its import; NumPy 2 removed what was left of the financial functions",
+        {name: _removed(name) for name in ("mirr", "npv", "pmt", "ppmt", "pv", "rate")},
+    ),
+    (
+        "mxnet.numpy.pad looks into it; NumPy 2.0 removed the module",
+        {"compat": types.SimpleNamespace(basestring=str)},
+    ),
+)
 
 _CUDA_LIBRARIES = (
     "cuda_runtime/lib/libcudart.so.11.0",
@@ -78,11 +119,23 @@ class _LooseVersion:
         return hash(tuple(self._key()))
 
 
+def _numpy_has(name: str) -> bool:
+    """Whether NumPy has that name, and does not warn that it soon will not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            getattr(np, name)
+        except (AttributeError, Warning):
+            return False
+    return True
+
+
 def _restore_numpy_names() -> None:
-    for name, value in _NUMPY_NAMES.items():
-        if name not in np.__dict__:
-            setattr(np, name, value)
-            PATCHED.append(f"numpy.{name}")
+    for why, names in _NUMPY_NAMES:
+        for name, value in names.items():
+            if not _numpy_has(name):
+                setattr(np, name, value)
+                PATCHED[f"numpy.{name}"] = why
 
 
 def _restore_distutils() -> None:
@@ -93,7 +146,7 @@ def _restore_distutils() -> None:
     package = types.ModuleType("distutils")
     package.version = version
     sys.modules.update({"distutils": package, "distutils.version": version})
-    PATCHED.append("distutils.version")
+    PATCHED["distutils.version"] = "MXNet compares versions with it; Python 3.12 removed the module"
 
 
 def _load_cuda_libraries() -> None:
@@ -103,7 +156,7 @@ def _load_cuda_libraries() -> None:
             library = Path(folder) / name
             if library.exists():
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-                PATCHED.append(library.name)
+                PATCHED[library.name] = f"mxnet-cu112 needs it; from {library.parent.parent.name}"
 
 
 @contextmanager
@@ -124,7 +177,9 @@ def _flushing_denormals() -> Iterator[None]:
         libm.fegetenv(environment)
     flushing[7] |= 0x8040
     libm.fesetenv(flushing)
-    PATCHED.append("denormals flushed to zero in MXNet's threads")
+    PATCHED["denormals flushed to zero in MXNet's threads"] = (
+        "they carry no information, and make updates two to three times slower"
+    )
     try:
         yield
     finally:
@@ -143,17 +198,27 @@ def physical_cores() -> int:
     return len(cores)
 
 
-def _use_all_cores() -> None:
-    """MXNet alone would take every second core for a hyper-thread, and leave it idle."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(physical_cores())
-        PATCHED.append(f"OMP_NUM_THREADS={physical_cores()}")
-    # Threads that wait for another process's turn on a core should not keep theirs busy for long:
-    # with two trainings on the same cores each is twice as fast for it.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # Large copies would start a second team of OpenMP threads in the calling thread. With more
-    # threads than cores OpenMP stops spinning at barriers: box_nms takes 50 ms instead of 1.3 ms.
-    os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(10**9))
+def _set_threads() -> None:
+    """Settings of OpenMP and MXNet that are faster than their own; the user's win."""
+    for name, value, why in (
+        (
+            *("OMP_NUM_THREADS", physical_cores()),
+            "MXNet would take every second core for a hyper-thread, and leave it idle",
+        ),
+        (
+            *("GOMP_SPINCOUNT", 20000),
+            "threads that wait for another process's turn on a core should not keep theirs busy: "
+            "two trainings on the same cores are each twice as fast for it",
+        ),
+        (
+            *("MXNET_CPU_PARALLEL_SIZE", 10**9),
+            "large copies would start a second team of OpenMP threads; with more threads than "
+            "cores they stop spinning at barriers, and box_nms takes 50 ms instead of 1.3 ms",
+        ),
+    ):
+        if name not in os.environ:
+            os.environ[name] = str(value)
+            PATCHED[f"{name}={value}"] = why
 
 
 def uses_amx() -> bool:
@@ -197,7 +262,7 @@ def _matrix_unit() -> Iterator[None]:
         yield
         return
     os.environ["DNNL_MAX_CPU_ISA"] = AMX
-    PATCHED.append(_AMX_IN_USE)
+    PATCHED[_AMX_IN_USE] = "bfloat16 is six times as fast as float32 there; oneDNN must be told"
     try:
         yield
     finally:
@@ -209,7 +274,20 @@ def patch() -> None:
     _restore_numpy_names()
     _restore_distutils()
     _load_cuda_libraries()
-    _use_all_cores()
+    _set_threads()
+
+
+def how_to_install() -> str:
+    """The commands that bring MXNet to this Python."""
+    new = sys.version_info >= (3, 13)  # MXNet says that it needs NumPy 1, which ends at Python 3.12
+    return "; ".join(
+        f"{where}: pip install 'mxrcnn[{extra}]'"
+        + (f" && pip install --no-deps {package}==1.9.1" if new else "")
+        for where, extra, package in (
+            ("on CPUs", "cpu", "mxnet"),
+            ("on NVIDIA GPUs with a driver", "cu112", "mxnet-cu112"),
+        )
+    )
 
 
 class _LazyMXNet(types.ModuleType):
@@ -221,6 +299,11 @@ class _LazyMXNet(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if "mxnet" not in sys.modules:
+            if importlib.util.find_spec("mxnet") is None:
+                raise ImportError(
+                    "mxrcnn needs Apache MXNet, which is not installed. In a clone: make install; "
+                    + how_to_install()
+                )
             patch()
             with _flushing_denormals(), _matrix_unit():
                 mxnet = importlib.import_module("mxnet")
@@ -234,4 +317,4 @@ class _LazyMXNet(types.ModuleType):
 
 mx = _LazyMXNet("mxnet")
 
-__all__ = ["PATCHED", "has_bf16", "has_int8", "mx", "patch", "uses_amx"]
+__all__ = ["PATCHED", "has_bf16", "has_int8", "how_to_install", "mx", "patch", "uses_amx"]

@@ -132,7 +132,7 @@ def test_without_mxnet_it_says_what_to_install():
         "import importlib.util as util\n"
         "real = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'mxnet' else real(name, *rest)\n"
-        "import mxrcnn"
+        "from mxrcnn import Detector"
     )
     done = command("-c", script, PYTHONPATH=str(REPO))
     assert done.returncode == 1

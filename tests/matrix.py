@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Run `make demo` and `make test` with every Python from 3.9 to 3.13 that this machine has.
+
+Each gets a clone of this repository (what is committed) in build/matrix/3.X with a virtual
+environment of its own, made from the bare interpreter. Interpreters are looked for on PATH, and in
+the folders of pyenv and uv, and count if they run. Exit code 1 if anything failed.
+
+examples:
+  make matrix
+  make matrix MATRIX_PYTHONS='3.9 3.13' MATRIX_TARGETS=demo
+  python3 tests/matrix.py --pythons /opt/python3.13/bin/python3 --targets test
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+REPO = Path(__file__).resolve().parent.parent
+VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+COLUMNS = ("Python", "NumPy", "mxnet", "demo mAP", "demo", "passed", "skipped", "failed", "tests")
+PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+#: run in a clone's environment
+PACKAGES = "from symnet.compat import mx; import numpy; print(numpy.__version__, mx.__version__)"
+LONGEST = 4 * 3600
+
+
+def version_of(python: str) -> Optional[str]:
+    """`3.X` of a command, or None if it does not run (as pyenv's shims of other versions)."""
+    try:
+        done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def candidates(version: str) -> Iterator[str]:
+    """Commands that may be this Python, best first."""
+    yield from filter(None, (shutil.which(f"python{version}"), shutil.which("python3")))
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    uv = Path.home() / ".local" / "share" / "uv" / "python"
+    for folder, pattern in ((pyenv, f"{version}*"), (uv, f"cpython-{version}*")):
+        newest_first = sorted(folder.glob(pattern), key=lambda p: _numbers(p.name), reverse=True)
+        yield from (str(p / "bin" / "python3") for p in newest_first)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def find(wanted: list[str]) -> tuple[dict[str, str], list[str]]:
+    """({version: command}, what was not found) of versions or commands."""
+    found, missing = {}, []
+    for word in wanted:
+        of_version = word in VERSIONS
+        for python in candidates(word) if of_version else (word,):
+            version = version_of(python)
+            if version == word or (not of_version and version in VERSIONS):
+                found[version] = python
+                break
+        else:
+            missing.append(word)
+    return found, missing
+
+
+def clone(folder: Path) -> None:
+    """The repository anew in this folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["git", "clone", "--quiet", "--no-local", REPO, folder], check=True)
+
+
+def environment() -> dict[str, str]:
+    """This one's, without our virtual environment and make's flags, with the real data's place."""
+    ours = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    env.setdefault("MXRCNN_TEST_DATA", str(REPO.parent / "shared" / "data"))
+    env["PYTEST_ADDOPTS"] = f"{env.get('PYTEST_ADDOPTS', '')} -rs".strip()
+    return env
+
+
+def run_target(target: str, python: str, folder: Path) -> tuple[bool, float]:
+    """`make TARGET` in a clone; its output goes to TARGET.log beside it. (success, seconds)"""
+    start = time.monotonic()
+    with open(folder / f"{target}.log", "w") as log:
+        command = ["make", target, f"PYTHON={python}"]
+        try:
+            code = subprocess.run(
+                command, cwd=folder, env=environment(), stdout=log, stderr=log, timeout=LONGEST
+            ).returncode
+        except subprocess.TimeoutExpired:
+            log.write(f"\nstopped after {LONGEST} s\n")
+            code = 1
+    return code == 0, time.monotonic() - start
+
+
+def demo_map(folder: Path) -> str:
+    """The demo's mAP, of the report that it wrote."""
+    for path in folder.glob("runs/demo/*/report.json"):
+        return f"{json.loads(path.read_text())['metrics']['mAP']:.3f}"
+    return "-"
+
+
+def test_counts(folder: Path) -> dict[str, str]:
+    """passed, skipped and failed of pytest's last line."""
+    last = ([""] + re.findall(r"^.*\b(?:passed|failed|error).* in [\d.]+s.*$", _log(folder), re.M))[
+        -1
+    ]
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (\w+)", last)}
+    failed = counts.get("failed", 0) + counts.get("errors", counts.get("error", 0))
+    return {
+        "passed": str(counts.get("passed", 0)),
+        "skipped": str(counts.get("skipped", 0)),
+        "failed": str(failed) if last else "not run",
+    }
+
+
+def _log(folder: Path) -> str:
+    return (folder / "test.log").read_text(errors="replace")
+
+
+def try_python(version: str, python: str, targets: list[str]) -> tuple[bool, dict[str, str]]:
+    """Run the targets with one Python: (success, a row of the table)."""
+    folder = REPO / "build" / "matrix" / version
+    clone(folder)
+    row, success = {"Python": version}, True
+    for target in targets:
+        print(f"{version} ({python}): make {target} > {folder / target}.log", flush=True)
+        good, seconds = run_target(target, python, folder)
+        success = success and good
+        print(
+            f"{version}: make {target} {'done' if good else 'FAILED'}, {seconds:.0f} s", flush=True
+        )
+        if target == "demo":
+            row.update({"demo mAP": demo_map(folder), "demo": _time(good, seconds)})
+        elif target == "test":
+            row.update({**test_counts(folder), "tests": _time(good, seconds)})
+    command = [folder / ".venv" / "bin" / "python", "-c", PACKAGES]
+    if command[0].exists():
+        done = subprocess.run(
+            command, cwd=folder, env=environment(), capture_output=True, text=True
+        )
+        row.update(zip(("NumPy", "mxnet"), done.stdout.split()))
+    return success, row
+
+
+def _time(good: bool, seconds: float) -> str:
+    return f"{seconds:.0f} s" if good else f"FAILED ({seconds:.0f} s)"
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    """A Markdown table, wide enough to be read as it is."""
+    cells = [COLUMNS, *([row.get(name, "-") for name in COLUMNS] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    print("\n".join(lines))
+
+
+def main() -> int:
+    """Everything; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pythons", nargs="*", help="versions or commands (default: all)")
+    parser.add_argument("--targets", nargs="*", help="make targets (default: demo test)")
+    args = parser.parse_args()
+    found, missing = find(args.pythons or list(VERSIONS))
+    for version, python in found.items():
+        print(f"Python {version}: {python}")
+    print(f"not found: {', '.join(missing) or 'none'}")
+    changes = subprocess.run(["git", "status", "--short"], cwd=REPO, capture_output=True, text=True)
+    if changes.stdout:
+        print(f"not committed, so not tried:\n{changes.stdout}", end="")
+    results = [
+        try_python(v, python, args.targets or ["demo", "test"]) for v, python in found.items()
+    ]
+    print_table([row for _, row in results])
+    named_but_missing = bool(args.pythons and missing)
+    return int(not results or named_but_missing or not all(success for success, _ in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
