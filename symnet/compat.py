@@ -1,10 +1,10 @@
 """The one place that imports mxnet: `from symnet.compat import mx`, loaded at its first use.
 
-MXNet 1.9.1 predates NumPy 1.24, Python 3.12 and NumPy 2: the NumPy names and the `distutils.version`
-module that it uses are put back before it is imported, and the CUDA 11 libraries of the
-`nvidia-*-cu11` wheels are loaded for `mxnet-cu112`. MXNet's threads are made to treat denormal numbers as zero:
-they carry no information in training, and make fully connected layers and their updates two to
-three times slower.
+MXNet 1.9.1 predates NumPy 1.24, NumPy 2 and Python 3.12: the NumPy names and the
+`distutils.version` module that it uses are put back before it is imported, and the CUDA 11
+libraries of the `nvidia-*-cu11` wheels are loaded for `mxnet-cu112`. MXNet's threads are made to
+treat denormal numbers as zero: they carry no information in training, and make fully connected
+layers and their updates two to three times slower.
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "a constant that NumPy 2.0 removed",
         {
-            **{"PZERO": 0.0, "NZERO": -0.0, "PINF": np.inf, "NINF": -np.inf},
-            **{"Inf": np.inf, "NAN": np.nan, "NaN": np.nan},
+            "PZERO": 0.0,
+            "NZERO": -0.0,
+            "PINF": np.inf,
+            "NINF": -np.inf,
+            "Inf": np.inf,
+            "NAN": np.nan,
+            "NaN": np.nan,
         },
     ),
     (
@@ -60,7 +65,9 @@ _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
             "alltrue": np.all,
             "in1d": lambda ar1, *args, **options: np.isin(np.ravel(ar1), *args, **options),
             "msort": lambda a: np.sort(a, axis=0),
-            **{"product": np.prod, "round_": np.round, "sometrue": np.any},
+            "product": np.prod,
+            "round_": np.round,
+            "sometrue": np.any,
             "trapz": getattr(np, "trapezoid", None),
         },
     ),
