@@ -27,6 +27,8 @@ import numpy as np
 #: what was changed in this process, and why; `python -m mxrcnn.doctor` prints it
 PATCHED: dict[str, str] = {}
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
 #: what oneDNN calls processors with a matrix unit
 AMX = "AVX512_CORE_AMX"
 _AMX_IN_USE = "AMX for bfloat16 and int8"
@@ -72,7 +74,7 @@ _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     (
-        "MXNet looks it up at its import; NumPy 2 removed what was left of the financial functions",
+        "MXNet looks it up at its import; a financial function, gone since NumPy 1.20",
         {name: _removed(name) for name in ("mirr", "npv", "pmt", "ppmt", "pv", "rate")},
     ),
     (
@@ -193,6 +195,40 @@ def _flushing_denormals() -> Iterator[None]:
         libm.fesetenv(before)
 
 
+def cgroup_texts(controller: str, name: str) -> list[str]:
+    """What file `name` says in this process's control group and those above it, innermost first."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    texts = []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CGROUPS / controller if controllers else _CGROUPS  # version 1, version 2
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if (folder / name).is_file() and root in (folder, *folder.parents):
+                texts.append((folder / name).read_text().strip())
+    return texts
+
+
+def cpu_quota() -> float | None:
+    """How many cores' time the control groups (a container's limit) grant; None: no limit."""
+    pairs = [text.split() for text in cgroup_texts("cpu", "cpu.max")]
+    old = (cgroup_texts("cpu", f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    pairs += [list(pair) for pair in zip(*old)]
+    granted = [int(time) / int(period) for time, period in pairs if time not in ("max", "-1")]
+    return min(granted, default=None)
+
+
+def logical_cores() -> int:
+    """The cores that this process may use, hyper-threads counted, within its quota."""
+    many = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if many else os.cpu_count() or 1
+    return max(1, min(cores, int(cpu_quota() or cores)))
+
+
 def physical_cores() -> int:
     """The cores that this process may use, hyper-threads of one core counted once."""
     if not hasattr(os, "sched_getaffinity"):
@@ -202,7 +238,7 @@ def physical_cores() -> int:
     for cpu in os.sched_getaffinity(0):
         path = Path(siblings.format(cpu))
         cores.add(path.read_text() if path.exists() else str(cpu))
-    return len(cores)
+    return min(len(cores), logical_cores())
 
 
 def _set_threads() -> None:
@@ -235,15 +271,16 @@ def uses_amx() -> bool:
 
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices, so that bf16 is worth choosing."""
-    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def has_int8() -> bool:
     """Whether the processor multiplies int8 matrices, so that int8 is worth choosing."""
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & _cpu_flags())
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & cpu_flags())
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
+    """The processor's instruction sets, as Linux names them; empty where that is unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -262,7 +299,7 @@ def _matrix_unit() -> Iterator[None]:
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
     granted = (
         platform.machine() == "x86_64"
-        and "amx_bf16" in _cpu_flags()
+        and "amx_bf16" in cpu_flags()
         and ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
     )
     if not granted or "DNNL_MAX_CPU_ISA" in os.environ:

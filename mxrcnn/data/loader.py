@@ -39,6 +39,7 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from symnet import get_detector
+from symnet.compat import logical_cores
 from symnet.detector import ImageTargetsInput
 from symnet.targets import pad_objects
 
@@ -244,10 +245,7 @@ def _batch(
 
 def default_workers() -> int:
     """Half of the cores that this process may use, from 1 to 8."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(8, cores // 2))
+    return max(1, min(8, logical_cores() // 2))
 
 
 def _start_worker() -> None:

@@ -1,0 +1,286 @@
+"""`python -m mxrcnn.doctor`: what this installation is, what was patched, and what is missing.
+
+It works, and says what to install, when MXNet or anything else of the core is not there or does not
+load; then it ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from mxrcnn import __version__
+
+#: distributions by what asks for them in setup.py; "" is the core, which must be there
+PACKAGES = {
+    "": ("numpy", "Pillow", "matplotlib", "pycocotools", "defusedxml", "tqdm"),
+    "tensorboard": ("tensorboardX",),
+    "convert": ("safetensors", "h5py"),
+    "onnx": ("onnx", "onnxruntime"),
+    "dev": ("pytest", "hypothesis", "ruff", "gluoncv"),
+}
+ENGINES = ("mxnet", "mxnet-cu112")
+#: what a core package is imported as, where it is called otherwise
+_MODULES = {"Pillow": "PIL"}
+#: instruction sets that change how fast it is, or what --precision is worth
+CPU_FLAGS = (
+    *("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+)
+_SETTINGS = ("OMP_", "GOMP_", "KMP_", "MXNET_", "DNNL_", "MKLDNN_")
+#: the newest cards that mxnet-cu112 has machine code for
+_NEWEST_CARD = 8.9
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> dict[str, dict[str, str | None]]:
+    """Versions (None: not installed) by extra and distribution."""
+    found = {extra: {name: _version(name) for name in names} for extra, names in PACKAGES.items()}
+    found["engine"] = {name: _version(name) for name in ENGINES}
+    return found
+
+
+def _why(error: BaseException) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[-1] if isinstance(error, ImportError) else text[0]}"
+
+
+def _core_problems(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """What of the core is missing or broken, each with the line that mends it."""
+    problems = []
+    for name, version in packages[""].items():
+        if version is None:
+            problems.append(f"{name} is not installed: pip install {name}")
+            continue
+        try:
+            import_module(_MODULES.get(name, name))
+        except Exception as error:
+            mend = f"pip install --force-reinstall {name}"
+            problems.append(f"{name} {version} does not load ({_why(error)}): {mend}")
+    return problems
+
+
+def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str, Any], list[str]]:
+    """(what MXNet says of itself, problems); it is imported, and computes something."""
+    from symnet.compat import how_to_install, mx
+
+    installed = [name for name, version in packages["engine"].items() if version]
+    problems = []
+    if len(installed) > 1:
+        problems.append(
+            "mxnet and mxnet-cu112 are both installed, in the same folder: pip uninstall both, "
+            f"then install one ({how_to_install()})"
+        )
+    try:
+        computed = float(mx.nd.dot(mx.nd.ones((2, 3)), mx.nd.ones((3, 2))).asnumpy().sum())
+        features = sorted(f.name for f in mx.runtime.feature_list() if f.enabled)
+        about = {"version": mx.__version__, "features": features, "gpus": mx.context.num_gpus()}
+    except Exception as error:
+        if installed:
+            problems.append(f"{installed[0]} does not load ({_why(error)}): {how_to_install()}")
+        else:
+            problems.append(f"MXNet is not installed; {how_to_install()}")
+        return {}, problems
+    if computed != 12.0:
+        problems.append(
+            f"MXNet multiplies wrongly: 12 came out as {computed:g}; {how_to_install()}"
+        )
+    return about, problems
+
+
+def _machine() -> dict[str, Any]:
+    from mxrcnn.bench.report import processor
+    from symnet import compat
+
+    flags = compat.cpu_flags()
+    return {
+        "processor": processor(),
+        "flags": [name for name in CPU_FLAGS if name in flags],
+        "bf16_is_fast": compat.has_bf16(),
+        "int8_is_fast": compat.has_int8(),
+        "uses_amx": compat.uses_amx(),
+        "cores": os.cpu_count(),
+        "usable_cores": compat.logical_cores(),
+        "usable_physical_cores": compat.physical_cores(),
+        "cpu_quota": compat.cpu_quota(),
+        **_memory(),
+    }
+
+
+def _memory() -> dict[str, int | None]:
+    """Bytes of memory: in all, free to use, and the control group's limit."""
+    from symnet.compat import cgroup_texts
+
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    known = {name: int(rest.split()[0]) * 1024 for name, rest in (x.split(":") for x in lines)}
+    total = known.get("MemTotal")
+    texts = cgroup_texts("memory", "memory.max")
+    texts += cgroup_texts("memory", "memory.limit_in_bytes")
+    limits = [int(text) for text in texts if text != "max"]
+    limit = min((n for n in limits if total is None or n < total), default=None)
+    return {"memory": total, "memory_available": known.get("MemAvailable"), "memory_limit": limit}
+
+
+def _gpus() -> list[dict[str, str]]:
+    """The NVIDIA cards that the driver knows, with their compute capability."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    if shutil.which(command[0]) is None:
+        return []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
+    return [{"name": n.strip(), "compute_capability": c.strip()} for n, _, c in rows]
+
+
+def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
+    """What stands between the cards and MXNet; no fault of the installation."""
+    if not cards or usable:
+        return []
+    capability = cards[0]["compute_capability"]
+    try:
+        too_new = float(capability) > _NEWEST_CARD
+    except ValueError:
+        too_new = False
+    if too_new:
+        return [
+            f"{cards[0]['name']}: MXNet 1.9.1 has no code for its compute capability "
+            f"{capability} (up to {_NEWEST_CARD} it has): use the CPU, or ONNX (tools/export.py)"
+        ]
+    return [
+        f"{cards[0]['name']} is not used: pip uninstall mxnet, then pip install 'mxrcnn[cu112]' "
+        "(in a clone: make clean install EXTRA=cu112)"
+    ]
+
+
+def _advice(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    """Lines that install the extras that are not there, or not whole."""
+    lines = []
+    for extra in filter(None, PACKAGES):
+        absent = [name for name, version in packages[extra].items() if version is None]
+        if absent:
+            lines.append(f"without {', '.join(absent)}: pip install 'mxrcnn[{extra}]' if you need")
+    return lines
+
+
+def examine() -> dict[str, Any]:
+    """All that the doctor knows, as JSON can hold it; `problems` is empty if all is well.
+
+    Imports MXNet, if it is there.
+    """
+    packages = _packages()
+    found: dict[str, Any] = {
+        "mxrcnn": {"version": __version__, "folder": str(Path(__file__).parent)},
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": platform.platform(),
+        "packages": packages,
+        "problems": _core_problems(packages),
+        "advice": _advice(packages),
+        "gpus": _gpus(),
+        "mxnet": {},
+        "machine": {},
+        "patched": {},
+    }
+    given = {name for name in os.environ if name.startswith(_SETTINGS)}
+    try:
+        found["mxnet"], problems = _engine(packages)
+        found["problems"] += problems
+        found["machine"] = _machine()
+        found["patched"] = dict(import_module("symnet.compat").PATCHED)
+        found["advice"] += _gpu_advice(found["gpus"], found["mxnet"].get("gpus", 0))
+    except ImportError as error:  # without NumPy our own modules do not load
+        found["problems"].append(f"the rest could not be looked at ({_why(error)})")
+    names = sorted(name for name in os.environ if name.startswith(_SETTINGS))
+    found["settings"] = {
+        name: {"value": os.environ[name], "by": "you" if name in given else "mxrcnn"}
+        for name in names
+    }
+    return found
+
+
+def _gib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _package_lines(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
+    lines = []
+    for extra, versions in packages.items():
+        there = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
+        lines.append(f"{'core' if extra == '' else extra}: {there}")
+    return lines
+
+
+def _machine_lines(machine: Mapping[str, Any]) -> list[str]:
+    quota, limit = machine["cpu_quota"], machine["memory_limit"]
+    fast = [name for name in ("bf16", "int8") if machine[f"{name}_is_fast"]]
+    return [
+        machine["processor"],
+        f"instruction sets: {' '.join(machine['flags']) or 'none that matter'}",
+        f"fast beside fp32: {', '.join(fast) or 'nothing'}; "
+        f"matrix unit (AMX) in use: {'yes' if machine['uses_amx'] else 'no'}",
+        f"cores: {machine['cores']}; for this process {machine['usable_cores']}, of which "
+        f"{machine['usable_physical_cores']} physical; quota: "
+        f"{'none' if quota is None else f'{quota:g}'}",
+        f"memory: {_gib(machine['memory'])}, {_gib(machine['memory_available'])} available; "
+        f"limit of the control group: {'none' if limit is None else _gib(limit)}",
+    ]
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """What `examine` found, for people."""
+    mxnet, python = found["mxnet"], found["python"]
+    gpus = [f"{gpu['name']} ({gpu['compute_capability']})" for gpu in found["gpus"]]
+    sections = {
+        "versions": [
+            f"mxrcnn {found['mxrcnn']['version']} in {found['mxrcnn']['folder']}",
+            f"Python {python['version']}, {python['executable']}",
+            found["platform"],
+            *_package_lines(found["packages"]),
+        ],
+        "MXNet": [f"{mxnet['version']} with {', '.join(mxnet['features'])}"] if mxnet else [],
+        "machine": _machine_lines(found["machine"]) if found["machine"] else [],
+        "GPUs": [*gpus, f"usable by MXNet: {mxnet['gpus']}"] if mxnet else gpus,
+        "settings": [f"{n}={s['value']} (by {s['by']})" for n, s in found["settings"].items()],
+        "patched": [f"{what}: {why}" for what, why in found["patched"].items()],
+        "worth knowing": found["advice"],
+        "missing or broken": found["problems"] or ["nothing"],
+    }
+    return "\n".join(
+        line
+        for title, lines in sections.items()
+        for line in (f"{title}:", *(f"  {text}" for text in lines or ["unknown"]))
+        if lines or title in ("MXNet", "machine")
+    )
+
+
+def main() -> int:
+    """Print the report; 1 if something of the core is missing or broken, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m mxrcnn.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the same for programs")
+    args = parser.parse_args()
+    found = examine()
+    print(json.dumps(found, indent=2) if args.json else describe(found))
+    return int(bool(found["problems"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
