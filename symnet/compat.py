@@ -27,7 +27,7 @@ import numpy as np
 #: what was changed in this process, and why; `python -m mxrcnn.doctor` prints it
 PATCHED: dict[str, str] = {}
 
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 #: what oneDNN calls processors with a matrix unit
 AMX = "AVX512_CORE_AMX"
@@ -148,7 +148,7 @@ def _restore_numpy_names() -> None:
 
 
 def _restore_distutils() -> None:
-    if importlib.util.find_spec("distutils") is not None:
+    if "distutils" in sys.modules or importlib.util.find_spec("distutils") is not None:
         return
     version = types.ModuleType("distutils.version")
     version.LooseVersion = version.StrictVersion = _LooseVersion
@@ -198,7 +198,7 @@ def _flushing_denormals() -> Iterator[None]:
 def cgroup_texts(controller: str, name: str) -> list[str]:
     """What file `name` says in this process's control group and those above it, innermost first."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:
         return []
     texts = []
