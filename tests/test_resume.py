@@ -6,11 +6,8 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,43 +16,30 @@ import pytest
 from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, load_json
 from mxrcnn.data.synthetic import ensure_synthetic
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, load_arrays
+from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.run import TrainRequest, prepare, run_training
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer, train
-from tests.conftest import REPO
 from tests.factories import TINY
-
-TRAIN = REPO / "tools" / "train.py"
-EPOCHS, EPOCH_STEPS = 5, 12  # as people run it
+from tests.runs import (
+    EPOCH_STEPS,
+    EPOCHS,
+    TRAIN,
+    arrays,
+    assert_same_end,
+    finish,
+    kill,
+    launch,
+    logged,
+    new_run,
+    resume_to_the_end,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
     return ensure_synthetic(tmp_path_factory.mktemp("data") / "set", 12, 3, (96, 128))
-
-
-def arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Parameters and momentum of a checkpoint."""
-    return {
-        f"{kind}:{name}": value.asnumpy()
-        for kind in ("model", "momentum")
-        for name, value in load_arrays(folder / f"{kind}.params").items()
-    }
-
-
-def assert_same_end(run: Path, other: Path) -> None:
-    """Both runs have the same last checkpoint to the bit, and the same validations."""
-    run, other = RunFolder(run), RunFolder(other)
-    assert run.steps()[-1] == other.steps()[-1]
-    ours, theirs = arrays(run.folder()), arrays(other.folder())
-    assert ours.keys() == theirs.keys()
-    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
-    assert not different
-    assert run.load_state()[0] == other.load_state()[0]
-    assert run.best() == other.best()
-    validations = [[r for r in f.read_log() if r["kind"] == "val"] for f in (run, other)]
-    assert validations[0] == validations[1]
 
 
 # In this process
@@ -242,58 +226,6 @@ def test_the_first_signal_is_noted_and_a_second_ctrl_c_interrupts():
 
 
 # As people run it
-
-
-def launch(*args: str | Path, script: tuple[str, ...] = (str(TRAIN),)) -> subprocess.Popen:
-    """tools/train.py in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, *script, *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def new_run(data_root: Path, out: Path, workers: int = 0) -> list[str | Path]:
-    words = [f"{key}={value}" for key, value in TINY.items() if key != "train.epochs"]
-    words = [word.replace("(", "").replace(")", "") for word in words]
-    return [
-        *("--dataset", "voc", "--data-root", data_root, "--imageset", "2007_train"),
-        *("--val-imageset", "2007_test", "--val-every", "2", "--num-workers", workers),
-        *("--out", out, "--batch-size", 2, "--epochs", EPOCHS, "--lr", 0.01),
-        *("--checkpoint-steps", 3, "--log-interval", 1, "--set", *words),
-    ]
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def logged(run: Path) -> int:
-    """The last step in the log."""
-    return max((row["step"] for row in RunFolder(run).read_log()), default=0)
-
-
-def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, finish(process)[2]
-        assert time.monotonic() < limit, "waited too long"
-        time.sleep(0.001)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """kill -9 of the trainer alone; its workers must go by themselves."""
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
-    process.communicate(timeout=60)  # ends when no worker holds the other end of the pipes
-
-
-def resume_to_the_end(run: Path, workers: int = 0) -> None:
-    code, _, err = finish(launch("--resume", run, "--num-workers", workers))
-    assert code == 0, err
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""Training runs as processes of their own: started, watched, killed, and their ends compared."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mxrcnn.training.checkpoint import RunFolder, load_arrays
+from tests.conftest import REPO
+from tests.factories import TINY
+
+TRAIN = REPO / "tools" / "train.py"
+EPOCHS, EPOCH_STEPS = 5, 12  # as people run it
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Parameters and momentum of a checkpoint."""
+    return {
+        f"{kind}:{name}": value.asnumpy()
+        for kind in ("model", "momentum")
+        for name, value in load_arrays(folder / f"{kind}.params").items()
+    }
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Both runs have the same last checkpoint to the bit, and the same validations."""
+    run, other = RunFolder(run), RunFolder(other)
+    assert run.steps()[-1] == other.steps()[-1]
+    ours, theirs = arrays(run.folder()), arrays(other.folder())
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    assert not different
+    assert run.load_state()[0] == other.load_state()[0]
+    assert run.best() == other.best()
+    validations = [[r for r in f.read_log() if r["kind"] == "val"] for f in (run, other)]
+    assert validations[0] == validations[1]
+
+
+def launch(*args: str | Path, script: tuple[str, ...] = (str(TRAIN),)) -> subprocess.Popen:
+    """tools/train.py in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *script, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def new_run(data_root: Path, out: Path, workers: int = 0) -> list[str | Path]:
+    words = [f"{key}={value}" for key, value in TINY.items() if key != "train.epochs"]
+    words = [word.replace("(", "").replace(")", "") for word in words]
+    return [
+        *("--dataset", "voc", "--data-root", data_root, "--imageset", "2007_train"),
+        *("--val-imageset", "2007_test", "--val-every", "2", "--num-workers", workers),
+        *("--out", out, "--batch-size", 2, "--epochs", EPOCHS, "--lr", 0.01),
+        *("--checkpoint-steps", 3, "--log-interval", 1, "--set", *words),
+    ]
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def logged(run: Path) -> int:
+    """The last step in the log."""
+    return max((row["step"] for row in RunFolder(run).read_log()), default=0)
+
+
+def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, finish(process)[2]
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 of the trainer alone; its workers must go by themselves."""
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    process.communicate(timeout=60)  # ends when no worker holds the other end of the pipes
+
+
+def resume_to_the_end(run: Path, workers: int = 0) -> None:
+    code, _, err = finish(launch("--resume", run, "--num-workers", workers))
+    assert code == 0, err
