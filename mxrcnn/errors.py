@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mxrcnn.config import ConfigError
+from mxrcnn.data.loader import LoaderError
 from mxrcnn.data.records import DataError
 from mxrcnn.export import ExportError
 from mxrcnn.training.checkpoint import CheckpointError
@@ -14,8 +15,8 @@ from mxrcnn.training.metrics import NonFiniteLossError
 from mxrcnn.weights.formats import WeightsError
 
 USER_ERRORS = (
-    *(ConfigError, DataError, CheckpointError, WeightsError, ExportError, NonFiniteLossError),
-    OSError,
+    *(ConfigError, DataError, LoaderError, CheckpointError, WeightsError, ExportError),
+    *(NonFiniteLossError, OSError),
 )
 
 

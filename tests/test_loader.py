@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,7 +26,14 @@ from hypothesis import strategies as st
 from mxrcnn.config import DataConfig, make_config, override
 from mxrcnn.data import loader as loading
 from mxrcnn.data import open_dataset
-from mxrcnn.data.loader import BatchPlan, Loader, TrainingPlan, make_training_batch, training_loader
+from mxrcnn.data.loader import (
+    BatchPlan,
+    Loader,
+    LoaderError,
+    TrainingPlan,
+    make_training_batch,
+    training_loader,
+)
 from mxrcnn.data.records import DataError
 from symnet.masks import unpack
 from tests.factories import Picture, make_dataset, make_record, make_voc, tiny_config, truncate
@@ -438,6 +446,20 @@ def test_a_worker_that_dies_raises_and_never_hangs(make):
     ):
         list(loader.batches(range(8)))
     assert multiprocessing.active_children() == []
+
+
+def use_memory(amount: int) -> int:
+    """What a worker makes: so many bytes of ones, where 512 MB more than it has are allowed."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
+    return int(np.ones(amount, np.uint8)[-1])
+
+
+def test_a_worker_without_memory_says_so():
+    with Loader(use_memory, 1) as loader:
+        assert list(loader.batches([1000])) == [1]
+        with pytest.raises(LoaderError, match=r"out of memory \(Unable to .*\)\. Fewer workers"):
+            list(loader.batches([2**31]))
 
 
 @pytest.mark.parametrize("killed", [1, 2])

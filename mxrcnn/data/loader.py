@@ -293,6 +293,16 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class LoaderError(RuntimeError):
+    """A loader worker that was killed, or ran out of memory."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} Fewer workers (--num-workers) need less memory; --resume goes on from the "
+            "last checkpoint"
+        )
+
+
 class _Worker:
     """A process with a pipe of its own, which ends when the process does, whatever it was at.
 
@@ -314,11 +324,12 @@ class _Worker:
             made, error, trace = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(1)
-            raise RuntimeError(
-                f"a loader worker died (exit code {self._process.exitcode}): killed, or out of "
-                "memory? Fewer workers (--num-workers) need less memory; --resume goes on from the "
-                "last checkpoint"
+            code = self._process.exitcode
+            raise LoaderError(
+                f"a loader worker died (exit code {code}): killed, or out of memory?"
             ) from None
+        if isinstance(error, MemoryError):
+            raise LoaderError(f"a loader worker is out of memory ({error}).") from None
         if error is not None:
             raise error from RuntimeError(f"in a loader worker:\n{trace}")
         return made
@@ -355,7 +366,7 @@ class Loader:
             self._idle.put(worker)
 
     def batches(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
-        """The batches of the plans; DataError for bad files, RuntimeError for dead workers."""
+        """The batches of the plans; DataError for bad files, LoaderError for dead workers."""
         waiting: deque[Future[Batch]] = deque()
         try:
             for plan in plans:

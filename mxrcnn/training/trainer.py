@@ -390,7 +390,7 @@ class Trainer:
 def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
     """Run until the last epoch's end or a signal; checkpoints, validation and curves on the way.
 
-    Raises NonFiniteLossError (the last checkpoint stays good), DataError, or RuntimeError when a
+    Raises NonFiniteLossError (the last checkpoint stays good), DataError, or LoaderError when a
     loader worker dies.
     """
     config, state = trainer.config.train, trainer.state
