@@ -23,13 +23,14 @@ from tests.conftest import REPO
 
 def consult(*args: str, python: tuple[str, ...] = (), **environment: str) -> tuple[int, str]:
     """The doctor as people call it: exit code and what it prints."""
+    unset = {k: v for k, v in os.environ.items() if not k.startswith(doctor._SETTINGS)}
     done = subprocess.run(
         [sys.executable, *python, "-m", "mxrcnn.doctor", *args],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=REPO,
-        env={**os.environ, **environment},
+        env={**unset, **environment},
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
