@@ -16,6 +16,7 @@ from symnet.detector import ImageTargetsInput
 from symnet.masks import crop_and_resize, mini_masks, pack
 from symnet.roi import mask_loss, of_class
 from symnet.targets import pad_objects
+from tests.conftest import REPO
 from tests.reference import slow_crop
 from tests.test_losses import backward, numeric_gradient
 
@@ -387,24 +388,11 @@ def test_frozen_stages_have_no_gradients():
 # --- test graphs --------------------------------------------------------------------------------
 
 ALONE = """
-import sys
-import numpy as np
-for name in ("bool", "int", "float", "complex", "object", "str"):
-    if name not in np.__dict__:
-        setattr(np, name, getattr(__import__("builtins"), name))
-try:
-    import distutils.version
-except ImportError:
-    import types
-    version = types.ModuleType("distutils.version")
-    class LooseVersion:
-        def __init__(self, text): self.key = [int(p) for p in text.split(".") if p.isdigit()]
-        def __lt__(self, other): return self.key < getattr(other, "key", other)
-        def __ge__(self, other): return not self < other
-    version.LooseVersion = version.StrictVersion = LooseVersion
-    package = types.ModuleType("distutils")
-    package.version = version
-    sys.modules.update({"distutils": package, "distutils.version": version})
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("names", sys.argv.pop(1))
+names = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(names)
+names.patch()
 import mxnet as mx
 folder = sys.argv[1]
 symbol = mx.sym.load(folder + "/test-symbol.json")
@@ -494,7 +482,7 @@ def test_a_saved_test_graph_gives_the_same_without_this_project(testing, tmp_pat
     for case, shape in CASES.items():
         mx.nd.save(str(tmp_path / f"inputs-{case}"), testing.inputs(*shape))
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path), *CASES],
+        [sys.executable, "-c", ALONE, str(REPO / "symnet" / "compat.py"), str(tmp_path), *CASES],
         capture_output=True,
         text=True,
         cwd="/",
