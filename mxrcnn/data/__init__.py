@@ -10,9 +10,9 @@ from typing import Union
 
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
-from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.data.transforms import read_pixels
 from mxrcnn.data.voc import load_voc
 
 ClassNames = Union[str, Sequence[str]]
@@ -64,7 +64,7 @@ def open_dataset(data: DataConfig, imageset: str) -> Dataset:
 def _decodable(dataset: Dataset, data: DataConfig) -> Dataset:
     def problem(record: ImageRecord) -> str | None:
         try:
-            read_image(record.path, data.exif_orientation)
+            read_pixels(record, data.exif_orientation)
         except DataError as error:
             return str(error)
         return None

@@ -16,6 +16,9 @@ import numpy as np
 
 ImageId = Union[int, str]
 
+#: letters of a message: what a broken file holds may be of any length
+LONGEST_MESSAGE = 2000
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file and the field or value."""
@@ -26,7 +29,8 @@ class DataError(ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+        text = f"{self.path}: {self.problem}"
+        return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "..."
 
 
 def _check_lengths(owner: str, n: int, **arrays: Any) -> None:
