@@ -764,7 +764,11 @@ def wrong_arrays() -> Iterator[Case]:
             "a weight in float16": shaped(weight, 8, 8, 3, 3, dtype="float16"),
             "a weight that is not finite": lambda a: a.update({weight: a[weight] + np.nan}),
         }.items():
-            if (reader, name) != ("detector", "a weight that is not finite"):
+            # a detector takes other floats, and does not look at every value
+            if reader == "resume" or name not in (
+                "a weight in float16",
+                "a weight that is not finite",
+            ):
                 yield arrays_case(f"{reader}, {name}", change, "model.params", reader)
     yield arrays_case(
         "momentum of another length", shaped("conv1_1_bias", 5), "momentum.params", "resume"
