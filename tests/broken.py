@@ -326,12 +326,11 @@ def odd_xml() -> Iterator[tuple[str, str | bytes]]:
     for i in range(1, 16):
         yield f"cut at {i}/16", whole[: len(whole) * i // 16]
     rng = np.random.default_rng(0)
-    for _ in range(16):
-        place = int(rng.integers(0, len(whole)))
+    letters = [k for k in range(len(whole)) if whole[k] in "<>/"]
+    places = rng.choice(len(whole), 16, replace=False)
+    for place, letter in zip(places.tolist(), rng.choice(letters, 16, replace=False).tolist()):
         yield f"a control character at {place}", whole[:place] + "\1" + whole[place:]
-        letters = [k for k in range(len(whole)) if whole[k] in "<>/"]
-        place = int(rng.choice(letters))
-        yield f"without its bracket at {place}", whole[:place] + whole[place + 1 :]
+        yield f"without its bracket at {letter}", whole[:letter] + whole[letter + 1 :]
     yield "empty", ""
     yield "blanks", " \n\t "
     yield "NULs", bytes(1000)
