@@ -48,16 +48,24 @@ DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
 }
 
 
+def read_annotations(data: DataConfig, imageset: str) -> Dataset:
+    """The image set of that name, with the classes that the configuration asks for.
+
+    No image is decoded. Raises as `open_dataset` does.
+    """
+    if data.dataset not in DATASETS:
+        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
+    names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
+    return DATASETS[data.dataset](data, imageset, names)
+
+
 def open_dataset(data: DataConfig, imageset: str) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
     With skip_bad every image is decoded once, so that bad ones are known (and told) at the start.
     Raises DataError for bad files, ConfigError for an unknown kind of data set.
     """
-    if data.dataset not in DATASETS:
-        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
-    names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
-    dataset = DATASETS[data.dataset](data, imageset, names)
+    dataset = read_annotations(data, imageset)
     return _decodable(dataset, data) if data.skip_bad else dataset
 
 

@@ -425,7 +425,8 @@ def _read_image_entry(
     stated = tuple(_side(path, where, entry, side) for side in ("height", "width"))
     if exists and (rules.exif_orientation or None in stated):
         height, width = image_size(file, rules.exif_orientation)
-        notes.size_mismatch += None not in stated and stated != (height, width)
+        if None not in stated and stated != (height, width):
+            notes.note_size(file, stated, (height, width))
     elif None in stated:
         raise DataError(path, f"{where} has no height and width, and there is no image file")
     else:
@@ -611,7 +612,7 @@ def _record(
     """The record of an image with those objects whose category is a class."""
     objects = [o for o in objects if o.category_id in class_of]
     boxes = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
-    boxes, keep = clean_boxes(boxes, image.height, image.width, notes)
+    boxes, keep = clean_boxes(boxes, image.height, image.width, notes, image.path)
     boxes = boxes[keep]
     objects = [o for o, kept in zip(objects, keep) if kept]
     box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

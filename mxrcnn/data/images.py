@@ -33,6 +33,12 @@ def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, i
     return (width, height) if turned else (height, width)
 
 
+def orientation(path: str | Path) -> int:
+    """How the image is to be turned, by its EXIF tag: 1 for not at all, to 8. Raises DataError."""
+    with opened(path) as image:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+
+
 def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
     """The pixels of an image file, (H, W, 3) uint8 RGB.
 

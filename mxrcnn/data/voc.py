@@ -328,11 +328,10 @@ def _record(item: _Read, class_of: dict[str, int], prefix: bool, notes: DataNote
             )
     boxes = annotation.boxes - (1, 1, 0, 0)
     stray = (annotation.boxes[:, 2:] <= annotation.boxes[:, :2]).any(axis=1)
-    boxes[stray] = 0
-    boxes, keep = clean_boxes(boxes, item.height, item.width, notes)
+    boxes, keep = clean_boxes(boxes, item.height, item.width, notes, item.image, stray)
     boxes = boxes[keep]
     if annotation.size is not None and annotation.size != (item.height, item.width):
-        notes.size_mismatch += 1
+        notes.note_size(item.image, annotation.size, (item.height, item.width))
     classes = np.array([class_of[name] for name in annotation.names], np.int64)
     return ImageRecord(
         image_id=f"{entry.year}_{entry.stem}" if prefix else entry.stem,
