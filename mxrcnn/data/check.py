@@ -54,8 +54,8 @@ KINDS = {
 }
 #: IoU from which two boxes are at the same place
 SAME_PLACE = 0.9
-#: the shorter side of a tiny box, in network pixels; the area of a huge one, in shares of the image;
-#: the longer side over the shorter one of a long box
+#: the shorter side of a tiny box, in network pixels; the share of the image that a huge one covers;
+#: the longer side of a long one over its shorter side
 TINY, HUGE, LONG = 8, 0.9, 8
 #: bits of a picture's fingerprint a side, and how many of them may differ in the same picture
 BITS, ALIKE = 16, 24
@@ -436,6 +436,10 @@ def to_json(check: DataCheck) -> str:
         "passed": check.passed(),
         "splits": check.counts,
         "anchors": anchors,
+        "images_without_objects": {
+            split.name: [str(record.path) for record in split.dataset.records if not len(record)]
+            for split in check.splits
+        },
         "fault_counts": dict(Counter(fault.kind for fault in check.faults)),
         "faults": [{**fault._asdict(), "level": fault.level} for fault in check.faults],
     }

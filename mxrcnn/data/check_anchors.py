@@ -9,7 +9,7 @@ the best overlap of an object needs no grid: one position for each of the A shap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,7 +24,9 @@ from symnet.targets import PointMatching, match_points
 #: overlaps at which coverage is told
 THRESHOLDS = (0.5, 0.7)
 #: objects that suggestions are made from, and images that FCOS's points are matched in
-MOST_OBJECTS, MOST_IMAGES = 20_000, 2_000
+MOST_OBJECTS, MOST_IMAGES = 5_000, 2_000
+#: factors that a scale or ratio is tried with, one after the other, and how often all of them are
+STEPS, ROUNDS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25), 6
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,9 @@ def suggest(model: Any, objects: Objects) -> Suggestion | None:
     """As many anchors as the model has, where its objects are; None if nothing reaches more.
 
     Square roots of areas, and ratios of height to width, are each gathered into as many centres as
-    there are scales (sizes) and ratios, in a few ways; of all pairs of ways, and the ratios as they
-    are, the one with the largest coverage is taken (the mean over THRESHOLDS).
+    there are scales (sizes) and ratios, in a few ways. Of all pairs of ways, and the own anchors,
+    the one with the largest coverage (the mean over THRESHOLDS) is taken; then each number of
+    it is moved by STEPS for as long as that helps.
     """
     if len(objects) == 0:
         return None
@@ -239,22 +242,42 @@ def suggest(model: Any, objects: Objects) -> Suggestion | None:
     stride = 1 if pyramid else getattr(model.anchors, "spec", model.anchors).stride
     sizes = _spreads(np.sqrt(widths * heights) / stride, len(getattr(model, name)))
     ratios = _spreads(heights / widths, len(model.anchor_ratios))
-    ratios["the ratios as they are"] = np.array(model.anchor_ratios)
+    own = {key: tuple(getattr(model, key)) for key in (name, "anchor_ratios")}
 
     def score(settings: dict[str, Any]) -> float:
         overlaps = best_overlaps(replace(model, **settings).anchors, some)
         return float(np.mean(list(coverage(overlaps).values())))
 
-    tried = {}
+    tried = {"the anchors as they are": own}
     for (size_way, size), (ratio_way, ratio) in product(sizes.items(), ratios.items()):
         settings = {name: _rounded(size, 3), "anchor_ratios": _rounded(ratio, 2)}
         tried[f"{size_way} of sizes, {ratio_way} of ratios"] = settings
-    scores = {how: score(settings) for how, settings in tried.items()}
-    how = max(scores, key=scores.get)
-    if scores[how] <= score({}):
+    how = max(tried, key=lambda way: score(tried[way]))
+    settings = _climb(tried[how], score)
+    if score(settings) <= score(own):
         return None
-    settings = tried[how]
-    return Suggestion(settings, how, best_overlaps(replace(model, **settings).anchors, objects))
+    overlaps = best_overlaps(replace(model, **settings).anchors, objects)
+    return Suggestion(settings, f"{how}, moved in steps", overlaps)
+
+
+def _climb(
+    settings: dict[str, tuple[float, ...]], score: Callable[[dict[str, Any]], float]
+) -> dict[str, tuple[float, ...]]:
+    """Settings whose numbers were moved, one at a time, for as long as the score rose."""
+    best = score(settings)
+    for _ in range(ROUNDS):
+        before = best
+        places = [(name, i) for name, values in settings.items() for i in range(len(values))]
+        for (name, i), step in product(places, STEPS):
+            values = list(settings[name])
+            values[i] = float(f"{values[i] * step:.3g}")
+            moved = {**settings, name: tuple(sorted(values))}
+            reached = score(moved)
+            if reached > best:
+                settings, best = moved, reached
+        if best == before:
+            break
+    return settings
 
 
 # FCOS

@@ -24,7 +24,7 @@ OWN, SUGGESTED = "black", "#D55E00"
 
 
 def draw_check(check: DataCheck, out: Path, pictures: int = 12) -> list[Path]:
-    """Write the pictures of a check into a folder; at most that many of faults. Returns the paths."""
+    """Write the pictures of a check into a folder, at most that many of faults; their paths."""
     figures = {"class_balance.png": _class_balance(check)}
     if len(check.objects):
         figures.update({"box_sizes.png": _box_sizes(check), "box_ratios.png": _box_ratios(check)})
@@ -140,7 +140,9 @@ def _coverage(check: DataCheck) -> Any:
     if check.reach.suggestion is not None:
         line(
             check.reach.suggestion.overlaps,
-            **{"color": SUGGESTED, "linewidth": 2.4, "linestyle": "--"},
+            color=SUGGESTED,
+            linewidth=2.4,
+            linestyle="--",
             label="all, suggested anchors",
         )
     for k in np.unique(check.objects.classes)[:12]:
