@@ -163,7 +163,7 @@ class RunFolder:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
         try:
-            return mx.sym.load(str(path))
+            return mx.sym.load_json(path.read_text(encoding="utf-8"))
         except Exception as error:  # MXNet's own message may hold bytes that are no text
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise CheckpointError(f"{path}: not a whole symbol ({reason[:300]})") from None

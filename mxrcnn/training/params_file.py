@@ -77,13 +77,11 @@ def _check_array(reader: _Reader) -> None:
             raise ParamsFileError(f"its storage type is {storage}, and only dense ones are read")
     long_sides = first in (_V1, _V2)
     dims = reader.numbers("i")[0] if long_sides else first
-    if not 0 <= dims <= MAX_DIMS:
-        raise ParamsFileError(f"{dims} dimensions")
+    if not 1 <= dims <= MAX_DIMS:  # 0 is an array that was never filled, which MXNet cannot show
+        raise ParamsFileError(f"it has {dims} dimensions")
     sides = reader.numbers(f"{dims}{'q' if long_sides else 'I'}")
-    if min(sides, default=0) < 0:
+    if min(sides) < 0:
         raise ParamsFileError(f"impossible sides {sides}")
-    if not dims:
-        return  # an array that was never filled: nothing follows
     device, _, kind = reader.numbers("iii")
     if device not in _DEVICES or kind not in _ITEMSIZES:
         raise ParamsFileError(f"unknown device {device} or type {kind}")
