@@ -10,8 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mxrcnn.data.coco import load_coco
+from mxrcnn.data.records import Detections, ImageRecord
+from mxrcnn.evaluation.run import score
+from tests.broken import changed, coco_folder
 from tests.conftest import REPO
 
 #: the largest growth of the process's memory over all inputs, in MB
@@ -94,3 +99,21 @@ def test_bad_entries_are_skipped_and_good_ones_stay(verdicts):
     assert outcomes["image", "counted"] > 100
     assert outcomes["voc", "counted"] > 100
     assert outcomes["coco", "counted"] > 60
+
+
+def test_what_was_skipped_is_not_scored(tmp_path):
+    """COCO's own tools read the annotation file again, with all that skip_bad had left out."""
+    broken = changed("annotations 1 bbox", "x")
+    broken["annotations"].append({"id": 9})
+    broken["images"].append({"file_name": 5})
+    path = coco_folder(tmp_path, json.dumps(broken).encode())
+    dataset = load_coco(path, path.parent / "train", skip_bad=True)
+    assert len(dataset.notes.skipped) == 3
+    report = score(
+        dataset, {record.image_id: perfect(record) for record in dataset.records}, "coco"
+    )
+    assert report.metrics["AP"] == pytest.approx(1)
+
+
+def perfect(record: ImageRecord) -> Detections:
+    return Detections(record.boxes, np.ones(len(record), np.float32), record.classes)
