@@ -308,5 +308,5 @@ def load_json(path: Path) -> Config:
     """The config of a JSON file; ConfigError names the file and the key."""
     try:
         return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error

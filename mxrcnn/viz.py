@@ -300,11 +300,13 @@ def plot_precision_recall(report: Report, out_dir: str | Path) -> list[Path]:
     """
     out_dir = Path(out_dir)
     paths = [out_dir / "pr_overview.png"]
-    _save(_overview_figure(report), paths[0])
+    save_figure(_overview_figure(report), paths[0])
     for number, name in enumerate(report.per_class, 1):
         if name in report.curves:
             paths.append(out_dir / f"pr_{safe_name(name)}.png")
-            _save(_class_figure(report, name, PALETTE[(number - 1) % len(PALETTE)]), paths[-1])
+            save_figure(
+                _class_figure(report, name, PALETTE[(number - 1) % len(PALETTE)]), paths[-1]
+            )
     return paths
 
 
@@ -319,11 +321,11 @@ def plot_losses(log_rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
     train, val = (_log_rows(log_rows, kind) for kind in ("train", "val"))
     panels = _loss_panels(train, val)
     if not panels:
-        figure = _figure(7, 4)
+        figure = new_figure(7, 4)
         _say(figure.add_subplot(), "no rows in the training log yet")
-        return _save(figure, Path(path))
+        return save_figure(figure, Path(path))
     lines = 1 + math.ceil((len(panels) - 1) / 2)
-    figure = _figure(10, 1 + 2.9 * lines)
+    figure = new_figure(10, 1 + 2.9 * lines)
     grid = figure.add_gridspec(lines, 2, height_ratios=[1.3] + [1] * (lines - 1))
     steps = [row["step"] for row in train + val]
     for i, (title, rows, names) in enumerate(panels):
@@ -333,16 +335,18 @@ def plot_losses(log_rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
         _plot_series(axes, title, rows, names)
         axes.set_xlim(*_padded(min(steps), max(steps)))
         _mark_epochs(axes, train or val, labels=i == 0)
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of that size in inches, without a display."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole, in the format of the path's ending."""
     with atomic_write(path, "wb") as handle:
         figure.savefig(handle, format=path.suffix.lstrip(".").lower() or "png")
 
@@ -352,13 +356,19 @@ def _say(axes: Any, message: str) -> None:
     axes.set_axis_off()
 
 
-def _style(axes: Any, title: str, x_label: str, y_label: str = "") -> None:
+def style_axes(axes: Any, title: str, x_label: str, y_label: str = "") -> None:
+    """Title, labels, a faint grid."""
     axes.set_title(_literal(title), loc="left", fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(True, color="#e3e5e8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def axis_text(text: str, length: int = 28) -> str:
+    """Text for a figure: of one line, not too long, without mathematics."""
+    return _literal(_clip_text(text, length))
 
 
 def _literal(text: str) -> str:
@@ -384,10 +394,10 @@ def _ap_text(report: Report, name: str) -> str:
 
 def _class_figure(report: Report, name: str, color: str) -> Figure:
     row, curve = report.per_class[name], report.curves[name]
-    figure = _figure(5.6, 4.6)
+    figure = new_figure(5.6, 4.6)
     axes = figure.add_subplot()
     counts = f"{row.get('objects', 0):g} objects, {row.get('detections', 0):g} detections"
-    _style(axes, f"{_clip_text(name, 40)}: AP {_ap_text(report, name)}\n{counts}", "recall")
+    style_axes(axes, f"{_clip_text(name, 40)}: AP {_ap_text(report, name)}\n{counts}", "recall")
     axes.set_ylabel("precision")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.04)
@@ -417,10 +427,10 @@ def _mark_best_f1(axes: Any, curve: Mapping[str, np.ndarray]) -> None:
 def _overview_figure(report: Report) -> Figure:
     """All curves and their mean on the left; the AP of each class on the right, in its colour."""
     if not report.curves:
-        figure = _figure(7, 4)
+        figure = new_figure(7, 4)
         _say(figure.add_subplot(), "no precision-recall curves to show")
         return figure
-    figure = _figure(11, max(4.8, 1.2 + 0.21 * len(report.per_class)))
+    figure = new_figure(11, max(4.8, 1.2 + 0.21 * len(report.per_class)))
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]})
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(report.per_class)}
     _plot_curves(left, report, colors)
@@ -441,7 +451,7 @@ def _plot_curves(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
     if sampled:
         axes.plot(recalls, np.mean(sampled, axis=0), color="black", linewidth=2.4, label="mean")
         axes.legend(loc="lower left", fontsize=9)
-    _style(axes, "Precision and recall", "recall", "precision")
+    style_axes(axes, "Precision and recall", "recall", "precision")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.04)
     axes.set_box_aspect(0.85)
@@ -457,9 +467,9 @@ def _plot_bars(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
     axes.barh(places, [lengths[n] for n in order], color=[colors[n] for n in order])
     for place, name in zip(places, order):
         axes.text(1.02, place, _ap_text(report, name), va="center", fontsize=9)
-    labels = [_literal(_clip_text(name, 28)) for name in order]
+    labels = [axis_text(name) for name in order]
     axes.set_yticks(places, labels, fontsize=9)
-    _style(axes, "Average precision", "AP")
+    style_axes(axes, "Average precision", "AP")
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.grid(False, axis="y")
@@ -511,7 +521,7 @@ def _value(row: Mapping[str, Any], key: str) -> float:
 def _plot_series(
     axes: Any, title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> None:
-    _style(axes, title, "step")
+    style_axes(axes, title, "step")
     steps = np.array([row["step"] for row in rows])
     exact = title in ("Learning rate", "Validation")
     tops = []

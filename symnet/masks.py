@@ -19,6 +19,9 @@ import numpy as np
 from pycocotools import mask as coco_masks
 
 _LEAST_SIDE = np.float32(1e-6)  # of a frame that is empty, so that nothing is divided by 0
+#: polygons reach no further from the image than this many of its sides, or than that many pixels:
+#: pycocotools walks along their outlines, in 32 bits, and crashes far outside
+_REACH, _FARTHEST = 10, 1_000_000
 
 
 # Segmentations
@@ -30,15 +33,32 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     Polygons are drawn by COCO's own rules and joined. Raises ValueError for an RLE of another size,
     or whose runs do not fill it, and for polygons that are none.
     """
+    check_segmentation(segmentation, height, width)
     if isinstance(segmentation, Mapping):
-        size = tuple(int(side) for side in segmentation["size"])
-        if size != (height, width):
-            raise ValueError(f"RLE of size {list(size)}, not [{height}, {width}]")
         return _fill_runs(_runs(segmentation["counts"]), height, width)
-    if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-        raise ValueError("neither an RLE nor polygons of at least 3 corners")
     parts = coco_masks.frPyObjects([list(polygon) for polygon in segmentation], height, width)
     return coco_masks.decode(coco_masks.merge(parts)).astype(bool)
+
+
+def check_segmentation(segmentation: Any, height: int, width: int) -> None:
+    """ValueError for what `decode` cannot draw into an image (height, width); draws nothing.
+
+    That is an RLE of another size or whose runs do not fill it, polygons that are none, and those
+    that reach more than ten images away.
+    """
+    if isinstance(segmentation, Mapping):
+        size = list(segmentation["size"])
+        if size != [height, width]:
+            raise ValueError(f"RLE of size {size}, not [{height}, {width}]")
+        runs = _runs(segmentation["counts"])
+        if (runs < 0).any() or (runs % 1).any() or runs.sum() != height * width:
+            raise ValueError(f"RLE runs do not fill {height} x {width} pixels")
+        return
+    if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        raise ValueError("neither an RLE nor polygons of at least 3 corners")
+    farthest = max(max(map(abs, polygon)) for polygon in segmentation)
+    if not farthest <= min(_REACH * max(height, width), _FARTHEST):
+        raise ValueError(f"a polygon reaches to {farthest:g}, in an image of {width} x {height}")
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -87,8 +107,7 @@ def _runs(counts: Any) -> np.ndarray:
 
 
 def _fill_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    if (runs < 0).any() or (runs % 1).any() or runs.sum() != height * width:
-        raise ValueError(f"RLE runs do not fill {height} x {width} pixels")
+    """The mask (height, width) bool of runs that fill it."""
     bits = np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64))
     return np.ascontiguousarray(bits.reshape(width, height).T)
 

@@ -10,9 +10,9 @@ from typing import Union
 
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
-from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.data.transforms import read_pixels
 from mxrcnn.data.voc import load_voc
 
 ClassNames = Union[str, Sequence[str]]
@@ -48,23 +48,31 @@ DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
 }
 
 
+def read_annotations(data: DataConfig, imageset: str) -> Dataset:
+    """The image set of that name, with the classes that the configuration asks for.
+
+    No image is decoded. Raises as `open_dataset` does.
+    """
+    if data.dataset not in DATASETS:
+        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
+    names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
+    return DATASETS[data.dataset](data, imageset, names)
+
+
 def open_dataset(data: DataConfig, imageset: str) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
     With skip_bad every image is decoded once, so that bad ones are known (and told) at the start.
     Raises DataError for bad files, ConfigError for an unknown kind of data set.
     """
-    if data.dataset not in DATASETS:
-        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
-    names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
-    dataset = DATASETS[data.dataset](data, imageset, names)
+    dataset = read_annotations(data, imageset)
     return _decodable(dataset, data) if data.skip_bad else dataset
 
 
 def _decodable(dataset: Dataset, data: DataConfig) -> Dataset:
     def problem(record: ImageRecord) -> str | None:
         try:
-            read_image(record.path, data.exif_orientation)
+            read_pixels(record, data.exif_orientation)
         except DataError as error:
             return str(error)
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from os.path import isfile  # False, not an error, for names that no file can have
@@ -15,10 +16,9 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from mxrcnn.data.images import image_size, path_inside
+from mxrcnn.data.images import check_pixels, image_size, opened, path_inside
 from mxrcnn.data.records import (
     DataError,
     DataNotes,
@@ -28,8 +28,10 @@ from mxrcnn.data.records import (
     clean_boxes,
 )
 from mxrcnn.data.voc import PROGRESS_FROM, check_class_names, closest, skipping
-from symnet.masks import encode
+from symnet.masks import check_segmentation, encode
 
+#: square pixels of an object: float32 holds them
+MOST_AREA = 3e38
 IMAGE_FOLDERS = (".", "images", "JPEGImages", "VOC2007/JPEGImages")
 
 
@@ -189,7 +191,8 @@ def _load(
         records=records,
         notes=notes,
         category_ids=ids,
-        annotation_file=None if pictures.used else path,
+        # who scores with COCO's own tools would meet there again what was skipped here
+        annotation_file=None if pictures.used or notes.skipped else path,
     )
 
 
@@ -307,6 +310,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_text(value: Any) -> bool:
+    """Whether value is a string that can be printed: JSON may hold halves of characters."""
+    return isinstance(value, str) and value != "" and not re.search("[\ud800-\udfff]", value)
+
+
 def _numbers(values: Any) -> bool:
     """Whether values is a list of finite numbers."""
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
@@ -335,7 +343,7 @@ def _categories(path: Path, document: dict[str, Any]) -> dict[int, str]:
         name = _object_field(path, where, entry, "name")
         if not _is_int(category_id) or category_id in categories:
             raise DataError(path, f"{where}.id is not a new integer: {short(category_id)}")
-        if not isinstance(name, str) or not name or name in categories.values():
+        if not _is_text(name) or name in categories.values():
             raise DataError(path, f"{where}.name is not a new name: {short(name)}")
         categories[category_id] = name
     if not categories:
@@ -417,11 +425,16 @@ def _read_image_entry(
     stated = tuple(_side(path, where, entry, side) for side in ("height", "width"))
     if exists and (rules.exif_orientation or None in stated):
         height, width = image_size(file, rules.exif_orientation)
-        notes.size_mismatch += None not in stated and stated != (height, width)
+        if None not in stated and stated != (height, width):
+            notes.note_size(file, stated, (height, width))
     elif None in stated:
         raise DataError(path, f"{where} has no height and width, and there is no image file")
     else:
         height, width = stated
+        try:
+            check_pixels(path, height, width)
+        except DataError as error:
+            raise DataError(path, f"{where}: {short(error.problem)}") from None
     return _Image(entry["id"], file, height, width)
 
 
@@ -487,7 +500,7 @@ def _read_object(
     if not _numbers(bbox) or len(bbox) != 4:
         raise DataError(path, f"{where}.bbox is not 4 finite numbers: {short(bbox)}")
     area = entry.get("area")
-    if area is not None and not (_numbers([area]) and area >= 0):
+    if area is not None and not (_numbers([area]) and 0 <= area <= MOST_AREA):
         raise DataError(path, f"{where}.area is not a finite number from 0: {short(area)}")
     x, y, width, height = bbox
     return _Object(
@@ -545,6 +558,11 @@ class _MaskPictures:
         elif isinstance(mask, dict) and "png" in mask:
             name, value = mask["png"], mask["value"]
         else:
+            if mask is not None:
+                try:
+                    check_segmentation(mask, image.height, image.width)
+                except ValueError as error:
+                    raise DataError(path, f"{where}.segmentation: {error}") from None
             return mask
         try:
             places = [path_inside(folder, name) for folder in self._folders]
@@ -567,21 +585,16 @@ class _MaskPictures:
 
 def _picture_values(file: Path, size: tuple[int, int]) -> np.ndarray:
     """The values (h, w) of a PNG's pixels, palette indices as they are, colours as one number."""
-    try:
-        with Image.open(file, formats=("PNG",)) as picture:
-            if picture.size != size[::-1]:  # before its pixels, which may be many, are read
-                raise _wrong_size(file, picture.size[::-1], size)
-            picture.load()
-    except DataError:
-        raise
-    except Exception as error:  # on broken files Pillow's readers raise nearly anything
-        raise DataError(file, f"not a readable PNG: {error}") from error
-    values = np.asarray(picture).astype(np.int64)
+    with opened(file, ("PNG",)) as picture:
+        if picture.size != size[::-1]:  # before its pixels, which may be many, are read
+            raise _wrong_size(file, picture.size[::-1], size)
+        values = np.asarray(picture)
     if values.ndim == 2:
         return values
     if values.shape[2] == 2:  # with an alpha channel, which says nothing
         return values[:, :, 0]
-    return values[:, :, :3] @ np.array([1, 256, 65536])
+    red, green, blue = (values[:, :, k].astype(np.int32) for k in range(3))
+    return red + 256 * green + 65536 * blue
 
 
 def _wrong_size(file: Path, found: tuple[int, int], wanted: tuple[int, int]) -> DataError:
@@ -599,7 +612,7 @@ def _record(
     """The record of an image with those objects whose category is a class."""
     objects = [o for o in objects if o.category_id in class_of]
     boxes = np.array([o.box for o in objects], np.float64).reshape(-1, 4)
-    boxes, keep = clean_boxes(boxes, image.height, image.width, notes)
+    boxes, keep = clean_boxes(boxes, image.height, image.width, notes, image.path)
     boxes = boxes[keep]
     objects = [o for o, kept in zip(objects, keep) if kept]
     box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

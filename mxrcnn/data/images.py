@@ -6,7 +6,7 @@ whatever a file's ending says. Pillow's limit against decompression bombs stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -18,6 +18,7 @@ from mxrcnn.data.records import DataError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 ORIENTATION_TAG = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
+LONGEST_NAME = 255
 
 
 def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, int]:
@@ -26,10 +27,16 @@ def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, i
     With `exif_orientation`, the size after turning the image upright, as `read_image` does.
     Raises DataError for a missing file, a header that cannot be read, or a decompression bomb.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         turned = exif_orientation and image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
     return (width, height) if turned else (height, width)
+
+
+def orientation(path: str | Path) -> int:
+    """How the image is to be turned, by its EXIF tag: 1 for not at all, to 8. Raises DataError."""
+    with opened(path) as image:
+        return image.getexif().get(ORIENTATION_TAG, 1)
 
 
 def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
@@ -39,8 +46,8 @@ def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
     keeps its high byte. With `exif_orientation` the image is turned upright first.
     Raises DataError for a file that is missing, truncated, undecodable or a decompression bomb.
     """
-    with _opened(path) as opened:
-        image = ImageOps.exif_transpose(opened) if exif_orientation else opened
+    with opened(path) as image:
+        image = ImageOps.exif_transpose(image) if exif_orientation else image
         pixels = _rgb(Path(path), image)
     return pixels
 
@@ -48,35 +55,42 @@ def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
 def path_inside(folder: Path, name: str) -> Path:
     """`folder / name`, for a name that comes from a data file.
 
-    Raises ValueError for a name that is empty, absolute or has a `..` part, by POSIX or Windows
-    rules. Links are followed: a data set may link its folders to another disk.
+    Raises ValueError for a name that is empty, absolute, has a `..` part, by POSIX or Windows
+    rules, or is longer than any file's. Links are followed: a data set may link its folders to
+    another disk.
     """
     ways = PurePosixPath(name), PureWindowsPath(name)
     absolute = any(way.drive or way.root for way in ways)
-    if absolute or any(".." in way.parts for way in ways) or "\0" in name or not ways[0].name:
-        raise ValueError(f"{name!r} is not a file name inside {folder}")
+    too_long = any(len(part) > LONGEST_NAME for part in ways[0].parts)
+    upwards = any(".." in way.parts for way in ways)
+    if absolute or upwards or too_long or "\0" in name or not ways[0].name:
+        raise ValueError(f"{name[:LONGEST_NAME]!r} is not a file name inside {folder}")
     return folder / name
 
 
+def check_pixels(path: str | Path, height: int, width: int) -> None:
+    """DataError for an image of more pixels than Pillow's limit against decompression bombs."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise DataError(path, f"{width}x{height} pixels: over Pillow's limit of {limit}")
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
     """The image, its header read; whatever Pillow raises meanwhile becomes a DataError."""
     # some packages, gluoncv for one, have the whole process fill what is missing with grey
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise DataError(
-                    path, f"{image.width}x{image.height} pixels: over Pillow's limit of {limit}"
-                )
+        with Image.open(path, formats=formats) as image:
+            check_pixels(path, image.height, image.width)
             yield image
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(path, "no such image file") from None
     except Exception as error:  # on broken files Pillow's readers raise nearly anything
-        raise DataError(path, f"not a readable image: {error}") from error
+        kind = "image" if formats is FORMATS else " or ".join(formats)
+        raise DataError(path, f"not a readable {kind}: {error}") from error
 
 
 def _rgb(path: Path, image: Image.Image) -> np.ndarray:

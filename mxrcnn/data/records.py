@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
 ImageId = Union[int, str]
+
+#: letters of a message: what a broken file holds may be of any length
+LONGEST_MESSAGE = 2000
 
 
 class DataError(ValueError):
@@ -26,7 +29,8 @@ class DataError(ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+        text = f"{self.path}: {self.problem}"
+        return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "..."
 
 
 def _check_lengths(owner: str, n: int, **arrays: Any) -> None:
@@ -76,20 +80,57 @@ class ImageRecord:
         return len(self.boxes)
 
 
+class Mended(NamedTuple):
+    """Something that reading an image's annotation had to mend.
+
+    kind: "clipped" or "dropped", of a box (x1, y1, x2, y2) as it was, or "size mismatch".
+    """
+
+    kind: str
+    image: Path
+    detail: str
+    box: tuple[float, ...] | None = None
+
+
 @dataclass
 class DataNotes:
     """What reading a data set had to mend, and the files it skipped; reported, never silent."""
 
-    clipped: int = 0
-    dropped: int = 0
-    size_mismatch: int = 0
+    mended: list[Mended] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    def _count(self, kind: str) -> int:
+        return sum(item.kind == kind for item in self.mended)
+
+    @property
+    def clipped(self) -> int:
+        """Boxes that reached outside their image."""
+        return self._count("clipped")
+
+    @property
+    def dropped(self) -> int:
+        """Boxes that were empty, inverted or outside."""
+        return self._count("dropped")
+
+    @property
+    def size_mismatch(self) -> int:
+        """Annotations that give another image size than the file has."""
+        return self._count("size mismatch")
+
+    def note_boxes(self, kind: str, image: Path, boxes: np.ndarray) -> None:
+        """Note that boxes (N, 4), as they were in the file, are clipped or dropped."""
+        for box in boxes.tolist():
+            detail = f"box {' '.join(f'{side:g}' for side in box)}"
+            self.mended.append(Mended(kind, image, detail, tuple(box)))
+
+    def note_size(self, image: Path, stated: Sequence[float], found: Sequence[float]) -> None:
+        """Note that an annotation states another (height, width) than the file has."""
+        sizes = " is ".join(f"{width:g} x {height:g}" for height, width in (stated, found))
+        self.mended.append(Mended("size mismatch", image, f"annotated as {sizes}"))
 
     def add(self, other: DataNotes) -> None:
         """Count in what another data set's reading had to mend."""
-        self.clipped += other.clipped
-        self.dropped += other.dropped
-        self.size_mismatch += other.size_mismatch
+        self.mended += other.mended
         self.skipped += other.skipped
 
     def lines(self) -> list[str]:
@@ -172,12 +213,17 @@ class Detections:
 
 
 def clean_boxes(
-    boxes: np.ndarray, height: int, width: int, notes: DataNotes
+    boxes: np.ndarray,
+    height: int,
+    width: int,
+    notes: DataNotes,
+    image: Path,
+    stray: np.ndarray | bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes (N, 4) to the image and find those worth keeping; counts both in `notes`.
+    """Clip boxes (N, 4) to their image and find those worth keeping; both go into the notes.
 
     Returns (clipped boxes (N, 4) float32, keep (N,) bool): a box with no area inside the image, or
-    with a coordinate that is not finite, is not kept.
+    with a coordinate that is not finite, is not kept, nor is one that is `stray` (N,) bool.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     limit = np.array([width, height, width, height], np.float64)
@@ -185,7 +231,7 @@ def clean_boxes(
         clipped = np.clip(boxes, 0, limit)
         right_way = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    keep = right_way & inside & np.isfinite(boxes).all(axis=1)
-    notes.dropped += int((~keep).sum())
-    notes.clipped += int((keep & (clipped != boxes).any(axis=1)).sum())
+    keep = right_way & inside & np.isfinite(boxes).all(axis=1) & ~np.asarray(stray)
+    notes.note_boxes("dropped", image, boxes[~keep])
+    notes.note_boxes("clipped", image, boxes[keep & (clipped != boxes).any(axis=1)])
     return clipped.astype(np.float32), keep

@@ -114,11 +114,11 @@ def check_masks(record: ImageRecord, data: DataConfig) -> None:
 def load_sample(record: ImageRecord, data: DataConfig, flip: bool = False) -> Sample:
     """The network image of a record with its objects.
 
-    Raises DataError if the file cannot be decoded, and where masks are wanted but missing or
-    broken.
+    Raises DataError if the file cannot be decoded or is of another size, and where masks are wanted
+    but missing or broken.
     """
     check_masks(record, data)
-    pixels = read_image(record.path, data.exif_orientation)
+    pixels = read_pixels(record, data.exif_orientation)
     sample = prepare_image(pixels, data, flip)
     keep = trainable_objects(record, data)
     height, width = sample.size
@@ -133,6 +133,20 @@ def load_sample(record: ImageRecord, data: DataConfig, flip: bool = False) -> Sa
         boxes = flip_boxes(boxes, width)
     gt_boxes = np.concatenate([boxes, record.classes[keep, None]], axis=1).astype(np.float32)
     return replace(sample, gt_boxes=gt_boxes, gt_masks=masks)
+
+
+def read_pixels(record: ImageRecord, exif_orientation: bool = False) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if they have another size."""
+    pixels = read_image(record.path, exif_orientation)
+    (height, width), stated = pixels.shape[:2], (record.height, record.width)
+    if (height, width) != stated:
+        turned = "; --set exif_orientation=true turns images upright" * (stated == (width, height))
+        raise DataError(
+            record.path,
+            f"the file is {width} x {height} pixels, and {record.width} x {record.height} by its "
+            f"annotation{turned}",
+        )
+    return pixels
 
 
 def _network_masks(

@@ -59,6 +59,7 @@ class _Entry(NamedTuple):
     folder: Path  # VOC{year}
     year: str
     stem: str
+    listing: Path
 
 
 class _Annotation(NamedTuple):
@@ -165,10 +166,14 @@ def _list_entries(root: Path, imageset: str) -> list[_Entry]:
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not (year and split and listing.is_file()):
             raise DataError(root, f"no image set {part!r}; there is: {_what_is_there(devkit)}")
-        entries += [_Entry(folder, year, stem) for stem in _read_stems(listing)]
-    repeated = [entry.stem for entry, times in Counter(entries).items() if times > 1]
+        entries += [_Entry(folder, year, stem, listing) for stem in _read_stems(listing)]
+    times = Counter((entry.year, entry.stem) for entry in entries)
+    repeated = [entry for entry in entries if times[entry.year, entry.stem] > 1]
     if repeated:
-        raise DataError(root, f"{imageset} lists images more than once: {', '.join(repeated[:5])}")
+        stems = dict.fromkeys(entry.stem for entry in repeated)
+        raise DataError(
+            repeated[0].listing, f"{imageset} lists images more than once: {', '.join(stems)}"
+        )
     return entries
 
 
@@ -221,7 +226,7 @@ def _entry_path(entry: _Entry, folder: str, ending: str) -> Path:
     try:
         return path_inside(entry.folder / folder, entry.stem + ending)
     except ValueError as error:
-        raise DataError(entry.folder / "ImageSets", f"bad image id: {error}") from error
+        raise DataError(entry.listing, f"bad image id: {error}") from error
 
 
 def _find_image(entry: _Entry) -> Path:
@@ -229,14 +234,17 @@ def _find_image(entry: _Entry) -> Path:
         path = _entry_path(entry, "JPEGImages", ending)
         if isfile(path):
             return path
-    raise DataError(_entry_path(entry, "JPEGImages", ".jpg"), "no such image (nor .jpeg .png .bmp)")
+    raise DataError(
+        _entry_path(entry, "JPEGImages", ".jpg"),
+        f"no such image (nor .jpeg .png .bmp), though {entry.listing} lists it",
+    )
 
 
 def _read_annotation(entry: _Entry, required: bool) -> _Annotation:
     path = _entry_path(entry, "Annotations", ".xml")
     if not isfile(path):
         if required:
-            raise DataError(path, "no such annotation file")
+            raise DataError(path, f"no such annotation file, though {entry.listing} lists it")
         none = np.zeros(0, bool)
         return _Annotation(path, (), np.zeros((0, 4)), none, none, None)
     root = _parse(path)
@@ -320,11 +328,10 @@ def _record(item: _Read, class_of: dict[str, int], prefix: bool, notes: DataNote
             )
     boxes = annotation.boxes - (1, 1, 0, 0)
     stray = (annotation.boxes[:, 2:] <= annotation.boxes[:, :2]).any(axis=1)
-    boxes[stray] = 0
-    boxes, keep = clean_boxes(boxes, item.height, item.width, notes)
+    boxes, keep = clean_boxes(boxes, item.height, item.width, notes, item.image, stray)
     boxes = boxes[keep]
     if annotation.size is not None and annotation.size != (item.height, item.width):
-        notes.size_mismatch += 1
+        notes.note_size(item.image, annotation.size, (item.height, item.width))
     classes = np.array([class_of[name] for name in annotation.names], np.int64)
     return ImageRecord(
         image_id=f"{entry.year}_{entry.stem}" if prefix else entry.stem,

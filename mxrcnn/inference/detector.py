@@ -113,7 +113,7 @@ class Detector:
         return self._args, self._auxs
 
     def set_params(self, args: Params, auxs: Params) -> None:
-        """Replace the parameters; CheckpointError if some are missing or of another shape.
+        """Replace the parameters; CheckpointError if some are missing or of another shape or kind.
 
         The graph is bound anew: once used, MXNet's CPU executors keep copies of convolution weights
         and do not notice that the weights change.
@@ -139,7 +139,14 @@ class Detector:
                 raise CheckpointError(
                     f"{source}: {name} is {params[name].shape}, the network needs {shape}"
                 )
-        return {name: params[name] for name in shapes}
+            kind = np.dtype(params[name].dtype)
+            if self.precision != "int8" and kind.kind in "iub":
+                raise CheckpointError(f"{source}: {name} holds {kind.name}, not real numbers")
+        other_floats = (np.float16, np.float64)
+        return {
+            name: value.astype(np.float32) if value.dtype in other_floats else value
+            for name, value in ((name, params[name]) for name in shapes)
+        }
 
     def forward(self, data: np.ndarray, im_info: np.ndarray) -> dict[str, np.ndarray]:
         """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""

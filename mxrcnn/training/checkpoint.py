@@ -19,6 +19,7 @@ from typing import Any
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
+from mxrcnn.training.params_file import ParamsFileError, check_params_file
 
 _NAME = re.compile(r"step-(\d{8})")
 Params = dict[str, mx.nd.NDArray]
@@ -28,6 +29,21 @@ class CheckpointError(RuntimeError):
     """A run folder or checkpoint that cannot be used; the message names it."""
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; CheckpointError if it holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Where a training stands: updates done, and the next batch as epoch and index."""
@@ -35,6 +51,11 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (_is_number(value, int) and 0 <= value < 1 << 53):
+                raise ValueError(f"{name} is {str(value)[:40]}, not a count")
 
 
 def _sync(path: Path) -> None:
@@ -65,7 +86,10 @@ def load_arrays(path: Path) -> Params:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
+        check_params_file(path)
         arrays = mx.nd.load(str(path))
+    except ParamsFileError as error:
+        raise CheckpointError(f"{path}: not a whole MXNet parameter file: {error}") from None
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: not a whole MXNet parameter file ({reason})") from None
@@ -138,12 +162,21 @@ class RunFolder:
         path = self.path / f"{name}-symbol.json"
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-        return mx.sym.load(str(path))
+        try:
+            return mx.sym.load_json(path.read_text(encoding="utf-8"))
+        except Exception as error:  # MXNet's own message may hold bytes that are no text
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise CheckpointError(f"{path}: not a whole symbol ({reason[:300]})") from None
 
     def precision(self) -> str:
         """What the run computes in: fp32, or as tools/quantize.py noted in quantized.json."""
         path = self.path / "quantized.json"
-        return json.loads(path.read_text())["precision"] if path.is_file() else "fp32"
+        if not path.is_file():
+            return "fp32"
+        name = _read_object(path).get("precision")
+        if name not in ("fp32", "bf16", "int8"):
+            raise CheckpointError(f"{path}: precision is {str(name)[:40]}")
+        return name
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
@@ -155,7 +188,12 @@ class RunFolder:
     def best(self) -> dict[str, Any] | None:
         """{"step": ..., "mAP": ...} of the best validation so far."""
         path = self.path / "best.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        best = _read_object(path)
+        if not (_is_number(best.get("step"), int) and _is_number(best.get("mAP"), int, float)):
+            raise CheckpointError(f"{path}: names no step and mAP")
+        return best
 
     def note_best(self, step: int, mean_ap: float) -> bool:
         """Remember this step's checkpoint if its mAP is the best so far; says whether it is."""
@@ -184,7 +222,10 @@ class RunFolder:
         known = {str(step): step for step in steps}
         if str(step) not in known:
             there = ", ".join(known)
-            raise CheckpointError(f"{self.path} has no checkpoint {step}; it has {there} (last)")
+            wanted = f" {self.path / 'best.json'} names" if which == "best" else ""
+            raise CheckpointError(
+                f"{self.path} has no checkpoint {step}{wanted}; it has {there} (last)"
+            )
         return self.checkpoints / f"step-{known[str(step)]:08d}"
 
     def save(self, state: TrainState, params: Params, momentum: Params, keep: int) -> Path:
@@ -227,8 +268,10 @@ class RunFolder:
             )
         folder = self.folder("last")
         try:
-            state = TrainState(**json.loads((folder / "state.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            state = TrainState(**_read_object(folder / "state.json"))
+            if folder != self.checkpoints / f"step-{state.step:08d}":
+                raise ValueError(f"step is {state.step}, in the folder of another")
+        except (ValueError, TypeError) as error:
             raise CheckpointError(f"{folder / 'state.json'}: {error}") from None
         return (
             state,
@@ -242,13 +285,18 @@ class RunFolder:
             handle.write(json.dumps(row) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The rows of log.jsonl; a last line cut short by a crash is left out."""
-        rows = []
-        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else ():
+        """The rows of log.jsonl up to the first that is none; a crash may have cut the last."""
+        rows: list[dict[str, Any]] = []
+        if not self.log.exists():
+            return rows
+        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not (isinstance(row, dict) and _is_number(row.get("step", 0), int)):
+                break
+            rows.append(row)
         return rows
 
     def rewind_log(self, step: int) -> None:

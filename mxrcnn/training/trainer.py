@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,19 @@ def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool
     """What a parameter starts with, from the seed and its name alone; see DetectorDef.init."""
     rng = np.random.default_rng([config.train.seed, *name.encode()])
     return get_detector(config.network).init(config.model, name, shape, rng, scratch)
+
+
+def _check_arrays(path: Path, arrays: Params, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """CheckpointError for arrays that a network with these shapes does not have, or not finite."""
+    for name, value in arrays.items():
+        if name not in shapes or value.shape != tuple(shapes[name]) or value.dtype != np.float32:
+            needed = f"{shapes[name]} of float32" if name in shapes else "nothing of that name"
+            kind = np.dtype(value.dtype).name
+            raise CheckpointError(
+                f"{path}: {name} is {value.shape} of {kind}, the network needs {needed}"
+            )
+        if not mx.nd.all_finite(value).asscalar():
+            raise CheckpointError(f"{path}: {name} has values that are not finite")
 
 
 class Network:
@@ -311,10 +324,14 @@ class Trainer:
             self.run.rewind_log(0)
             return [*told, "no checkpoint yet: starting from the first step"]
         self.state, params, momentum = self.run.load_state()
-        known = {key.partition(":")[2] for key in params}
-        missing = [n for n in [*self.network.shapes, *self.network.aux_shapes] if n not in known]
+        folder = self.run.folder("last")
+        known = {key.partition(":")[2]: value for key, value in params.items()}
+        needed = {**self.network.shapes, **self.network.aux_shapes}
+        missing = [name for name in needed if name not in known]
         if missing:
-            raise CheckpointError(f"{self.run.folder('last')}: without {', '.join(missing)}")
+            raise CheckpointError(f"{folder / 'model.params'}: without {', '.join(missing)}")
+        _check_arrays(folder / "model.params", {name: known[name] for name in needed}, needed)
+        _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
         self.network.start(params, momentum, self.schedule, self.state.step)
         self.run.rewind_log(self.state.step)
         return [f"resuming at step {self.state.step} of {self.total}"]

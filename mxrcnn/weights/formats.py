@@ -33,9 +33,17 @@ def _missing(path: Path, package: str) -> WeightsError:
     return WeightsError(f"{path}: reading it needs {package}: pip install 'mxrcnn[convert]'")
 
 
+#: unpacked bytes of an .npz that are always read, and what more may be for each of its own
+_NPZ_SIZE, _NPZ_RATIO = 100 << 20, 100
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as stored:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(_NPZ_SIZE, _NPZ_RATIO * path.stat().st_size):
+            raise ValueError(f"it would unpack to {size >> 20} MB")
+        with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except Exception as error:  # on damaged files NumPy and zipfile raise nearly anything
         raise WeightsError(f"{path}: not a readable .npz without objects: {error}") from None
