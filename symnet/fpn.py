@@ -26,8 +26,9 @@ def fpn(
     """The pyramid of maps such as c2..c5, each half the size of the one before it.
 
     Every level has `channels`; norm: a kind of normalisation after the convolutions, or none.
-    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "p6p7" two levels by
-    convolutions of stride 2 (FCOS; RetinaNet), "" none.
+    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "conv" one by a convolution of
+    stride 2 on what p5 is made of (gluoncv's), "p6p7" two by such convolutions on p5 (FCOS;
+    RetinaNet), "" none.
     """
 
     def layer(data: Symbol, name: str, kernel: int) -> Symbol:
@@ -49,6 +50,8 @@ def fpn(
                 levels[-1], pool_type="max", kernel=(1, 1), stride=(2, 2), name=f"{PREFIX}pool"
             )
         )
+    if extra == "conv":
+        levels.append(conv(inner[-1], f"{PREFIX}extra_blocks.p6", channels, stride=2))
     if extra == "p6p7":
         p6 = conv(levels[-1], f"{PREFIX}extra_blocks.p6", channels, stride=2)
         p7 = conv(mx.sym.relu(p6), f"{PREFIX}extra_blocks.p7", channels, stride=2)
@@ -56,14 +59,17 @@ def fpn(
     return levels
 
 
-def roi_levels(rois: Symbol, levels: int, canonical_size: float, canonical_level: int) -> Symbol:
+def roi_levels(
+    rois: Symbol, levels: int, canonical_size: float, canonical_level: int, offset: float = 0
+) -> Symbol:
     """The level (R,) in 0..levels-1 of rois (R, 5), level 0 having stride 4.
 
     FPN paper, equation 1: floor(canonical_level + log2(sqrt(area) / canonical_size)), which for 224
-    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0.
+    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0. A width is x2 - x1 +
+    offset.
     """
     x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(1, 5))
-    side = mx.sym.sqrt(mx.sym.relu((x2 - x1) * (y2 - y1)))
+    side = mx.sym.sqrt(mx.sym.relu((x2 - x1 + offset) * (y2 - y1 + offset)))
     level = mx.sym.floor(canonical_level + mx.sym.log2(side / canonical_size + 1e-30) + 1e-6) - 2
     return mx.sym.reshape(mx.sym.clip(level, 0, levels - 1), shape=(-1,))
 
@@ -76,6 +82,7 @@ def roi_align_levels(
     sampling_ratio: int = 2,
     canonical_size: float = 224,
     canonical_level: int = 4,
+    offset: float = 0,
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
 
@@ -85,7 +92,7 @@ def roi_align_levels(
     batch index -1 itself is pooled from image 0: what comes of it must not be used.
     """
     rois = mx.sym.concat(mx.sym.full((GUARD_ROWS, 5), -1), rois, dim=0)
-    level = roi_levels(rois, len(pyramid), canonical_size, canonical_level)
+    level = roi_levels(rois, len(pyramid), canonical_size, canonical_level, offset)
     image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
     boxes = mx.sym.slice_axis(rois, axis=1, begin=1, end=5)
     out = None
