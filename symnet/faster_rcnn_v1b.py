@@ -118,8 +118,9 @@ COCO = {
     "data.long_side": 1333,
 }
 
-#: small images, few RoIs
+#: a slim body, small images, few RoIs
 QUICK = {
+    "model.depth": 18,
     "model.anchor_scales": (1, 2, 4, 8),
     "model.rpn_channels": 64,
     "model.rpn_pre_nms_top_n": 500,
