@@ -81,11 +81,13 @@ class PyramidAnchors:
     """torchvision's anchors of a feature pyramid: sizes in pixels, one a level; ratios h / w.
 
     They are centred on the corners of the cells and rounded to whole pixels. The stride of a level
-    is the image's side divided by the map's, rounded down, in each direction.
+    is the image's side divided by the map's, rounded down, in each direction. last_pixel: as in
+    matterport's Mask R-CNN they are not rounded, and x2 and y2 are the last pixel's, one less.
     """
 
     sizes: tuple[float, ...]
     ratios: tuple[float, ...]
+    last_pixel: bool = False
 
     @property
     def num_anchors(self) -> int:
@@ -99,6 +101,8 @@ class PyramidAnchors:
         """The anchors (A, 4) of a level around the origin."""
         root = np.sqrt(np.float32(self.ratios))
         half = np.stack([1 / root, root], axis=1) * np.float32(self.sizes[level]) / 2
+        if self.last_pixel:
+            return np.concatenate([-half, half - 1], axis=1).astype(np.float32)
         return np.round(np.concatenate([-half, half], axis=1)).astype(np.float32)
 
     def grid(self, height: int, width: int) -> np.ndarray:

@@ -53,7 +53,8 @@ class RCNNConfig:
     from its end, 0..5. unused_classes: rows of class logits beside the classes' own that only take
     part in the softmax, such as those of the 10 ids that COCO leaves out. bbox_log_clip bounds
     decoded dw and dh; 0: not at all. box_cut_last: boxes are cut to the image after NMS, not before
-    it. box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
+    it. box_best_class: a RoI can only become an object of its best class (matterport).
+    box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
     candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms."""
 
     num_classes: int = 91
@@ -83,6 +84,7 @@ class RCNNConfig:
     box_nms_thresh: float = 0.5
     box_min_size: float = 1e-2
     box_cut_last: bool = False
+    box_best_class: bool = False
     box_pre_nms_top_n: int = 5000
     box_detections_per_img: int = 100
     bbox_log_clip: float = math.log(1000 / 16)
@@ -113,22 +115,26 @@ class RCNNConfig:
 class FasterRCNNFPNConfig(RCNNConfig):
     """torchvision's values; anchor_sizes has one size a level.
 
-    The rest is for gluoncv's form, where it differs: fpn_extra "conv": p6 by a convolution, not by
-    subsampling; anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them, not
-    on their corners; rpn_channels: of the RPN's convolution, 0: as the pyramid; rpn_nms_all: one
-    NMS over all levels; box_avg_pool: pooled RoIs are halved by 3x3 averages before fc6;
+    box_sampling_ratio, mask_sampling_ratio: RoIAlign's samples a bin in each direction; 0:
+    crop_and_resize. The rest is for other projects' forms:
+
+    body_form: see symnet/resnet.py. fpn_extra "conv": p6 by a convolution, not by subsampling.
+    anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them; "last_pixel": see
+    PyramidAnchors. rpn_channels: of the RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS
+    over all levels. box_avg_pool: pooled RoIs are halved by 3x3 averages before fc6.
     box_level_offset: what a RoI's width is more than x2 - x1 where its level is chosen."""
 
     depth: Literal[18, 34, 50, 101] = 50
+    body_form: Literal["torchvision", "keras"] = "torchvision"
     fpn_channels: int = 256
     fpn_extra: Literal["pool", "conv"] = "pool"
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-    anchor_form: Literal["torchvision", "classic"] = "torchvision"
+    anchor_form: Literal["torchvision", "classic", "last_pixel"] = "torchvision"
     rpn_channels: int = 0
     rpn_nms_all: bool = False
     box_sampling_ratio: int = 2
     box_canonical_size: float = 224
-    box_canonical_level: int = 4
+    box_canonical_level: float = 4
     box_level_offset: float = 0
     box_avg_pool: bool = False
     box_head_dim: int = 1024
@@ -137,8 +143,8 @@ class FasterRCNNFPNConfig(RCNNConfig):
     def anchors(self) -> Anchors:
         """The anchors of all levels."""
         sizes, ratios = tuple(self.anchor_sizes), tuple(self.anchor_ratios)
-        if self.anchor_form == "torchvision":
-            return PyramidAnchors(sizes, ratios)
+        if self.anchor_form != "classic":
+            return PyramidAnchors(sizes, ratios, self.anchor_form == "last_pixel")
         strides = (4 * 2**level for level in range(len(sizes)))
         return ClassicLevels(
             tuple(AnchorSpec(s, (size / s,), ratios, True) for s, size in zip(strides, sizes))
@@ -172,7 +178,7 @@ def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
     """Image -> body -> pyramid -> RPN -> proposals."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
     norm = "folded" if train and config.norm == "frozen" else config.norm
-    maps = resnet.resnet(data, config.depth, norm)
+    maps = resnet.resnet(data, config.depth, norm, config.body_form)
     fpn_norm = "" if config.norm == "frozen" else norm
     pyramid = fpn(maps, config.fpn_channels, fpn_norm, config.fpn_extra)
     channels = config.rpn_channels or config.fpn_channels
@@ -296,6 +302,9 @@ def detection_stages(
     scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
     rows = config.num_classes + config.unused_classes
     scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
+    if config.box_best_class:
+        is_best = mx.sym.broadcast_equal(scores, mx.sym.max(scores, axis=2, keepdims=True))
+        scores = scores * is_best
     end = config.num_classes if config.unused_classes else None
     scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=end)
     counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0

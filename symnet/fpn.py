@@ -60,7 +60,7 @@ def fpn(
 
 
 def roi_levels(
-    rois: Symbol, levels: int, canonical_size: float, canonical_level: int, offset: float = 0
+    rois: Symbol, levels: int, canonical_size: float, canonical_level: float, offset: float = 0
 ) -> Symbol:
     """The level (R,) in 0..levels-1 of rois (R, 5), level 0 having stride 4.
 
@@ -81,10 +81,12 @@ def roi_align_levels(
     name: str,
     sampling_ratio: int = 2,
     canonical_size: float = 224,
-    canonical_level: int = 4,
+    canonical_level: float = 4,
     offset: float = 0,
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
+
+    sampling_ratio 0: crop_and_resize, see `_crop`.
 
     Each level pools its own RoIs and skips the others, whose batch index is -1 for it. For row n
     that it skips, MXNet's operator sets element n of its whole output to 0 and leaves the row as it
@@ -99,16 +101,50 @@ def roi_align_levels(
     for number, data in reversed(list(enumerate(pyramid))):
         ours = level == number
         index = mx.sym.where(mx.sym.expand_dims(ours, axis=1), image, -mx.sym.ones_like(image))
-        pooled = mx.sym.contrib.ROIAlign(
-            float32(data),
-            mx.sym.concat(index, boxes, dim=1),
-            pooled_size=(size, size),
-            spatial_scale=1 / 2 ** (number + 2),
-            sample_ratio=sampling_ratio,
-            name=f"{name}.{number}",
-        )
+        if sampling_ratio:
+            pooled = mx.sym.contrib.ROIAlign(
+                float32(data),
+                mx.sym.concat(index, boxes, dim=1),
+                pooled_size=(size, size),
+                spatial_scale=1 / 2 ** (number + 2),
+                sample_ratio=sampling_ratio,
+                name=f"{name}.{number}",
+            )
+        else:
+            pooled = _crop(float32(data), index, boxes, size, pyramid[0], f"{name}.{number}")
         out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
     return mx.sym.slice_axis(out, axis=0, begin=GUARD_ROWS, end=None, name=name)
+
+
+def _crop(
+    data: Symbol, index: Symbol, boxes: Symbol, size: int, finest: Symbol, name: str
+) -> Symbol:
+    """TensorFlow's crop_and_resize of boxes (R, 4) in images index (R, 1): (R, _, size, size).
+
+    One bilinear sample a bin, the outer ones on the box's edges; the image's last pixel is the
+    map's last cell. ROIAlign takes one sample in the middle of each bin: so boxes grow by half a
+    bin on each side. The image is four times the finest map. A RoI narrower than a cell is sampled
+    over one cell.
+    """
+    scale = mx.sym.concat(
+        *(
+            mx.sym.reshape((side(data, axis) - 1) / (4 * side(finest, axis) - 1), shape=(1, 1))
+            for axis in (3, 2, 3, 2)
+        ),
+        dim=1,
+    )
+    boxes = mx.sym.broadcast_mul(boxes, scale)
+    first = mx.sym.slice_axis(boxes, axis=1, begin=0, end=2)
+    last = mx.sym.slice_axis(boxes, axis=1, begin=2, end=4)
+    half_bin = (last - first) * (0.5 / (size - 1))
+    return mx.sym.contrib.ROIAlign(
+        data,
+        mx.sym.BlockGrad(mx.sym.concat(index, first - half_bin, last + half_bin, dim=1)),
+        pooled_size=(size, size),
+        spatial_scale=1.0,
+        sample_ratio=1,
+        name=name,
+    )
 
 
 def rows(data: Symbol, columns: int) -> Symbol:

@@ -147,6 +147,24 @@ MATTERPORT = {
     "train.warmup_steps": 0,
 }
 
+#: the form of matterport's network, for its own weights; its RoIs' levels are rounded, not floored,
+#: and relative to the last pixel of an image of 1024
+MATTERPORT_FORM = {
+    **MATTERPORT,
+    "model.body_form": "keras",
+    "model.anchor_form": "last_pixel",
+    "model.anchor_ratios": (2.0, 1.0, 0.5),
+    "model.rpn_channels": 512,
+    "model.rpn_nms_all": True,
+    "model.rpn_min_size": 0.0,
+    "model.box_sampling_ratio": 0,
+    "model.mask_sampling_ratio": 0,
+    "model.box_canonical_size": 224 * 1023 / 1024,
+    "model.box_canonical_level": 4.5,
+    "model.box_best_class": True,
+    "model.box_min_size": 0.0,
+}
+
 #: gluoncv's form and settings, where they differ from torchvision's
 GLUONCV = {
     **faster_rcnn_fpn.GLUONCV,

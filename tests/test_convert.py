@@ -19,7 +19,6 @@ from mxrcnn.training.checkpoint import CheckpointError, RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.weights.convert import TABLE, ConvertRequest, convert, run_convert, write_run
 from mxrcnn.weights.formats import WeightsError
-from mxrcnn.weights.matterport import explain, layout
 from mxrcnn.weights.names import COCO_CLASSES, COCO_GAPS, gaps_last
 from mxrcnn.weights.reading import read_params
 from mxrcnn.weights.sources import network_shapes
@@ -374,25 +373,6 @@ def test_questions_that_the_user_has_to_answer(tmp_path, more, why):
 def test_unknown_files_are_named_with_what_they_hold(tmp_path):
     path = write_pth(tmp_path / "a.pth", {"encoder.w": np.zeros((2, 3))})
     with pytest.raises(WeightsError, match=r"no model that is known here.*encoder\.w \(2, 3\)"):
-        convert(ConvertRequest(str(path), ""))
-
-
-@pytest.mark.parametrize(("depth", "entries"), [(50, 384), (101, 690)])
-def test_matterports_layout_is_recognised_and_refused(tmp_path, depth, entries):
-    """No such file could be had here: these are the names and shapes that its code gives."""
-    h5py = pytest.importorskip("h5py")
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        for name, shape in layout(depth, 4).items():
-            small = shape if len(shape) < 4 else (1, 1, 1, 1)
-            file.create_dataset(f"{name}:0", data=np.zeros(small, np.float32))
-    expected = rf"ResNet-{depth}, 3 classes: \d+ of {entries} entries .* cannot be converted"
-    with pytest.raises(WeightsError, match=expected):
-        convert(ConvertRequest(str(path), ""))
-    arrays = {name: np.zeros(shape) for name, shape in layout(depth, 4).items()}
-    assert f"{len(arrays)} of {len(arrays)} entries" in explain(arrays)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=r"a\.h5: not a readable \.h5"):
         convert(ConvertRequest(str(path), ""))
 
 
