@@ -64,7 +64,7 @@ def saved(name: str, path, **options):
     return net
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
 def test_resnet_v1b(depth, tmp_path, shared_data):
     net = saved(f"resnet{depth}_v1b", tmp_path / "a.params", use_global_stats=True)
     found = convert(ConvertRequest(str(tmp_path / "a.params"), ""))
