@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from mxrcnn.compat import mx
+from mxrcnn.config import make_config, override
 from mxrcnn.data.transforms import prepare_image, stack_images
 from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.convert import ConvertRequest, convert, run_convert
 from mxrcnn.weights.names import COCO_CLASSES
 from symnet import resnet
+from symnet.faster_rcnn_fpn import GLUONCV
+from symnet.fpn import roi_levels
 from tests.test_convert import load_photos
 
 #: height and width of the photos: multiples of 32, so that nothing is padded, which gluoncv has not
@@ -62,6 +65,30 @@ def saved(name: str, path, **options):
             parameter.set_data(mx.nd.array(value(key, parameter.shape)))
     net.save_parameters(str(path))
     return net
+
+
+def test_anchors_of_the_pyramid():
+    mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
+    from gluoncv.model_zoo.rcnn.rpn.anchor import RPNAnchorGenerator
+
+    config = override(make_config("faster_rcnn_r50_fpn"), GLUONCV).model
+    parts = []
+    for stride, scale in zip((4, 8, 16, 32, 64), (2, 4, 8, 16, 32)):
+        rows, columns = -(-96 // stride), -(-160 // stride)
+        generator = RPNAnchorGenerator(stride, 16, (0.5, 1, 2), scale, (rows, columns))
+        parts.append(generator.anchors.value.reshape((-1, 4)))
+    expected = np.concatenate([part.asnumpy() for part in parts])
+    np.testing.assert_array_equal(config.anchors.grid(96, 160), expected)
+
+
+def test_levels_of_rois():
+    """floor(4 + log2(sqrt(w * h) / 224)) of widths x2 - x1 + 1, as gluoncv has it."""
+    sides = np.array([10, 111, 111.5, 223.5, 222.5, 447.5, 900])
+    boxes = np.stack([0 * sides, sides, sides, sides + sides, 2 * sides], axis=1)
+    found = roi_levels(mx.sym.Variable("rois"), 4, 224, 4, 1).eval(rois=mx.nd.array(boxes))[0]
+    expected = np.clip(np.floor(4 + np.log2((sides + 1) / 224)), 2, 5) - 2
+    np.testing.assert_array_equal(found.asnumpy(), expected)
+    assert expected.tolist() == [0, 1, 1, 2, 1, 3, 3]
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 
@@ -53,35 +55,48 @@ _NO_BACKGROUND = {
 }
 
 
-def _body_layer(layer: str) -> str | None:
-    """The layer of the body as torchvision calls it, of a chained one; None if it is no such."""
-    for pattern, name in _CHAINED:
-        layer = re.sub(pattern, name, layer)
-    return layer if re.match(r"(conv1|bn1)$|layer[1-4]\.\d", layer) else None
+#: a layer's name here, or None, and the ending of a name in the file
+_Place = tuple[Optional[str], str]
 
 
-def _split(name: str, per_block: int) -> tuple[str | None, str]:
-    """The layer's name here, or None, and the ending in the file."""
+def _numbered(name: str, per_block: int) -> _Place | None:
+    """Of an entry of the body in the FPN form, of so many convolutions a block; None of others."""
     found = _NUMBERED.match(name)
-    if found:
-        group, stage, kind, number, leaf = found.groups()
-        number, short = int(number), "bn" if kind == "batchnorm" else "conv"
-        if group == "layers":
-            place = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
-        elif group == "down":
-            place = f"layer{stage}.0.downsample.{int(kind == 'batchnorm')}"
-        else:
-            place = f"{short}{number + 1}"
-        return BODY + place, leaf
+    if not found:
+        return None
+    group, stage, kind, number, leaf = found.groups()
+    number, short = int(number), "bn" if kind == "batchnorm" else "conv"
+    if group == "layers":
+        layer = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
+    elif group == "down":
+        layer = f"layer{stage}.0.downsample.{int(short == 'bn')}"
+    else:
+        layer = f"{short}{number + 1}"
+    return BODY + layer, leaf
+
+
+def _of_pyramid(name: str) -> _Place | None:
+    """Of an entry of the pyramid's own layers; None of others."""
     found = _PYRAMID.match(name)
-    if found:
-        level, kind, leaf = found.groups()
-        blocks = "inner" if kind == "conv_lat" else "layer"
-        place = f"{blocks}_blocks.{int(level) - 2}.0" if level != "6" else "extra_blocks.p6"
-        return FPN + place, leaf
+    if not found:
+        return None
+    level, kind, leaf = found.groups()
+    if level == "6":
+        return f"{FPN}extra_blocks.p6", leaf
+    blocks = "inner" if kind == "conv_lat" else "layer"
+    return f"{FPN}{blocks}_blocks.{int(level) - 2}.0", leaf
+
+
+def _chained(name: str, chains: Mapping[str, str]) -> _Place:
+    """Of an entry of the body in the C4 form, or of the heads."""
     layer, _, leaf = name.rpartition(".")
-    body = _body_layer(layer)
-    return BODY + body if body else _HEAD.get(layer.replace("rpn.rpn_head.", "rpn.")), leaf
+    body = layer
+    for pattern, replacement in _CHAINED:
+        body = re.sub(pattern, replacement, body)
+    if re.match(r"(conv1|bn1)$|layer[1-4]\.\d", body):
+        return BODY + body, leaf
+    layer = layer.replace("rpn.rpn_head.", "rpn.")
+    return _HEAD.get(layer, chains.get(layer)), leaf
 
 
 def _numbers(arrays: Arrays, chain: str) -> list[int]:
@@ -93,9 +108,8 @@ def _numbers(arrays: Arrays, chain: str) -> list[int]:
 def _chains(arrays: Arrays) -> dict[str, str]:
     """Layers in chains: their names in the file, and here."""
     out = {f"box_features.{n}": name for n, name in zip(_numbers(arrays, "box_features"), _FC)}
-    *convolutions, last = [f"mask.deconv.{n}" for n in _numbers(arrays, r"mask\.deconv")] or [
-        "mask.deconv"
-    ]
+    masks = [f"mask.deconv.{n}" for n in _numbers(arrays, r"mask\.deconv")]
+    *convolutions, last = masks or ["mask.deconv"]
     out.update({name: f"roi_heads.mask_head.{i}.0" for i, name in enumerate(convolutions)})
     return {**out, last: _DECONV}
 
@@ -106,8 +120,8 @@ def _origin(arrays: Arrays) -> dict[str, str]:
     bottleneck = any(name.endswith("_layers1_conv8_weight") for name in arrays)
     origin = {}
     for name in arrays:
-        ours, leaf = _split(name, 3 if bottleneck else 2)
-        ours = ours or chains.get(name.rpartition(".")[0])
+        place = _numbered(name, 3 if bottleneck else 2) or _of_pyramid(name)
+        ours, leaf = place or _chained(name, chains)
         if ours and leaf in _ENDINGS:
             origin[f"{ours}_{_ENDINGS[leaf]}"] = name
     return origin
