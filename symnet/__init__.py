@@ -24,6 +24,7 @@ _DETECTORS = {
     "fcos_regnetx_400mf": "symnet.fcos",
     "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
     "mask_rcnn_r101_fpn": "symnet.mask_rcnn_fpn",
+    "mask_rcnn_r50_v1b": "symnet.mask_rcnn_v1b",
 }
 
 #: functions that the package offers directly

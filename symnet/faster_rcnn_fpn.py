@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from symnet import resnet
-from symnet.anchors import PyramidAnchors
+from symnet.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
@@ -46,21 +46,21 @@ LABELS = ("rpn_label", "rpn_bbox_target")
 
 
 @dataclass(frozen=True)
-class FasterRCNNFPNConfig:
-    """torchvision's values. norm "frozen" runs on stored statistics; trainable_layers counts the
-    trained stages of the body from its end, 0..5; anchor_sizes has one size a level.
-    unused_classes: rows of class logits beside the classes' own that only take part in the softmax,
-    such as those of the 10 ids that COCO leaves out.
+class RCNNConfig:
+    """What all detectors of this family have; torchvision's values.
+
+    norm "frozen" runs on stored statistics; trainable_layers counts the trained stages of the body
+    from its end, 0..5. unused_classes: rows of class logits beside the classes' own that only take
+    part in the softmax, such as those of the 10 ids that COCO leaves out. bbox_log_clip bounds
+    decoded dw and dh; 0: not at all. box_cut_last: boxes are cut to the image after NMS, not before
+    it. box_best_class: a RoI can only become an object of its best class (matterport).
     box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
     candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms."""
 
     num_classes: int = 91
     unused_classes: int = 0
-    depth: Literal[18, 34, 50, 101] = 50
     norm: Literal["frozen", "batch", "group"] = "frozen"
     trainable_layers: int = 3
-    fpn_channels: int = 256
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_pre_nms_top_n: int = 2000
     rpn_post_nms_top_n: int = 2000
@@ -76,10 +76,6 @@ class FasterRCNNFPNConfig:
     rpn_own_anchor: bool = False
     rpn_bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     box_roi_size: int = 7
-    box_sampling_ratio: int = 2
-    box_canonical_size: float = 224
-    box_canonical_level: int = 4
-    box_head_dim: int = 1024
     box_batch_size_per_image: int = 512
     box_positive_fraction: float = 0.25
     box_fg_iou_thresh: float = 0.5
@@ -87,15 +83,17 @@ class FasterRCNNFPNConfig:
     box_score_thresh: float = 0.05
     box_nms_thresh: float = 0.5
     box_min_size: float = 1e-2
+    box_cut_last: bool = False
+    box_best_class: bool = False
     box_pre_nms_top_n: int = 5000
     box_detections_per_img: int = 100
     bbox_log_clip: float = math.log(1000 / 16)
     sampling_seed: int = 0
 
     @property
-    def anchors(self) -> PyramidAnchors:
-        """The anchors of all levels."""
-        return PyramidAnchors(tuple(self.anchor_sizes), tuple(self.anchor_ratios))
+    def rpn_groups(self) -> int:
+        """How many sets of anchors go through an NMS of their own."""
+        return 1
 
     def proposal_filter(self, train: bool) -> ProposalFilter:
         """Which boxes become proposals, and how many at most."""
@@ -103,13 +101,59 @@ class FasterRCNNFPNConfig:
         kept = self.rpn_post_nms_top_n if train else self.rpn_post_nms_top_n_test
         return ProposalFilter(
             best,
-            min(kept, best * len(self.anchor_sizes)),
+            min(kept, best * self.rpn_groups),
             self.rpn_nms_thresh,
             self.rpn_score_thresh,
             self.rpn_min_size,
             tuple(self.rpn_bbox_stds),
             self.bbox_log_clip,
+            per_level=self.rpn_groups > 1,
         )
+
+
+@dataclass(frozen=True)
+class FasterRCNNFPNConfig(RCNNConfig):
+    """torchvision's values; anchor_sizes has one size a level.
+
+    box_sampling_ratio, mask_sampling_ratio: RoIAlign's samples a bin in each direction; 0:
+    crop_and_resize. The rest is for other projects' forms:
+
+    body_form: see symnet/resnet.py. fpn_extra "conv": p6 by a convolution, not by subsampling.
+    anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them; "last_pixel": see
+    PyramidAnchors. rpn_channels: of the RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS
+    over all levels. box_avg_pool: pooled RoIs are halved by 3x3 averages before fc6.
+    box_level_offset: what a RoI's width is more than x2 - x1 where its level is chosen."""
+
+    depth: Literal[18, 34, 50, 101] = 50
+    body_form: Literal["torchvision", "keras"] = "torchvision"
+    fpn_channels: int = 256
+    fpn_extra: Literal["pool", "conv"] = "pool"
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    anchor_form: Literal["torchvision", "classic", "last_pixel"] = "torchvision"
+    rpn_channels: int = 0
+    rpn_nms_all: bool = False
+    box_sampling_ratio: int = 2
+    box_canonical_size: float = 224
+    box_canonical_level: float = 4
+    box_level_offset: float = 0
+    box_avg_pool: bool = False
+    box_head_dim: int = 1024
+
+    @property
+    def anchors(self) -> Anchors:
+        """The anchors of all levels."""
+        sizes, ratios = tuple(self.anchor_sizes), tuple(self.anchor_ratios)
+        if self.anchor_form != "classic":
+            return PyramidAnchors(sizes, ratios, self.anchor_form == "last_pixel")
+        strides = (4 * 2**level for level in range(len(sizes)))
+        return ClassicLevels(
+            tuple(AnchorSpec(s, (size / s,), ratios, True) for s, size in zip(strides, sizes))
+        )
+
+    @property
+    def rpn_groups(self) -> int:
+        """How many sets of anchors go through an NMS of their own."""
+        return 1 if self.rpn_nms_all else len(self.anchor_sizes)
 
 
 @dataclass(frozen=True)
@@ -134,24 +178,46 @@ def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
     """Image -> body -> pyramid -> RPN -> proposals."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
     norm = "folded" if train and config.norm == "frozen" else config.norm
-    maps = resnet.resnet(data, config.depth, norm)
-    pyramid = fpn(maps, config.fpn_channels, "" if config.norm == "frozen" else norm)
-    rpn = pyramid_rpn(pyramid, config.anchors.num_anchors, config.fpn_channels)
+    maps = resnet.resnet(data, config.depth, norm, config.body_form)
+    fpn_norm = "" if config.norm == "frozen" else norm
+    pyramid = fpn(maps, config.fpn_channels, fpn_norm, config.fpn_extra)
+    channels = config.rpn_channels or config.fpn_channels
+    rpn = pyramid_rpn(pyramid, config.anchors.num_anchors, channels)
     rois = pyramid_proposals(rpn, data, im_info, config.anchors, config.proposal_filter(train))
     return Trunk(im_info, pyramid[:4], rpn, rois)
 
 
-def box_head(config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol):
-    """Class logits (B*R, C + unused) and box deltas (B*R, 4C) of rois (B*R, 5)."""
-    pooled = roi_align_levels(
+def pool_rois(
+    config: FasterRCNNFPNConfig,
+    pyramid: list[Symbol],
+    rois: Symbol,
+    size: int,
+    sampling_ratio: int,
+    name: str,
+) -> Symbol:
+    """RoIs (R, 5) from their levels of the pyramid: (R, channels, size, size)."""
+    return roi_align_levels(
         pyramid,
         rois,
-        config.box_roi_size,
-        "box_pool",
-        config.box_sampling_ratio,
+        size,
+        name,
+        sampling_ratio,
         config.box_canonical_size,
         config.box_canonical_level,
+        config.box_level_offset,
     )
+
+
+def box_head(
+    config: FasterRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol
+) -> tuple[Symbol, Symbol]:
+    """Class logits (B*R, C + unused) and box deltas (B*R, 4C) of rois (B*R, 5)."""
+    size, ratio = config.box_roi_size, config.box_sampling_ratio
+    pooled = pool_rois(config, pyramid, rois, size, ratio, "box_pool")
+    if config.box_avg_pool:
+        pooled = mx.sym.Pooling(
+            pooled, pool_type="avg", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name="box_avg_pool"
+        )
     feature = two_fc_head(pooled, config.box_head_dim)
     return box_predictor(feature, config.num_classes, config.unused_classes)
 
@@ -205,15 +271,22 @@ def train_stages(
     return TrainStages(gt_boxes, stages.pyramid, rois, label, matched, [*rpn_outputs, *losses])
 
 
-def test_stages(config: FasterRCNNFPNConfig) -> tuple[list[Symbol], list[Symbol]]:
-    """The pyramid, and the outputs det_boxes, det_scores, det_classes, proposals."""
-    return detection_stages(config, trunk, box_head)
+@dataclass(frozen=True)
+class DetectionStages:
+    """A test graph so far: outputs det_boxes, det_scores, det_classes, proposals.
+
+    boxes (B, D, 4) are the detections' before they were cut, with box_cut_last.
+    """
+
+    pyramid: list[Symbol]
+    boxes: Symbol
+    outputs: list[Symbol]
 
 
 def detection_stages(
-    config: Any, trunk: MakeTrunk, box_head: MakeBoxHead, cut_last: bool = False
-) -> tuple[list[Symbol], list[Symbol]]:
-    """`test_stages` with another trunk and head. cut_last: boxes are cut to the image after NMS."""
+    config: Any, trunk: MakeTrunk = trunk, box_head: MakeBoxHead = box_head
+) -> DetectionStages:
+    """Trunk, box head, final detections."""
     stages = trunk(config, False)
     rois, proposals = stages.rois, config.proposal_filter(train=False).post_nms_top_n
     logits, deltas = box_head(config, stages.pyramid, mx.sym.reshape(rois, shape=(-3, 0)))
@@ -221,7 +294,7 @@ def detection_stages(
     boxes = decode_boxes(
         mx.sym.slice_axis(rois, axis=2, begin=1, end=5),
         mx.sym.slice_axis(deltas, axis=2, begin=1, end=None),
-        None if cut_last else stages.im_info,
+        None if config.box_cut_last else stages.im_info,
         config.box_bbox_stds,
         0,
         config.bbox_log_clip or None,
@@ -229,6 +302,9 @@ def detection_stages(
     scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
     rows = config.num_classes + config.unused_classes
     scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
+    if config.box_best_class:
+        is_best = mx.sym.broadcast_equal(scores, mx.sym.max(scores, axis=2, keepdims=True))
+        scores = scores * is_best
     end = config.num_classes if config.unused_classes else None
     scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=end)
     counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0
@@ -242,12 +318,14 @@ def detection_stages(
         config.box_pre_nms_top_n,
         config.box_detections_per_img,
         0,
+        "uncut_boxes" if config.box_cut_last else "det_boxes",
     )
-    if cut_last:
-        boxes = cut_to_image(mx.sym.expand_dims(found[0], axis=2), stages.im_info)
-        found = (mx.sym.reshape(boxes, shape=(0, 0, -1), name="det_boxes"), *found[1:])
+    boxes = found[0]
+    if config.box_cut_last:
+        cut = cut_to_image(mx.sym.expand_dims(boxes, axis=2), stages.im_info)
+        found = (mx.sym.reshape(cut, shape=(0, 0, -1), name="det_boxes"), *found[1:])
     proposals = mx.sym.slice_axis(rois, axis=2, begin=1, end=5, name="proposals")
-    return stages.pyramid, [*found, proposals]
+    return DetectionStages(stages.pyramid, boxes, [*found, proposals])
 
 
 def assign_targets(
@@ -343,6 +421,25 @@ QUICK = {
     "train.clip_gradient": 5.0,
 }
 
+#: gluoncv's form and settings for COCO, where they differ from torchvision's
+GLUONCV = {
+    "model.fpn_extra": "conv",
+    "model.anchor_form": "classic",
+    "model.rpn_channels": 1024,
+    "model.rpn_nms_all": True,
+    "model.rpn_pre_nms_top_n": 12000,
+    "model.rpn_pre_nms_top_n_test": 6000,
+    "model.rpn_min_size": 0.0,
+    "model.rpn_own_anchor": True,
+    "model.box_level_offset": 1.0,
+    "model.box_score_thresh": 0.01,
+    "model.box_min_size": 0.0,
+    "model.box_cut_last": True,
+    "model.bbox_log_clip": 4.14,
+    "data.resize": "antialias",
+    "data.size_rounding": "round",
+}
+
 LOSSES = ("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss")
 
 DETECTORS = {
@@ -350,10 +447,11 @@ DETECTORS = {
         f"faster_rcnn_r{depth}_fpn",
         FasterRCNNFPNConfig,
         train_symbol=lambda config, images: mx.sym.Group(train_stages(config, images).outputs),
-        test_symbol=lambda config: mx.sym.Group(test_stages(config)[1]),
+        test_symbol=lambda config: mx.sym.Group(detection_stages(config).outputs),
         losses=LOSSES,
         defaults={**DEFAULTS, "model.depth": depth},
         quick=QUICK,
+        presets={"gluoncv": GLUONCV},
     )
     for depth in (50, 101)
 }

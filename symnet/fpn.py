@@ -26,8 +26,9 @@ def fpn(
     """The pyramid of maps such as c2..c5, each half the size of the one before it.
 
     Every level has `channels`; norm: a kind of normalisation after the convolutions, or none.
-    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "p6p7" two levels by
-    convolutions of stride 2 (FCOS; RetinaNet), "" none.
+    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "conv" one by a convolution of
+    stride 2 on what p5 is made of (gluoncv's), "p6p7" two by such convolutions on p5 (FCOS;
+    RetinaNet), "" none.
     """
 
     def layer(data: Symbol, name: str, kernel: int) -> Symbol:
@@ -49,6 +50,8 @@ def fpn(
                 levels[-1], pool_type="max", kernel=(1, 1), stride=(2, 2), name=f"{PREFIX}pool"
             )
         )
+    if extra == "conv":
+        levels.append(conv(inner[-1], f"{PREFIX}extra_blocks.p6", channels, stride=2))
     if extra == "p6p7":
         p6 = conv(levels[-1], f"{PREFIX}extra_blocks.p6", channels, stride=2)
         p7 = conv(mx.sym.relu(p6), f"{PREFIX}extra_blocks.p7", channels, stride=2)
@@ -56,14 +59,17 @@ def fpn(
     return levels
 
 
-def roi_levels(rois: Symbol, levels: int, canonical_size: float, canonical_level: int) -> Symbol:
+def roi_levels(
+    rois: Symbol, levels: int, canonical_size: float, canonical_level: float, offset: float = 0
+) -> Symbol:
     """The level (R,) in 0..levels-1 of rois (R, 5), level 0 having stride 4.
 
     FPN paper, equation 1: floor(canonical_level + log2(sqrt(area) / canonical_size)), which for 224
-    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0.
+    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0. A width is x2 - x1 +
+    offset.
     """
     x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(1, 5))
-    side = mx.sym.sqrt(mx.sym.relu((x2 - x1) * (y2 - y1)))
+    side = mx.sym.sqrt(mx.sym.relu((x2 - x1 + offset) * (y2 - y1 + offset)))
     level = mx.sym.floor(canonical_level + mx.sym.log2(side / canonical_size + 1e-30) + 1e-6) - 2
     return mx.sym.reshape(mx.sym.clip(level, 0, levels - 1), shape=(-1,))
 
@@ -75,9 +81,12 @@ def roi_align_levels(
     name: str,
     sampling_ratio: int = 2,
     canonical_size: float = 224,
-    canonical_level: int = 4,
+    canonical_level: float = 4,
+    offset: float = 0,
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
+
+    sampling_ratio 0: crop_and_resize, see `_crop`.
 
     Each level pools its own RoIs and skips the others, whose batch index is -1 for it. For row n
     that it skips, MXNet's operator sets element n of its whole output to 0 and leaves the row as it
@@ -85,23 +94,57 @@ def roi_align_levels(
     batch index -1 itself is pooled from image 0: what comes of it must not be used.
     """
     rois = mx.sym.concat(mx.sym.full((GUARD_ROWS, 5), -1), rois, dim=0)
-    level = roi_levels(rois, len(pyramid), canonical_size, canonical_level)
+    level = roi_levels(rois, len(pyramid), canonical_size, canonical_level, offset)
     image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
     boxes = mx.sym.slice_axis(rois, axis=1, begin=1, end=5)
     out = None
     for number, data in reversed(list(enumerate(pyramid))):
         ours = level == number
         index = mx.sym.where(mx.sym.expand_dims(ours, axis=1), image, -mx.sym.ones_like(image))
-        pooled = mx.sym.contrib.ROIAlign(
-            float32(data),
-            mx.sym.concat(index, boxes, dim=1),
-            pooled_size=(size, size),
-            spatial_scale=1 / 2 ** (number + 2),
-            sample_ratio=sampling_ratio,
-            name=f"{name}.{number}",
-        )
+        if sampling_ratio:
+            pooled = mx.sym.contrib.ROIAlign(
+                float32(data),
+                mx.sym.concat(index, boxes, dim=1),
+                pooled_size=(size, size),
+                spatial_scale=1 / 2 ** (number + 2),
+                sample_ratio=sampling_ratio,
+                name=f"{name}.{number}",
+            )
+        else:
+            pooled = _crop(float32(data), index, boxes, size, pyramid[0], f"{name}.{number}")
         out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
     return mx.sym.slice_axis(out, axis=0, begin=GUARD_ROWS, end=None, name=name)
+
+
+def _crop(
+    data: Symbol, index: Symbol, boxes: Symbol, size: int, finest: Symbol, name: str
+) -> Symbol:
+    """TensorFlow's crop_and_resize of boxes (R, 4) in images index (R, 1): (R, _, size, size).
+
+    One bilinear sample a bin, the outer ones on the box's edges; the image's last pixel is the
+    map's last cell. ROIAlign takes one sample in the middle of each bin: so boxes grow by half a
+    bin on each side. The image is four times the finest map. A RoI narrower than a cell is sampled
+    over one cell.
+    """
+    scale = mx.sym.concat(
+        *(
+            mx.sym.reshape((side(data, axis) - 1) / (4 * side(finest, axis) - 1), shape=(1, 1))
+            for axis in (3, 2, 3, 2)
+        ),
+        dim=1,
+    )
+    boxes = mx.sym.broadcast_mul(boxes, scale)
+    first = mx.sym.slice_axis(boxes, axis=1, begin=0, end=2)
+    last = mx.sym.slice_axis(boxes, axis=1, begin=2, end=4)
+    half_bin = (last - first) * (0.5 / (size - 1))
+    return mx.sym.contrib.ROIAlign(
+        data,
+        mx.sym.BlockGrad(mx.sym.concat(index, first - half_bin, last + half_bin, dim=1)),
+        pooled_size=(size, size),
+        spatial_scale=1.0,
+        sample_ratio=1,
+        name=name,
+    )
 
 
 def rows(data: Symbol, columns: int) -> Symbol:

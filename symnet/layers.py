@@ -121,6 +121,34 @@ def float32(data: Symbol) -> Symbol:
     return mx.sym.amp_cast(data, dtype="float32")
 
 
+#: the parameters of the graph being built, by name, where layers may share them
+_shared: ContextVar[dict[str, Symbol] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_parameters() -> Iterator[None]:
+    """Layers of one name that are built meanwhile have the same parameters.
+
+    MXNet refuses two variables of one name in a graph. The layers of the second pass need names of
+    their own: `with mx.name.Prefix("again.")` gives them, and leaves the parameters' names alone.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _variable(name: str, **attributes: Any) -> Symbol:
+    """A parameter; inside `shared_parameters` the one of that name, if there is one already."""
+    known = _shared.get()
+    if known is None:
+        return mx.sym.Variable(name, **attributes)
+    if name not in known:
+        known[name] = mx.sym.Variable(name, **attributes)
+    return known[name]
+
+
 def _parameters(name: str, filters: int) -> list[Symbol]:
     """Weight and bias as a layer with that many outputs takes them."""
     stored = _precision.get() == "bf16_stored" and _is_low(filters)
@@ -132,7 +160,7 @@ def _parameters(name: str, filters: int) -> list[Symbol]:
 
 def _variables(name: str, dtype: Any) -> list[Symbol]:
     # the type is given because it cannot be inferred through a cast
-    return [mx.sym.Variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
+    return [_variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
 
 
 def conv(
@@ -242,11 +270,10 @@ def conv_norm(
         out = conv(data, name, filters, kernel, stride, groups, bias=False)
         return norm(out, norm_name, kind, filters)
     statistics = (
-        mx.sym.Variable(f"{norm_name}_{leaf}", shape=(filters,), dtype="float32")
-        for leaf in STATISTICS
+        _variable(f"{norm_name}_{leaf}", shape=(filters,), dtype="float32") for leaf in STATISTICS
     )
     shape = (filters, channels // groups, kernel, kernel)
-    weight = mx.sym.Variable(f"{name}_weight", shape=shape, dtype="float32")
+    weight = _variable(f"{name}_weight", shape=shape, dtype="float32")
     parameters = [_input(part, filters) for part in _folded(mx.sym, weight, *statistics)]
     return _convolution(data, parameters, name, filters, kernel, stride, groups)
 
@@ -273,7 +300,8 @@ def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str,
     folded = dict(params)
     for name, attributes in symbol.attr_dict().items():
         norm_name = attributes.get(NORM_ATTRIBUTE)
-        if norm_name is not None and f"{norm_name}_gamma" in params:
+        # a second pass through the layer has another name and the same parameters
+        if norm_name is not None and {f"{norm_name}_gamma", f"{name}_weight"} <= params.keys():
             statistics = (params[f"{norm_name}_{leaf}"] for leaf in STATISTICS)
             weight, bias = _folded(mx.nd, params[f"{name}_weight"], *statistics)
             folded.update({f"{name}_weight": weight, f"{name}_bias": bias})
@@ -290,6 +318,7 @@ def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) ->
     if kind in ("batch", "frozen"):
         return mx.sym.BatchNorm(
             data,
+            *(_variable(f"{name}_{leaf}") for leaf in STATISTICS),
             name=name,
             eps=NORM_EPS,
             momentum=0.9,
@@ -314,7 +343,7 @@ def group_norm_levels(
 
 def _scale_and_shift(name: str, channels: int) -> list[Symbol]:
     return [
-        mx.sym.reshape(mx.sym.Variable(f"{name}_{leaf}", shape=(channels,)), shape=(1, -1, 1, 1))
+        mx.sym.reshape(_variable(f"{name}_{leaf}", shape=(channels,)), shape=(1, -1, 1, 1))
         for leaf in ("gamma", "beta")
     ]
 

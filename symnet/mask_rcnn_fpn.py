@@ -7,13 +7,21 @@ active_classes (B, C), 1 for the classes of the image's data set.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from symnet import faster_rcnn_fpn
 from symnet.compat import mx
-from symnet.faster_rcnn_fpn import FasterRCNNFPNConfig, make_detector, test_stages, train_stages
-from symnet.fpn import roi_align_levels
+from symnet.faster_rcnn_fpn import (
+    DetectionStages,
+    FasterRCNNFPNConfig,
+    TrainStages,
+    detection_stages,
+    make_detector,
+    pool_rois,
+    train_stages,
+)
 from symnet.roi import mask_head, mask_loss, of_class, with_batch_index
 
 if TYPE_CHECKING:
@@ -21,14 +29,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MaskRCNNFPNConfig(FasterRCNNFPNConfig):
-    """torchvision's values. mini_mask: the side of stored masks that lie in their boxes, 0 for
-    masks of the image's size; it has to be the same as data.mini_mask."""
+class MaskFields:
+    """What a mask branch adds to a config. mini_mask: the side of stored masks that lie in their
+    boxes, 0 for masks of the image's size; it has to be the same as data.mini_mask."""
 
-    mask_roi_size: int = 14
-    mask_sampling_ratio: int = 2
     mask_channels: int = 256
-    mask_layers: int = 4
     mini_mask: int = 0
 
     def num_masks(self, images: int) -> int:
@@ -36,25 +41,37 @@ class MaskRCNNFPNConfig(FasterRCNNFPNConfig):
         return images * round(self.box_batch_size_per_image * self.box_positive_fraction)
 
 
+@dataclass(frozen=True)
+class MaskRCNNFPNConfig(MaskFields, FasterRCNNFPNConfig):
+    """torchvision's values."""
+
+    mask_roi_size: int = 14
+    mask_sampling_ratio: int = 2
+    mask_layers: int = 4
+
+    @property
+    def mask_size(self) -> int:
+        """S, the side of a mask."""
+        return 2 * self.mask_roi_size
+
+
+#: mask_logits(config, pyramid, rois)
+MakeMaskLogits = Callable[[Any, list["Symbol"], "Symbol"], "Symbol"]
+
+
 def mask_logits(config: MaskRCNNFPNConfig, pyramid: list[Symbol], rois: Symbol) -> Symbol:
     """Mask logits (F, C, S, S) of rois (F, 5)."""
-    pooled = roi_align_levels(
-        pyramid,
-        rois,
-        config.mask_roi_size,
-        "mask_pool",
-        config.mask_sampling_ratio,
-        config.box_canonical_size,
-        config.box_canonical_level,
-    )
+    size, ratio = config.mask_roi_size, config.mask_sampling_ratio
+    pooled = pool_rois(config, pyramid, rois, size, ratio, "mask_pool")
     return mask_head(pooled, config.mask_channels, config.mask_layers, config.num_classes)
 
 
-def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
-    """The training graph with its five losses, for `images` images a device."""
+def mask_training(
+    config: Any, images: int, stages: TrainStages, mask_logits: MakeMaskLogits = mask_logits
+) -> Symbol:
+    """The training graph of those stages with the mask's loss."""
     from symnet import mask_target  # noqa: F401 - registers the operator, needs mxnet
 
-    stages = train_stages(config, images, mx.sym.Variable("active_classes"))
     rois, label, target = mx.sym.Custom(
         rois=stages.rois,
         label=stages.label,
@@ -64,7 +81,7 @@ def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
         op_type="mask_target",
         name="mask_target",
         num_masks=config.num_masks(images),
-        size=2 * config.mask_roi_size,
+        size=config.mask_size,
         mini_mask=config.mini_mask,
     )
     loss = mask_loss(mask_logits(config, stages.pyramid, rois), label, target)
@@ -72,19 +89,31 @@ def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
     return mx.sym.Group([*stages.outputs, loss, counted])
 
 
-def test_symbol(config: MaskRCNNFPNConfig) -> Symbol:
+def mask_detections(
+    config: Any, stages: DetectionStages, mask_logits: MakeMaskLogits = mask_logits
+) -> Symbol:
     """The test graph: as Faster R-CNN's, and det_masks (B, D, S, S), probabilities in the boxes."""
-    pyramid, outputs = test_stages(config)
-    boxes, _, classes, _ = outputs
+    classes = stages.outputs[2]
     found = mx.sym.expand_dims(classes > 0, axis=2)
-    rois = mx.sym.reshape(with_batch_index(boxes, found), shape=(-3, 0))
-    logits = mask_logits(config, pyramid, rois)
+    rois = mx.sym.reshape(with_batch_index(stages.boxes, found), shape=(-3, 0))
+    logits = mask_logits(config, stages.pyramid, rois)
     masks = mx.sym.sigmoid(of_class(logits, mx.sym.relu(mx.sym.reshape(classes, shape=(-1,)))))
     # as many rows as det_boxes has
     masks = mx.sym.reshape_like(
         masks, mx.sym.expand_dims(classes, axis=2), lhs_end=1, rhs_end=2, name="det_masks"
     )
-    return mx.sym.Group([*outputs, masks])
+    return mx.sym.Group([*stages.outputs, masks])
+
+
+def train_symbol(config: MaskRCNNFPNConfig, images: int) -> Symbol:
+    """The training graph with its five losses, for `images` images a device."""
+    stages = train_stages(config, images, mx.sym.Variable("active_classes"))
+    return mask_training(config, images, stages)
+
+
+def test_symbol(config: MaskRCNNFPNConfig) -> Symbol:
+    """The test graph: det_boxes, det_scores, det_classes, proposals, det_masks."""
+    return mask_detections(config, detection_stages(config))
 
 
 #: small mask heads
@@ -118,17 +147,48 @@ MATTERPORT = {
     "train.warmup_steps": 0,
 }
 
+#: the form of matterport's network, for its own weights; its RoIs' levels are rounded, not floored,
+#: and relative to the last pixel of an image of 1024
+MATTERPORT_FORM = {
+    **MATTERPORT,
+    "model.body_form": "keras",
+    "model.anchor_form": "last_pixel",
+    "model.anchor_ratios": (2.0, 1.0, 0.5),
+    "model.rpn_channels": 512,
+    "model.rpn_nms_all": True,
+    "model.rpn_min_size": 0.0,
+    "model.box_sampling_ratio": 0,
+    "model.mask_sampling_ratio": 0,
+    "model.box_canonical_size": 224 * 1023 / 1024,
+    "model.box_canonical_level": 4.5,
+    "model.box_best_class": True,
+    "model.box_min_size": 0.0,
+}
+
+#: gluoncv's form and settings, where they differ from torchvision's
+GLUONCV = {
+    **faster_rcnn_fpn.GLUONCV,
+    "model.box_roi_size": 14,
+    "model.box_avg_pool": True,
+    "model.bbox_log_clip": 4.42,
+}
+
+#: what all detectors with masks have
+MASK_FIELDS = {
+    "losses": (*faster_rcnn_fpn.LOSSES, "MaskLoss"),
+    "data_names": ("data", "im_info", "gt_boxes", "gt_masks", "active_classes"),
+}
+
 DETECTORS = {
     f"mask_rcnn_r{depth}_fpn": make_detector(
         f"mask_rcnn_r{depth}_fpn",
         MaskRCNNFPNConfig,
         train_symbol=train_symbol,
         test_symbol=test_symbol,
-        losses=(*faster_rcnn_fpn.LOSSES, "MaskLoss"),
         defaults={**faster_rcnn_fpn.DEFAULTS, "model.depth": depth, "data.masks": True},
         quick=QUICK,
-        presets={"matterport": MATTERPORT},
-        data_names=("data", "im_info", "gt_boxes", "gt_masks", "active_classes"),
+        presets={"matterport": MATTERPORT, "gluoncv": GLUONCV},
+        **MASK_FIELDS,
     )
     for depth in (50, 101)
 }

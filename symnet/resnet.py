@@ -1,5 +1,8 @@
 """ResNet (He et al. 2015) in torchvision form: a bottleneck strides in its 3x3 layer.
 
+In Keras' form it strides in its first 1x1 layer, and the stem's pooling pads after the last pixel
+only.
+
 Letters: B images, H, W the image size. Parameters have torchvision names: its layer1.0.conv1.weight
 is PREFIX + layer1.0.conv1_weight here, its bn1.weight, bias, running_mean and running_var are
 bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var.
@@ -28,27 +31,30 @@ STRIDE = 32
 PREFIX = "backbone.body."
 
 
-def resnet(data: Symbol, depth: int, norm: str) -> list[Symbol]:
+def resnet(data: Symbol, depth: int, norm: str, form: str = "torchvision") -> list[Symbol]:
     """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-    norm: one of symnet.layers.NORMS.
+    norm: one of symnet.layers.NORMS. form: "torchvision" or "keras".
     """
     data = conv_norm(data, f"{PREFIX}conv1", f"{PREFIX}bn1", 64, 7, 2, kind=norm, channels=3)
     data = relu(data, f"{PREFIX}relu")
+    ends = {"pad": (1, 1)} if form == "torchvision" else {"pooling_convention": "full"}
     data = mx.sym.Pooling(
-        data, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name=f"{PREFIX}maxpool"
+        data, pool_type="max", kernel=(3, 3), stride=(2, 2), name=f"{PREFIX}maxpool", **ends
     )
     maps = []
     for number in range(1, 5):
-        data = stage(data, depth, number, norm)
+        data = stage(data, depth, number, norm, form)
         maps.append(data)
     return maps
 
 
-def stage(data: Symbol, depth: int, number: int, norm: str) -> Symbol:
+def stage(data: Symbol, depth: int, number: int, norm: str, form: str = "torchvision") -> Symbol:
     """Stage 1 ... 4, whose output is c2 ... c5; all but the first halve the map."""
     blocks, bottleneck = DEPTHS[depth]
-    width, block = 32 * 2**number, _bottleneck if bottleneck else _basic_block
+    width, block = 32 * 2**number, _basic_block
+    if bottleneck:
+        block = _bottleneck if form == "torchvision" else _keras_bottleneck
     out_channels = 4 * width if bottleneck else width
     channels = 64 if number == 1 else out_channels // 2
     for place in range(blocks[number - 1]):
@@ -75,6 +81,13 @@ def _bottleneck(
     data: Symbol, name: str, channels: int, width: int, stride: int, norm: str
 ) -> Symbol:
     layers = ((channels, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1))
+    return _layers(data, name, layers, norm)
+
+
+def _keras_bottleneck(
+    data: Symbol, name: str, channels: int, width: int, stride: int, norm: str
+) -> Symbol:
+    layers = ((channels, width, 1, stride), (width, width, 3, 1), (width, 4 * width, 1, 1))
     return _layers(data, name, layers, norm)
 
 

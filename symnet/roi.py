@@ -99,6 +99,7 @@ def detections(
     pre_nms_top_n: int,
     max_detections: int,
     offset: float,
+    boxes_name: str = "det_boxes",
 ) -> tuple[Symbol, Symbol, Symbol]:
     """NMS a class, best first: det_boxes (B, D, 4), det_scores (B, D), det_classes (B, D).
 
@@ -110,7 +111,9 @@ def detections(
     columns = [mx.sym.expand_dims(column, axis=3) for column in (classes, scores)]
     columns += [_columns(boxes, 0, 2), _columns(boxes, 2, 4) + offset]
     rows = mx.sym.reshape(mx.sym.concat(*columns, dim=3), shape=(0, -1, 6))
-    return suppressed(rows, score_thresh, nms_thresh, pre_nms_top_n, max_detections, offset)
+    return suppressed(
+        rows, score_thresh, nms_thresh, pre_nms_top_n, max_detections, offset, boxes_name
+    )
 
 
 def suppressed(
@@ -120,6 +123,7 @@ def suppressed(
     pre_nms_top_n: int,
     max_detections: int,
     offset: float = 0,
+    boxes_name: str = "det_boxes",
 ) -> tuple[Symbol, Symbol, Symbol]:
     """`detections` of rows (B, N, 6): class, score and xyxy, whose x2 and y2 are up by offset."""
     kept = mx.sym.contrib.box_nms(
@@ -133,7 +137,7 @@ def suppressed(
     )
     kept = mx.sym.slice(kept, begin=(None, 0), end=(None, max_detections))
     return (
-        mx.sym.concat(_columns(kept, 2, 4), _columns(kept, 4, 6) - offset, dim=2, name="det_boxes"),
+        mx.sym.concat(_columns(kept, 2, 4), _columns(kept, 4, 6) - offset, dim=2, name=boxes_name),
         mx.sym.reshape(_columns(kept, 1, 2), shape=(0, -1), name="det_scores"),
         mx.sym.reshape(_columns(kept, 0, 1), shape=(0, -1), name="det_classes"),
     )

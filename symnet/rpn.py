@@ -143,7 +143,8 @@ class ProposalFilter:
     """Which boxes become proposals: the best of each level, decoded, NMS a level, the best of all.
 
     Boxes with a side below min_size, or a score not above score_thresh, are left out. clip bounds
-    dw and dh, unless it is 0.
+    dw and dh, unless it is 0. Without per_level the pre_nms_top_n best of all levels go through one
+    NMS.
     """
 
     pre_nms_top_n: int
@@ -153,6 +154,7 @@ class ProposalFilter:
     min_size: float = 1e-3
     bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     clip: float = math.log(1000 / 16)
+    per_level: bool = True
 
 
 def pyramid_proposals(
@@ -170,11 +172,13 @@ def pyramid_proposals(
         )
         boxes = mx.sym.reshape(boxes, shape=(0, 0, -1))
         score = mx.sym.expand_dims(mx.sym.sigmoid(score), axis=2) * large(boxes, rule.min_size)
-        levels.append(mx.sym.concat(mx.sym.ones_like(score) * level, score, boxes, dim=2))
+        group = mx.sym.ones_like(score) * (level if rule.per_level else 0)
+        levels.append(mx.sym.concat(group, score, boxes, dim=2))
     kept = mx.sym.contrib.box_nms(
         mx.sym.concat(*levels, dim=1),
         overlap_thresh=rule.nms_thresh,
         valid_thresh=rule.score_thresh,
+        topk=-1 if rule.per_level else rule.pre_nms_top_n,
         id_index=0,
         score_index=1,
         coord_start=2,
@@ -197,8 +201,12 @@ def _best_anchors(
     score, index = best(logits, count, filling=-1e4)
     cell = mx.sym.floor(index / anchors.num_anchors)
     x, y = columns_and_rows(cell, objectness)
-    width, height = cell_size(objectness, data)
-    x, y = mx.sym.broadcast_mul(x, width), mx.sym.broadcast_mul(y, height)
+    stride = anchors.stride(level)
+    if stride is None:
+        width, height = cell_size(objectness, data)
+        x, y = mx.sym.broadcast_mul(x, width), mx.sym.broadcast_mul(y, height)
+    else:
+        x, y = x * stride, y * stride
     base = mx.sym.take(constant(anchors.base(level)), index - cell * anchors.num_anchors)
     boxes = base + mx.sym.stack(x, y, x, y, axis=2)
     return score, boxes, take_rows(rows(head.bbox_deltas[level], 4), index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 
@@ -145,9 +146,9 @@ def slow_pyramid_proposals(objectness, deltas, anchors, padded, image, rule):
     """[(score, box)] of one image, best first, as torchvision's filter_proposals.
 
     objectness: maps (A, H, W) of logits, one a level; deltas (4A, H, W); anchors: (A, 4) a level;
-    padded and image: (height, width); rule: a ProposalFilter.
+    padded and image: (height, width); rule: a ProposalFilter, of gluoncv's kind without per_level.
     """
-    kept = []
+    groups, kept = [], []
     for logits, moves, base in zip(objectness, deltas, anchors):
         _, rows, columns = logits.shape
         step_y, step_x = padded[0] // rows, padded[1] // columns
@@ -162,6 +163,10 @@ def slow_pyramid_proposals(objectness, deltas, anchors, padded, image, rule):
             large = min(box[2] - box[0], box[3] - box[1]) >= rule.min_size
             if large and score > rule.score_thresh:
                 chosen.append((score, box))
+        groups.append(chosen)
+    if not rule.per_level:
+        groups = [sorted(chain(*groups), key=lambda c: -c[0])[: rule.pre_nms_top_n]]
+    for chosen in groups:
         survivors = []
         for score, box in chosen:
             if all(slow_iou(box, other) <= rule.nms_thresh for _, other in survivors):

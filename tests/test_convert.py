@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mxrcnn.config import Config, ConfigError, make_config, override
-from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.data.synthetic import SHAPES, ensure_synthetic
 from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.errors import USER_ERRORS
@@ -19,13 +19,14 @@ from mxrcnn.training.checkpoint import CheckpointError, RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.weights.convert import TABLE, ConvertRequest, convert, run_convert, write_run
 from mxrcnn.weights.formats import WeightsError
-from mxrcnn.weights.matterport import explain, layout
 from mxrcnn.weights.names import COCO_CLASSES, COCO_GAPS, gaps_last
 from mxrcnn.weights.reading import read_params
 from mxrcnn.weights.sources import network_shapes
-from mxrcnn.weights.torchvision import today, torchvision_name
+from mxrcnn.weights.torchvision import resnet_classifier, today, torchvision_name
 from symnet.compat import mx
+from tests.factories import Picture, make_voc
 from tests.test_fcos_parity import load_recipe
+from tests.test_tools import tool  # noqa: F401 - a fixture
 from tests.test_torchvision_parity import pairwise_iou
 from tests.torch_files import write_pth, write_torchs
 
@@ -248,6 +249,94 @@ def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
     np.testing.assert_array_equal(params["backbone.body.layer3.1.conv2_weight"], weight)
 
 
+def test_a_converted_run_is_a_run(tmp_path, data_root, tool):  # noqa: F811
+    """Tested, shown, trained to the end on other classes, and tested again, as people do it."""
+    state = slim_state(num_classes=len(SHAPES) + 1)
+    path, run, tuned = write_pth(tmp_path / "a.pth", state), tmp_path / "run", tmp_path / "tuned"
+    words = ("--set", *SLIM_WORDS, "box_score_thresh=0.01")
+    names = ("--class-names", ",".join(SHAPES))
+
+    def says(*args) -> str:
+        code, out, errors = tool(*args)
+        assert code == 0, errors
+        return out
+
+    says("convert", path, "--to", run, *names, *words)
+    voc = ("--dataset", "voc", "--data-root", data_root)
+    tested = ("--imageset", "2007_test", "--pictures", 0)
+    assert all(name in says("test", run, *voc, *tested) for name in SHAPES[:1])
+    image = next(data_root.glob("*/JPEGImages/*"))
+    shown = says("demo", run, image, "--out", tmp_path / "demo", "--threshold", 0.0)
+    assert re.search(r"[1-9]\d* objects, drawn in", shown)
+    others = make_voc(tmp_path / "voc", {"a": Picture(), "b": Picture(), "c": Picture(objects=())})
+    others = ("--dataset", "voc", "--data-root", others, "--imageset", "2007_train")
+    told = says("train", "--pretrained", run, *others, "--epochs", 1, "--out", tuned)
+    assert "these layers start anew: roi_heads.box_predictor.cls_score_weight (6, 8)" in told
+    assert f"done: {tuned}" in told
+    config = RunFolder(tuned).config()
+    assert config.data.class_names == ("dog",)
+    assert config.model.fpn_channels == 16
+    before, after = (Detector.load(folder).params for folder in (run, tuned))
+    layer4 = "backbone.body.layer4.1.conv2_weight"
+    assert (before[layer4] != after[layer4]).asnumpy().any()
+    stem = "backbone.body.conv1_weight"
+    np.testing.assert_array_equal(before[stem].asnumpy(), after[stem].asnumpy())
+    assert "dog" in says("test", tuned, *others, "--pictures", 0)
+
+
+def classifier_shapes(depth: int, classes: int = 1000) -> dict[str, tuple[int, ...]]:
+    """torchvision's ResNet by the paper's table 1, with its names."""
+    blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(conv: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
+        shapes[f"{conv}.weight"] = (outputs, inputs, kernel, kernel)
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{leaf}"] = (outputs,)
+        shapes[f"{norm}.num_batches_tracked"] = ()
+
+    add("conv1", "bn1", 64, 3, 7)
+    channels = 64
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        sizes = ((1, width), (3, width), (1, 4 * width)) if depth >= 50 else ((3, width),) * 2
+        for block in range(count):
+            name, inputs = f"layer{stage + 1}.{block}.", channels
+            for number, (kernel, outputs) in enumerate(sizes, start=1):
+                add(f"{name}conv{number}", f"{name}bn{number}", outputs, inputs, kernel)
+                inputs = outputs
+            if block == 0 and (stage > 0 or depth >= 50):
+                add(f"{name}downsample.0", f"{name}downsample.1", inputs, channels, 1)
+            channels = inputs
+    return {**shapes, "fc.weight": (classes, channels), "fc.bias": (classes,)}
+
+
+@pytest.mark.parametrize(("depth", "entries"), [(18, 122), (34, 218), (50, 320), (101, 626)])
+def test_resnet_classifiers_of_torchvision(depth, entries):
+    """The numbers of entries are those of torchvision's state dicts."""
+    shapes = classifier_shapes(depth)
+    assert len(shapes) == entries
+    source = resnet_classifier({n: np.broadcast_to(np.float32(1), s) for n, s in shapes.items()})
+    network, settings = next(iter(source.networks.items()))
+    assert network == f"faster_rcnn_r{101 if depth == 101 else 50}_fpn"
+    wanted = network_shapes(override(make_config(network), settings))
+    body = {name: shape for name, shape in wanted.items() if name.startswith("backbone.body.")}
+    assert {name: value.shape for name, value in source.params.items()} == body
+    counters = [n for n, why in source.left_out.items() if why == "a counter of batches"]
+    assert len(counters) == len(body) // 5
+    assert len(source.left_out) == len(counters) + 2
+
+
+def test_a_resnet34_goes_through_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    state = {n: rng.random(s, np.float32) for n, s in classifier_shapes(34, 10).items()}
+    found = convert(request(tmp_path, state))
+    assert (found.config.network, found.config.model.depth) == ("faster_rcnn_r50_fpn", 34)
+    assert not found.flaws()
+    name = "layer3.5.conv2.weight"
+    np.testing.assert_array_equal(found.params[f"backbone.body.{name[:-7]}_weight"], state[name])
+
+
 def test_vgg16_of_torchvision_brings_its_normalisation(tmp_path):
     shapes = network_shapes(make_config("faster_rcnn_vgg16"))
     convolutions = [name for name in shapes if name.startswith("conv") and "weight" in name]
@@ -374,25 +463,6 @@ def test_questions_that_the_user_has_to_answer(tmp_path, more, why):
 def test_unknown_files_are_named_with_what_they_hold(tmp_path):
     path = write_pth(tmp_path / "a.pth", {"encoder.w": np.zeros((2, 3))})
     with pytest.raises(WeightsError, match=r"no model that is known here.*encoder\.w \(2, 3\)"):
-        convert(ConvertRequest(str(path), ""))
-
-
-@pytest.mark.parametrize(("depth", "entries"), [(50, 384), (101, 690)])
-def test_matterports_layout_is_recognised_and_refused(tmp_path, depth, entries):
-    """No such file could be had here: these are the names and shapes that its code gives."""
-    h5py = pytest.importorskip("h5py")
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        for name, shape in layout(depth, 4).items():
-            small = shape if len(shape) < 4 else (1, 1, 1, 1)
-            file.create_dataset(f"{name}:0", data=np.zeros(small, np.float32))
-    expected = rf"ResNet-{depth}, 3 classes: \d+ of {entries} entries .* cannot be converted"
-    with pytest.raises(WeightsError, match=expected):
-        convert(ConvertRequest(str(path), ""))
-    arrays = {name: np.zeros(shape) for name, shape in layout(depth, 4).items()}
-    assert f"{len(arrays)} of {len(arrays)} entries" in explain(arrays)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=r"a\.h5: not a readable \.h5"):
         convert(ConvertRequest(str(path), ""))
 
 

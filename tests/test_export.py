@@ -243,12 +243,23 @@ SLIM = {
     "data.mean": (120.0, 115.0, 100.0),
     "data.std": (60.0, 60.0, 60.0),
 }
+#: the form of gluoncv's detectors with a pyramid
+AS_GLUONCV = {
+    "model.fpn_extra": "conv",
+    "model.anchor_form": "classic",
+    "model.rpn_nms_all": True,
+    "model.box_level_offset": 1.0,
+    "model.box_roi_size": 14,
+    "model.box_avg_pool": True,
+    "model.box_cut_last": True,
+}
 #: (name, settings): every detector, and what the defaults do not use
 VARIANTS = [
     *((name, {}) for name in list_detectors()),
     ("faster_rcnn_vgg16", {"model.roi_op": "roi_align"}),
     ("faster_rcnn_vgg16", {"model.roi_op": "crop_resize"}),
     ("faster_rcnn_r50_fpn", {"model.norm": "group"}),
+    ("mask_rcnn_r50_fpn", AS_GLUONCV),
     ("fcos_r50_fpn", {"model.norm": "batch", "model.p6p7": False}),
 ]
 #: parts of parameters' names and the gain of their weights: the first that matches applies

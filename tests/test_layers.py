@@ -24,6 +24,7 @@ from symnet.layers import (
     norm,
     precision,
     relu,
+    shared_parameters,
     softplus,
 )
 from tests.test_losses import numeric_gradient
@@ -394,6 +395,53 @@ def test_batch_norm_moves_its_statistics_and_frozen_does_not():
         np.testing.assert_array_equal(frozen[name], np.float32(values[name]))
         expected = 0.9 * values[name] + 0.1 * now
         np.testing.assert_allclose(moved[name], expected, rtol=1e-3)
+
+
+def twice(kind: str) -> mx.sym.Symbol:
+    """A normalised convolution applied two times, with the same parameters."""
+    with shared_parameters():
+        data = conv_norm(mx.sym.Variable("data"), "c", "n", 4, kind=kind, channels=4)
+        with mx.name.Prefix("again."):
+            return relu(conv_norm(data, "c", "n", 4, kind=kind, channels=4), "relu")
+
+
+@pytest.mark.parametrize("kind", layers.NORMS)
+def test_two_passes_share_their_parameters(kind):
+    both, once = twice(kind), conv_norm(mx.sym.Variable("data"), "c", "n", 4, kind=kind, channels=4)
+    assert both.list_arguments() == once.list_arguments()
+    assert both.list_auxiliary_states() == once.list_auxiliary_states()
+    assert "again.relu_output" in both.list_outputs()
+    rng = np.random.default_rng(0)
+    shapes = once.infer_shape(data=(2, 4, 6, 6))
+    arrays = {
+        name: mx.nd.array(rng.uniform(0.5, 1, shape))
+        for names, found in (
+            (once.list_arguments(), shapes[0]),
+            (once.list_auxiliary_states(), shapes[2]),
+        )
+        for name, shape in zip(names, found)
+    }
+
+    def run(symbol, data):
+        args = {n: data if n == "data" else arrays[n] for n in symbol.list_arguments()}
+        auxs = {n: arrays[n] for n in symbol.list_auxiliary_states()}
+        return symbol.bind(mx.cpu(), args, aux_states=auxs, grad_req="null").forward()[0]
+
+    expected = mx.nd.relu(run(once, run(once, arrays["data"]))).asnumpy()
+    np.testing.assert_allclose(run(both, arrays["data"]).asnumpy(), expected, rtol=1e-5)
+
+
+def test_norms_of_two_passes_are_folded_once():
+    with precision("int8"):
+        stored = twice("frozen")
+    rng = np.random.default_rng(0)
+    leaves = (*(f"n_{leaf}" for leaf in layers.STATISTICS), "c_weight")
+    params = {
+        n: mx.nd.array(rng.uniform(0.5, 1, (4, 4, 3, 3)[: 1 + 3 * ("c_" in n)])) for n in leaves
+    }
+    folded = fold_norms(stored, params)
+    assert folded.keys() == {*leaves, "c_bias"}
+    assert stored.list_arguments() == ["data", "c_weight", "c_bias"]
 
 
 def test_an_unknown_normalisation_is_answered_with_those_there_are():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import symnet.proposal_target  # noqa: F401 - registers the operator
-from symnet.anchors import PyramidAnchors, pyramid_sizes
+from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.metrics import pyramid_metrics
@@ -346,6 +346,7 @@ def test_proposals_of_two_images(seed):
         ProposalFilter(300, 200, 0.7),  # more than p3 and p4 have; the rest is torchvision's
         ProposalFilter(5, 15, 1.0, 0.0, 0.0),  # nothing is suppressed
         ProposalFilter(30, 90, 0.2, 0.9, 10),  # little is left
+        ProposalFilter(15, 15, 0.2, per_level=False),  # one NMS of the best of all levels
     ],
 )
 def test_proposals_by_other_rules(rule):
@@ -402,8 +403,9 @@ def test_the_last_map_s_stride_is_not_a_power_of_two():
     check_proposals(found, objectness, deltas, im_info, rule, anchors)
 
 
-def test_overlapping_boxes_of_different_levels_both_stay():
-    """NMS is of a level alone."""
+@pytest.mark.parametrize("per_level", [True, False])
+def test_overlapping_boxes_of_different_levels(per_level):
+    """Both stay where NMS is of a level alone."""
     objectness, deltas = proposal_values(images=1)
     for level in range(3):
         objectness[level][:] = -8
@@ -412,8 +414,26 @@ def test_overlapping_boxes_of_different_levels_both_stay():
     objectness = [level[:, :1] for level in objectness]
     deltas = [level[:, :4] for level in deltas]
     objectness[0][0, 0, 4, 4], objectness[1][0, 0, 2, 2] = 3, 2  # at 16, 16 both
-    found = propose(objectness, deltas, [(64, 96, 1)], ProposalFilter(50, 2, 0.5), anchors)
-    np.testing.assert_allclose(found[0], [[0, 8, 8, 24, 24]] * 2, atol=1e-4)
+    rule = ProposalFilter(50, 2, 0.5, per_level=per_level)
+    found = propose(objectness, deltas, [(64, 96, 1)], rule, anchors)
+    same = (found[0] == [0, 8, 8, 24, 24]).all(axis=1)
+    assert same.tolist() == [True, per_level]
+
+
+def test_a_level_s_stride_may_be_fixed():
+    """At 96 pixels p6 has 2 columns, here 64 pixels apart; anchors lie in the cells' middles."""
+    specs = tuple(AnchorSpec(s, (2,), (0.5, 1.0, 2.0)) for s in (4, 8, 16, 32, 64))
+    anchors = ClassicLevels(specs)
+    objectness, deltas = proposal_values(images=1, seed=5, levels=5)
+    for level in range(5):
+        objectness[level][:] = 3 if level == 4 else -9
+        deltas[level][:] = 0
+    rule = ProposalFilter(6, 6, 1.0, 0.5, 0.0)
+    found = propose(objectness, deltas, [(1000, 1000, 1)], rule, anchors)[0]
+    expected = np.maximum(anchors.grid(*PADDED)[-6:], 0)
+    order = np.lexsort(found[:, 1:].T)
+    np.testing.assert_allclose(found[order, 1:], expected[np.lexsort(expected.T)], atol=1e-4)
+    assert (found[:, 0] == 0).all()
 
 
 # --- sampling for the box head ------------------------------------------------------------------

@@ -1,14 +1,19 @@
-"""gluoncv's models, as `save_parameters` writes them: ResNet v1b, and Faster R-CNN C4 with it."""
+"""gluoncv's models, as `save_parameters` writes them: ResNet v1b, Faster and Mask R-CNN with it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 
 from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
 from mxrcnn.weights.torchvision import resnet_depth, resnet_networks
+from symnet.faster_rcnn_fpn import GLUONCV as FASTER_FPN
 from symnet.faster_rcnn_v1b import COCO
+from symnet.fpn import PREFIX as FPN
+from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
 from symnet.resnet import PREFIX as BODY
 
 #: endings of names here, and gluoncv's
@@ -20,13 +25,18 @@ _ENDINGS = {
     "weight": "weight",
     "bias": "bias",
 }
-#: prefixes of layers: gluoncv numbers what it chained
-_LAYERS = (
+#: layers of the body in the C4 form: gluoncv numbers what it chained
+_CHAINED = (
     (r"^features\.0$", "conv1"),
     (r"^features\.1$", "bn1"),
     (r"^features\.([456])\.", lambda found: f"layer{int(found[1]) - 3}."),
     (r"^top_features\.0\.", "layer4."),
 )
+#: an entry of the body in the FPN form: layers of a stage are numbered in the order of their use
+_NUMBERED = re.compile(
+    r"^features\.[a-z0-9]+_(?:(layers|down)([1-4])_)?(conv|batchnorm)(\d+)_(\w+)$"
+)
+_PYRAMID = re.compile(r"^features\.P([2-6])_(conv_lat|conv1)_(\w+)$")
 #: layers outside the body, and theirs
 _HEAD = {
     "rpn.conv1.0": "rpn.head.conv.0.0",
@@ -34,24 +44,84 @@ _HEAD = {
     "rpn.loc": "rpn.head.bbox_pred",
     "class_predictor": "roi_heads.box_predictor.cls_score",
     "box_predictor": "roi_heads.box_predictor.bbox_pred",
+    "mask.mask": "roi_heads.mask_predictor.mask_fcn_logits",
 }
-_BOXES = "roi_heads.box_predictor.bbox_pred_"
+_FC = ("roi_heads.box_head.fc6", "roi_heads.box_head.fc7")
+_DECONV = "roi_heads.mask_predictor.conv5_mask"
+#: layers in which gluoncv has no background, and their rows for each class
+_NO_BACKGROUND = {
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_predictor.mask_fcn_logits": 1,
+}
 
 
-def _resnet_layer(layer: str) -> str:
-    for pattern, name in _LAYERS:
-        layer = re.sub(pattern, name, layer)
-    return layer
+#: a layer's name here, or None, and the ending of a name in the file
+_Place = tuple[Optional[str], str]
+
+
+def _numbered(name: str, per_block: int) -> _Place | None:
+    """Of an entry of the body in the FPN form, of so many convolutions a block; None of others."""
+    found = _NUMBERED.match(name)
+    if not found:
+        return None
+    group, stage, kind, number, leaf = found.groups()
+    number, short = int(number), "bn" if kind == "batchnorm" else "conv"
+    if group == "layers":
+        layer = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
+    elif group == "down":
+        layer = f"layer{stage}.0.downsample.{int(short == 'bn')}"
+    else:
+        layer = f"{short}{number + 1}"
+    return BODY + layer, leaf
+
+
+def _of_pyramid(name: str) -> _Place | None:
+    """Of an entry of the pyramid's own layers; None of others."""
+    found = _PYRAMID.match(name)
+    if not found:
+        return None
+    level, kind, leaf = found.groups()
+    if level == "6":
+        return f"{FPN}extra_blocks.p6", leaf
+    blocks = "inner" if kind == "conv_lat" else "layer"
+    return f"{FPN}{blocks}_blocks.{int(level) - 2}.0", leaf
+
+
+def _chained(name: str, chains: Mapping[str, str]) -> _Place:
+    """Of an entry of the body in the C4 form, or of the heads."""
+    layer, _, leaf = name.rpartition(".")
+    body = layer
+    for pattern, replacement in _CHAINED:
+        body = re.sub(pattern, replacement, body)
+    if re.match(r"(conv1|bn1)$|layer[1-4]\.\d", body):
+        return BODY + body, leaf
+    layer = layer.replace("rpn.rpn_head.", "rpn.")
+    return _HEAD.get(layer, chains.get(layer)), leaf
+
+
+def _numbers(arrays: Arrays, chain: str) -> list[int]:
+    """The places in a chain of layers that have weights."""
+    found = (re.match(rf"{chain}\.(\d+)\.weight$", name) for name in arrays)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _chains(arrays: Arrays) -> dict[str, str]:
+    """Layers in chains: their names in the file, and here."""
+    out = {f"box_features.{n}": name for n, name in zip(_numbers(arrays, "box_features"), _FC)}
+    masks = [f"mask.deconv.{n}" for n in _numbers(arrays, r"mask\.deconv")]
+    *convolutions, last = masks or ["mask.deconv"]
+    out.update({name: f"roi_heads.mask_head.{i}.0" for i, name in enumerate(convolutions)})
+    return {**out, last: _DECONV}
 
 
 def _origin(arrays: Arrays) -> dict[str, str]:
     """Names here, and in the file, of what has a place."""
+    chains = _chains(arrays)
+    bottleneck = any(name.endswith("_layers1_conv8_weight") for name in arrays)
     origin = {}
     for name in arrays:
-        layer, _, leaf = name.rpartition(".")
-        body = _resnet_layer(layer)
-        is_body = re.match(r"(conv1|bn1)$|layer[1-4]\.\d", body)
-        ours = BODY + body if is_body else _HEAD.get(layer)
+        place = _numbered(name, 3 if bottleneck else 2) or _of_pyramid(name)
+        ours, leaf = place or _chained(name, chains)
         if ours and leaf in _ENDINGS:
             origin[f"{ours}_{_ENDINGS[leaf]}"] = name
     return origin
@@ -89,25 +159,60 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
     )
 
 
+def _params(arrays: Arrays, origin: dict[str, str]) -> dict[str, np.ndarray]:
+    """Values by names here, with rows of zeros for the background where gluoncv has none."""
+    params = {ours: arrays[name] for ours, name in origin.items()}
+    for layer, rows in _NO_BACKGROUND.items():
+        for name in (f"{layer}_weight", f"{layer}_bias"):
+            if name in params:
+                value = params[name]
+                params[name] = np.concatenate([np.zeros_like(value[:rows]), value])
+    return params
+
+
 def detector(arrays: Arrays) -> Source | None:
-    """Faster R-CNN C4, as faster_rcnn_resnet50_v1b_voc and _coco."""
-    needed = ("features.0.weight", "rpn.score.weight", "class_predictor.weight")
+    """Faster and Mask R-CNN, C4 and FPN, such as faster_rcnn_resnet50_v1b_voc."""
     origin = _origin(arrays)
     depth = _depth(origin)
-    if not all(name in arrays for name in needed) or depth not in (50, 101):
+    needed = {f"{BODY}conv1_weight", "rpn.head.cls_logits_weight"}
+    if depth is None or not needed <= origin.keys() or "class_predictor.weight" not in arrays:
         return None
-    params = {ours: arrays[name] for ours, name in origin.items()}
-    for leaf in ("weight", "bias"):  # gluoncv has no boxes for the background
-        value = params[f"{_BOXES}{leaf}"]
-        params[f"{_BOXES}{leaf}"] = np.concatenate([np.zeros_like(value[:4]), value])
+    kind = "mask_rcnn" if "mask.mask.weight" in arrays else "faster_rcnn"
+    is_fpn = f"{FPN}inner_blocks.0.0_weight" in origin
+    params = _params(arrays, origin)
+    settings = {**IMAGENET, "model.depth": depth}
+    settings["model.rpn_channels"] = params["rpn.head.cls_logits_weight"].shape[1]
+    if kind == "mask_rcnn":
+        settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
     classes = len(arrays["class_predictor.weight"])
-    settings = {**IMAGENET, **(COCO if classes == 81 else {}), "model.depth": depth}
-    settings["model.rpn_channels"] = len(arrays["rpn.score.weight"][0])
+    if is_fpn:
+        settings = {**(MASK_FPN if kind == "mask_rcnn" else FASTER_FPN), **settings}
+        settings.update(_fpn_settings(arrays, params))
+    elif kind == "faster_rcnn" and classes == 81:
+        settings = {**COCO, **settings}
+    network = f"{kind}_r{101 if depth == 101 and is_fpn else 50}_{'fpn' if is_fpn else 'v1b'}"
+    title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
     return Source(
-        f"gluoncv's Faster R-CNN ResNet-{depth} v1b detector",
-        {"faster_rcnn_r50_v1b": settings},
+        f"gluoncv's {title} {'FPN ' * is_fpn}ResNet-{depth} v1b detector",
+        {network: settings},
         params,
         origin,
         _left_out(arrays, origin),
         classes,
     )
+
+
+def _fpn_settings(arrays: Arrays, params: Arrays) -> dict[str, int | bool]:
+    """The form of a detector with a pyramid, as its shapes tell."""
+    averages = "box_features.1.weight" in arrays  # what is 0 has no parameters
+    size = 14 if averages else 7
+    settings = {
+        "model.fpn_channels": len(params[f"{FPN}inner_blocks.0.0_weight"]),
+        "model.box_head_dim": len(params.get(f"{_FC[0]}_weight", ())),
+        "model.box_avg_pool": averages,
+        "model.box_roi_size": size,
+    }
+    if f"{_DECONV}_weight" in params:
+        settings["model.mask_layers"] = len(_numbers(arrays, r"mask\.deconv")) - 1
+        settings["model.mask_roi_size"] = size
+    return settings

@@ -1,22 +1,21 @@
-"""matterport's Mask R-CNN .h5: recognised and checked by names and shapes; no network runs it.
+"""matterport's Mask R-CNN .h5, by names and shapes: no such file could be had where this was made.
 
-The layout is Keras', `layer/layer/kernel` with kernels (h, w, in, out).
+The layout is Keras', `layer/layer/kernel` with kernels (h, w, in, out); boxes are y before x.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from mxrcnn.weights.source import Arrays
+from mxrcnn.weights.source import Arrays, Source
+from symnet.fpn import PREFIX as FPN
+from symnet.layers import NORM_EPS, STATISTICS
+from symnet.mask_rcnn_fpn import MATTERPORT_FORM
+from symnet.resnet import PREFIX as BODY
 
-#: where its network differs from the ones here, so that its parameters would mean something else
-REASONS = (
-    "strides of the stages are in the first 1x1 convolution, not in the 3x3 one",
-    "the stem pools with padding after the last pixel only",
-    "the RPN has 512 channels, and ratios of width to height",
-)
 _STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -77,20 +76,123 @@ def layout(depth: int, num_classes: int) -> dict[str, tuple[int, ...]]:
     return {**out, **_conv("mrcnn_mask", 1, 1, 256, num_classes)}
 
 
-def explain(arrays: Arrays) -> str | None:
-    """What to say of a file of matterport's; None for any other.
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of its file (with its normalisation, if it has one), and what it becomes here.
 
-    How far its names and shapes are those of its layout, and why it is not converted.
+    rows: turns the outputs, the kernel's last axis, into those of the layer here.
     """
-    logits = next((v for n, v in arrays.items() if n.endswith("mrcnn_class_logits/kernel")), None)
+
+    theirs: str
+    ours: str
+    norm: str = ""
+    norm_here: str = ""
+    rows: Callable[[np.ndarray], np.ndarray] = lambda values: values
+
+    def entries(self) -> list[str]:
+        """Names in the file."""
+        names = [f"{_entry(self.theirs)}/{leaf}" for leaf in ("kernel", "bias")]
+        return names + [f"{_entry(self.norm)}/{leaf}" for leaf in _STATISTICS] * bool(self.norm)
+
+
+def _xy(values: np.ndarray) -> np.ndarray:
+    """Outputs dx, dy, dw, dh of each box, from its dy, dx, dh, dw."""
+    pairs = values.reshape(*values.shape[:-1], -1, 2)
+    return pairs[..., ::-1].reshape(values.shape)
+
+
+def _logit(values: np.ndarray) -> np.ndarray:
+    """The one output of a sigmoid, from the two of each anchor's softmax, background and object."""
+    return values[..., 1::2] - values[..., ::2]
+
+
+def _layers(depth: int) -> list[_Layer]:
+    """All layers with parameters."""
+    out = [_Layer("conv1", f"{BODY}conv1", "bn_conv1", f"{BODY}bn1")]
+    for stage, blocks in enumerate(_BLOCKS[depth], start=2):
+        for block in range(blocks):
+            theirs, ours = f"{stage}{chr(ord('a') + block)}_branch", f"layer{stage - 1}.{block}."
+            parts = [(f"2{'abc'[i]}", f"conv{i + 1}", f"bn{i + 1}") for i in range(3)]
+            parts += [("1", "downsample.0", "downsample.1")] * (block == 0)
+            out += [
+                _Layer(
+                    f"res{theirs}{part}", BODY + ours + conv, f"bn{theirs}{part}", BODY + ours + bn
+                )
+                for part, conv, bn in parts
+            ]
+    for level in range(2, 6):
+        out.append(_Layer(f"fpn_c{level}p{level}", f"{FPN}inner_blocks.{level - 2}.0"))
+        out.append(_Layer(f"fpn_p{level}", f"{FPN}layer_blocks.{level - 2}.0"))
+    box, mask = "roi_heads.box_predictor.", "roi_heads.mask_predictor."
+    return [
+        *out,
+        _Layer("rpn_conv_shared", "rpn.head.conv.0.0"),
+        _Layer("rpn_class_raw", "rpn.head.cls_logits", rows=_logit),
+        _Layer("rpn_bbox_pred", "rpn.head.bbox_pred", rows=_xy),
+        _Layer("mrcnn_class_conv1", "roi_heads.box_head.fc6", "mrcnn_class_bn1"),
+        _Layer("mrcnn_class_conv2", "roi_heads.box_head.fc7", "mrcnn_class_bn2"),
+        _Layer("mrcnn_class_logits", f"{box}cls_score"),
+        _Layer("mrcnn_bbox_fc", f"{box}bbox_pred", rows=_xy),
+        *(
+            _Layer(f"mrcnn_mask_conv{i + 1}", f"roi_heads.mask_head.{i}.0", f"mrcnn_mask_bn{i + 1}")
+            for i in range(4)
+        ),
+        _Layer("mrcnn_mask_deconv", f"{mask}conv5_mask"),
+        _Layer("mrcnn_mask", f"{mask}mask_fcn_logits"),
+    ]
+
+
+#: of Keras' normalisation, where MXNet's networks here have NORM_EPS
+_EPS = 1e-3
+
+
+def _converted(layer: _Layer, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Its parameters by names here.
+
+    The body keeps its normalisations, whose mean and variance take the convolution's bias and the
+    other epsilon. Elsewhere they go into the convolution.
+    """
+    kernel, bias, *norm = (arrays[name].astype(np.float64) for name in layer.entries())
+    if norm and not layer.norm_here:
+        gamma, beta, mean, var = norm
+        scale = gamma / np.sqrt(var + _EPS)
+        kernel, bias = kernel * scale, beta + (bias - mean) * scale
+    kernel, bias = layer.rows(kernel), layer.rows(bias)
+    weight = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+    if ".fc" in layer.ours:  # a convolution over the whole RoI
+        weight = weight.reshape(len(weight), -1)
+    out = {f"{layer.ours}_weight": weight}
+    if layer.norm_here:
+        gamma, beta, mean, var = norm
+        values = (gamma, beta, mean - bias, var + _EPS - NORM_EPS)
+        out.update({f"{layer.norm_here}_{leaf}": v for leaf, v in zip(STATISTICS, values)})
+    else:
+        out[f"{layer.ours}_bias"] = bias
+    return {name: value.astype(np.float32) for name, value in out.items()}
+
+
+def detector(arrays: Arrays) -> Source | None:
+    """Mask R-CNN with ResNet-50 or 101; entries of other shapes than its layout's have no place."""
+    logits = arrays.get("mrcnn_class_logits/mrcnn_class_logits/kernel")
     if logits is None or np.ndim(logits) != 2:
         return None
-    depth = 101 if any(re.match(r"res4w_branch2a/", name) for name in arrays) else 50
+    depth = 101 if any(name.startswith("res4w_branch2a/") for name in arrays) else 50
     expected = layout(depth, logits.shape[1])
-    right = sum(name in arrays and arrays[name].shape == shape for name, shape in expected.items())
-    return (
-        f"matterport's Mask R-CNN with ResNet-{depth}, {logits.shape[1] - 1} classes: {right} of "
-        f"{len(expected)} entries have its names and shapes. It cannot be converted, as no network "
-        f"here computes the same: {'; '.join(REASONS)}. With torchvision's weights, "
-        "tools/train.py --preset matterport trains with its settings"
+    right = {n for n, shape in expected.items() if n in arrays and arrays[n].shape == shape}
+    params, origin = {}, {}
+    for layer in _layers(depth):
+        if right.issuperset(layer.entries()):
+            made = _converted(layer, arrays)
+            params.update(made)
+            origin.update(dict.fromkeys(made, " ".join(layer.entries())))
+    return Source(
+        f"matterport's Mask R-CNN with ResNet-{depth}",
+        {f"mask_rcnn_r{depth}_fpn": {**MATTERPORT_FORM, "model.depth": depth}},
+        params,
+        origin,
+        num_classes=logits.shape[1],
+        told=(
+            f"{len(right)} of {len(expected)} entries have the names and shapes of its layout; "
+            "docs/weights.md tells what was not tried and what differs",
+        ),
     )

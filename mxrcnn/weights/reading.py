@@ -89,22 +89,29 @@ class Origin:
     """
 
     path: Path
-    params: dict[str, np.ndarray]
     config: Config | None = None
     source: Source | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> Origin:
-        """A run folder (its best checkpoint, else its last) or a file; errors as read_params."""
+        """A run folder or a file; errors as read_params."""
         path = Path(path)
         if path.is_dir() and (path / "config.json").is_file():
-            run = RunFolder(path)
-            folder = run.folder("best" if run.best() else "last")
-            args, auxs = split_params(load_arrays(folder / "model.params"))
-            params = {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
-            return cls(path, params, config=run.config())
+            return cls(path, config=RunFolder(path).config())
         arrays = read_params(path)
-        return cls(path, arrays, source=foreign_source(path, arrays))
+        return cls(path, source=foreign_source(path, arrays), arrays=arrays)
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The parameters, by names here if they are known; of a run, its best or last ones."""
+        if self.source is not None:
+            return dict(self.source.params)
+        if self.config is None:
+            return dict(self.arrays)
+        run = RunFolder(self.path)
+        folder = run.folder("best" if run.best() else "last")
+        args, auxs = split_params(load_arrays(folder / "model.params"))
+        return {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
 
 
 #: of a run that another starts from: how its images become inputs
@@ -154,9 +161,8 @@ def match_params(
     """
     origin = Origin.open(path)
     report = LoadReport(Path(path))
-    params = origin.params
+    params = origin.params()
     if origin.source is not None:
-        params = dict(origin.source.params)
         report.converted.append(f"names of {origin.source.title}")
     report.converted += to_rgb(path, params, bgr)
     used = fit_params(params, shapes, report)
