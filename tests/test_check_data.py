@@ -324,7 +324,7 @@ def test_a_coco_image_of_another_size_is_an_error(tmp_path):
 def test_every_network_has_a_reach(network):
     records = [make_record(boxes=[(10, 20, 50, 60)])]
     objects = network_objects(records, ("dog",), ("dog",), config_of(network))
-    reach = checking._reach(config_of(network), objects)
+    reach = checking._reach(config_of(network), objects, objects)
     assert (reach.points is None) == (not network.startswith("fcos"))
     assert reach.points or reach.overlaps.shape == (1,)
 

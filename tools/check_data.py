@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--imageset",
         metavar="A,B",
-        help="image sets, which are compared; default: the data set's own",
+        help="image sets, the one to train on first; default: the data set's own",
     )
     parser.add_argument("--network", help="whose anchors; default: faster_rcnn_vgg16")
     parser.add_argument("--preset", metavar="NAME", help="as of tools/train.py")

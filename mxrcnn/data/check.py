@@ -142,7 +142,7 @@ def check_data(config: Config, imagesets: Sequence[str], progress: bool = True) 
     order = list(KINDS)
     faults.sort(key=lambda fault: order.index(fault.kind))
     counts = {split.name: _counts(split) for split in splits}
-    reach = _reach(config, every)
+    reach = _reach(config, every, splits[0].objects)
     return DataCheck(config, splits, faults, class_names, every, reach, counts)
 
 
@@ -185,12 +185,17 @@ def _joined(parts: Sequence[Objects]) -> Objects:
     return Objects(*(np.concatenate([getattr(p, name) for p in shifted]) for name in names))
 
 
-def _reach(config: Config, objects: Objects) -> Reach:
+def _reach(config: Config, objects: Objects, training: Objects) -> Reach:
+    """What a config's anchors reach of all objects; suggestions are made from those of training."""
     model = config.model
     if hasattr(model, "points"):
         return Reach(config.network, np.zeros(0), None, point_reach(model, objects))
     overlaps = best_overlaps(model.anchors, objects)
-    return Reach(config.network, overlaps, suggest(model, objects), None)
+    best = suggest(model, training)
+    if best is not None and training is not objects:
+        anchors = replace(model, **best.settings).anchors
+        best = replace(best, overlaps=best_overlaps(anchors, objects))
+    return Reach(config.network, overlaps, best, None)
 
 
 # Faults
