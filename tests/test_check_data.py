@@ -65,11 +65,19 @@ def some_boxes(rng: np.random.Generator, size: tuple[int, int], count: int = 40)
     ],
 )
 @pytest.mark.parametrize(
-    "network", ["faster_rcnn_vgg16", "faster_rcnn_r50_v1b", "faster_rcnn_r50_fpn"]
+    ("network", "settings"),
+    [
+        ("faster_rcnn_vgg16", {}),
+        ("faster_rcnn_vgg16", {"model.anchor_scales": (1.3, 7.7), "model.anchor_ratios": (0.3,)}),
+        ("faster_rcnn_r50_v1b", {}),
+        ("faster_rcnn_r50_fpn", {}),
+        ("faster_rcnn_r50_fpn", {"model.anchor_form": "classic"}),
+        ("faster_rcnn_r50_fpn", {"model.anchor_form": "last_pixel"}),
+    ],
 )
-def test_the_best_overlap_is_that_of_all_anchors(network, size, padded):
+def test_the_best_overlap_is_that_of_all_anchors(network, size, padded, settings):
     """Against the whole grid and every anchor of it."""
-    model = make_config(network).model
+    model = override(make_config(network), settings).model
     boxes = some_boxes(np.random.default_rng(0), size).astype(np.float32)
     if network == "faster_rcnn_vgg16":
         grid = model.anchors.grid(padded[0] // 16, padded[1] // 16)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from symnet.anchors import AnchorSpec, PyramidAnchors, SingleLevel, pyramid_sizes
-from symnet.faster_rcnn_classic import OFFSET
+from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
+from symnet.faster_rcnn_classic import OFFSET, STRIDE
 from symnet.fcos import FCOSConfig
 from symnet.targets import PointMatching, match_points
 
@@ -73,9 +73,18 @@ def _levels(anchors: Any, objects: Objects) -> Iterator[_Level]:
             count = np.stack(size, axis=1)
             yield _Level(anchors.base(level), padded // count, count)
         return
-    single = anchors if isinstance(anchors, SingleLevel) else SingleLevel(anchors)
-    stride = single.spec.stride
-    yield _Level(single.base(0), np.full(padded.shape, stride), padded // stride)
+    for spec in anchors.levels if isinstance(anchors, ClassicLevels) else (anchors,):
+        step = np.full(padded.shape, spec.stride)
+        yield _Level(spec.base(), step, -(-padded // spec.stride))
+
+
+def anchor_sides(anchors: Any) -> np.ndarray:
+    """Widths and heights (A * L, 2) of all anchors of a network, in network pixels."""
+    nobody = np.zeros((0, 2), np.int64)
+    nothing = Objects(np.zeros((0, 4), np.float32), nobody[:, 0], nobody, nobody, nobody[:, 0])
+    base = np.concatenate([level.base for level in _levels(anchors, nothing)])
+    inclusive = 0 if isinstance(anchors, PyramidAnchors) else OFFSET
+    return base[:, 2:] - base[:, :2] + inclusive
 
 
 def best_overlaps(anchors: Any, objects: Objects) -> np.ndarray:
@@ -237,10 +246,10 @@ def suggest(model: Any, objects: Objects) -> Suggestion | None:
     if len(objects) > MOST_OBJECTS:
         some = objects[np.linspace(0, len(objects) - 1, MOST_OBJECTS).astype(int)]
     widths, heights = np.maximum(some.sides, 1e-3).T
-    pyramid = isinstance(model.anchors, PyramidAnchors)
-    name = "anchor_sizes" if pyramid else "anchor_scales"
-    stride = 1 if pyramid else getattr(model.anchors, "spec", model.anchors).stride
-    sizes = _spreads(np.sqrt(widths * heights) / stride, len(getattr(model, name)))
+    in_pixels = hasattr(model, "anchor_sizes")  # else in strides
+    name = "anchor_sizes" if in_pixels else "anchor_scales"
+    unit = 1 if in_pixels else STRIDE
+    sizes = _spreads(np.sqrt(widths * heights) / unit, len(getattr(model, name)))
     ratios = _spreads(heights / widths, len(model.anchor_ratios))
     own = {key: tuple(getattr(model, key)) for key in (name, "anchor_ratios")}
 

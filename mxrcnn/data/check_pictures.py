@@ -12,11 +12,10 @@ from PIL import Image, ImageDraw
 
 from mxrcnn import viz
 from mxrcnn.data.check import DataCheck, Fault
-from mxrcnn.data.check_anchors import THRESHOLDS
+from mxrcnn.data.check_anchors import THRESHOLDS, anchor_sides
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset
 from mxrcnn.files import safe_name
-from symnet.anchors import PyramidAnchors
 
 #: objects that a scatter plot shows
 MOST_DOTS = 20_000
@@ -59,17 +58,6 @@ def _class_balance(check: DataCheck) -> Any:
     return figure
 
 
-def _anchor_sides(model: Any) -> np.ndarray:
-    """Widths and heights (A * L, 2) of all anchors of a model, in network pixels."""
-    anchors = model.anchors
-    if isinstance(anchors, PyramidAnchors):
-        base = np.concatenate([anchors.base(level) for level in range(len(anchors.sizes))])
-        return base[:, 2:] - base[:, :2]
-    spec = getattr(anchors, "spec", anchors)
-    base = spec.grid(1, 1)
-    return base[:, 2:] - base[:, :2] + 1
-
-
 def _anchor_sets(check: DataCheck) -> dict[str, tuple[Any, str, str]]:
     """Label -> (model, colour, marker) of the anchors to show."""
     model = check.config.model
@@ -92,7 +80,7 @@ def _box_sizes(check: DataCheck) -> Any:
     colors = np.array([viz.PALETTE[k % len(viz.PALETTE)] for k in range(len(check.class_names))])
     axes.scatter(*sides[shown].T, s=9, c=colors[classes[shown]], alpha=0.45, linewidths=0)
     for name, (model, color, marker) in _anchor_sets(check).items():
-        at = _anchor_sides(model).T
+        at = anchor_sides(model.anchors).T
         axes.scatter(*at, s=52, marker=marker, facecolors="none", edgecolors=color, label=name)
     named = np.unique(classes)
     for k in named[:15]:
