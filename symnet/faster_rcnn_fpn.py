@@ -303,8 +303,8 @@ def detection_stages(
     rows = config.num_classes + config.unused_classes
     scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
     if config.box_best_class:
-        is_best = mx.sym.broadcast_equal(scores, mx.sym.max(scores, axis=2, keepdims=True))
-        scores = scores * is_best
+        best = mx.sym.max(scores, axis=2, keepdims=True)
+        scores = scores * (mx.sym.broadcast_sub(scores, best) >= 0)
     end = config.num_classes if config.unused_classes else None
     scores = mx.sym.slice_axis(scores, axis=2, begin=1, end=end)
     counted = mx.sym.slice_axis(rois, axis=2, begin=0, end=1) >= 0

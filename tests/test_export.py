@@ -195,6 +195,7 @@ X = V("x")  # a variable made twice would be two inputs
         mx.sym.pick(X, mx.sym.min(X, axis=1) * 9, axis=1),
         mx.sym.take(mx.sym.reshape(X, shape=(-1,)), X * 300),
         mx.sym.where(mx.sym.min(X, axis=(1, 2, 3)) > -2.7, X, -X),
+        mx.sym.broadcast_sub(X, mx.sym.max(X, axis=2, keepdims=True)) >= 0,
         mx.sym.reverse(mx.sym.transpose(X, axes=(0, 2, 3, 1)), axis=1),
         mx.sym.slice(X, begin=(None, 1, -3), end=(None, None, -1)),
         mx.sym.broadcast_like(
@@ -253,6 +254,15 @@ AS_GLUONCV = {
     "model.box_avg_pool": True,
     "model.box_cut_last": True,
 }
+#: and of matterport's
+AS_MATTERPORT = {
+    "model.depth": 50,
+    "model.body_form": "keras",
+    "model.anchor_form": "last_pixel",
+    "model.box_sampling_ratio": 0,
+    "model.mask_sampling_ratio": 0,
+    "model.box_best_class": True,
+}
 #: (name, settings): every detector, and what the defaults do not use
 VARIANTS = [
     *((name, {}) for name in list_detectors()),
@@ -260,6 +270,7 @@ VARIANTS = [
     ("faster_rcnn_vgg16", {"model.roi_op": "crop_resize"}),
     ("faster_rcnn_r50_fpn", {"model.norm": "group"}),
     ("mask_rcnn_r50_fpn", AS_GLUONCV),
+    ("mask_rcnn_r50_fpn", AS_MATTERPORT),
     ("fcos_r50_fpn", {"model.norm": "batch", "model.p6p7": False}),
 ]
 #: parts of parameters' names and the gain of their weights: the first that matches applies

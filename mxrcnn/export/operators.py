@@ -87,10 +87,11 @@ def _clip(g: OnnxGraph, node: MXNode) -> str:
     return g.op("Clip", *node.inputs, g.constant(node["a_min"]), g.constant(node["a_max"]))
 
 
-@translates("min")
-def _min(g: OnnxGraph, node: MXNode) -> str:
+@translates("min", "max")
+def _extreme(g: OnnxGraph, node: MXNode) -> str:
     axes = node["axis"] if isinstance(node["axis"], tuple) else (node["axis"],)
-    return g.op("ReduceMin", *node.inputs, axes=axes, keepdims=int(node.get("keepdims", False)))
+    kind = {"min": "ReduceMin", "max": "ReduceMax"}[node.op]
+    return g.op(kind, *node.inputs, axes=axes, keepdims=int(node.get("keepdims", False)))
 
 
 @translates("_np_cumsum")
