@@ -1,0 +1,122 @@
+"""Several devices, and several processes, train as one does with the same batches."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mxrcnn.compat import mx
+from mxrcnn.config import Config, make_config, override
+from mxrcnn.data import open_dataset
+from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.training import trainer as trainer_module
+from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.training.run import with_classes
+from mxrcnn.training.trainer import Trainer, step_seed
+from symnet import get_detector
+from tests.factories import TINY
+
+STEPS = 20
+SMALL_PYRAMID = {
+    "model.norm": "group",
+    "model.trainable_layers": 5,
+    "model.fpn_channels": 16,
+    "data.short_side": 64,
+    "data.long_side": 96,
+    "data.resize": "antialias",
+}
+SMALL_RPN = {
+    "model.depth": 18,
+    "model.anchor_sizes": (8, 16, 32, 64, 128),
+    "model.rpn_pre_nms_top_n": 100,
+    "model.rpn_post_nms_top_n": 40,
+    "model.rpn_batch_size_per_image": 64,
+    "model.box_head_dim": 32,
+    "model.box_batch_size_per_image": 16,
+}
+SMALL = {
+    "faster_rcnn_vgg16": TINY,
+    "mask_rcnn_r50_fpn": {
+        **SMALL_PYRAMID,
+        **SMALL_RPN,
+        "model.mask_channels": 8,
+        "model.mask_layers": 1,
+    },
+    "fcos_r50_fpn": {**SMALL_PYRAMID, "model.body": "resnet18", "model.head_layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> Path:
+    return ensure_synthetic(tmp_path_factory.mktemp("data") / "set", 12, 3, (96, 128))
+
+
+@pytest.fixture
+def no_dropout(monkeypatch):
+    """Devices draw the units that dropout leaves out for themselves."""
+
+    def detector(name: str):
+        known = get_detector(name)
+
+        def train_symbol(config, images: int) -> mx.sym.Symbol:
+            text = known.train_symbol(config, images).tojson(remove_amp_cast=False)
+            return mx.sym.load_json(text.replace('"p": "0.5"', '"p": "0"'))
+
+        return dataclasses.replace(known, train_symbol=train_symbol)
+
+    monkeypatch.setattr(trainer_module, "get_detector", detector)
+
+
+def small_config(network: str, data_root: Path, **train: object) -> Config:
+    masks = network.startswith("mask")
+    settings = {**SMALL[network], "data.root": str(data_root), "train.lr": 0.001}
+    settings["data.dataset"] = "coco" if masks else "voc"
+    settings["data.imageset"] = "train" if masks else "2007_train"
+    settings.update({"train.warmup_steps": 0, "train.batch_size": 2, "train.clip_gradient": 5.0})
+    settings.update({"train.epochs": 4, "data.std": (58.4, 57.1, 57.4)})
+    settings.update({f"train.{key}": value for key, value in train.items()})
+    config = override(make_config(network), settings)
+    return with_classes(config, open_dataset(config.data, config.data.imageset))
+
+
+def losses_of(config: Config, folder: Path, devices: list, steps: int) -> tuple[list[dict], dict]:
+    """The metrics of each of the first steps, and the parameters after them."""
+    dataset = open_dataset(config.data, config.data.imageset)
+    trainer = Trainer(config, RunFolder(folder), dataset, None, devices)
+    trainer.begin()
+    seen = []
+    with trainer_module.training_loader(config, trainer.plan, 0) as loader:
+        for step, batch in zip(range(steps), loader.batches(trainer.plan.stream(0, 0))):
+            pairs = trainer.network.step(batch, step_seed(0, step))
+            trainer.metrics.add(step, batch.image_ids, pairs)
+            trainer.metrics.absorb(everything=True)
+            seen.append(trainer.metrics.take())
+    return seen, {name: value.asnumpy() for name, value in trainer.network.params().items()}
+
+
+def differences(one: list[dict], other: list[dict]) -> dict[str, float]:
+    """By loss: the largest difference of a step, as a share of the loss's own size."""
+    assert len(one) == len(other)
+    names = [name for name in one[0] if name.endswith("Loss")]
+    size = {name: max(math.fabs(row[name]) for row in one) for name in names}
+    return {
+        name: max(abs(a[name] - b[name]) for a, b in zip(one, other)) / size[name] for name in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "steps"),
+    [("faster_rcnn_vgg16", STEPS), ("mask_rcnn_r50_fpn", 3), ("fcos_r50_fpn", 3)],
+)
+@pytest.mark.usefixtures("no_dropout")
+def test_two_devices_train_as_one(network, steps, data_root, tmp_path):
+    """Also where images have different numbers of samples, of which the losses are means."""
+    config = small_config(network, data_root)
+    one, params = losses_of(config, tmp_path / "one", [mx.cpu(0)], steps)
+    two, others = losses_of(config, tmp_path / "two", [mx.cpu(0), mx.cpu(1)], steps)
+    assert max(differences(one, two).values()) < 1e-5
+    for name, value in params.items():
+        scale = np.abs(value).max() + 1e-8
+        np.testing.assert_allclose(others[name] / scale, value / scale, atol=1e-5, err_msg=name)
