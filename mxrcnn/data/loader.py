@@ -39,7 +39,7 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from symnet import get_detector
-from symnet.compat import logical_cores
+from symnet.compat import local_workers, logical_cores
 from symnet.detector import ImageTargetsInput
 from symnet.targets import pad_objects
 
@@ -260,8 +260,8 @@ def _batch(
 
 
 def default_workers() -> int:
-    """Half of the cores that this process may use, from 1 to 8."""
-    return max(1, min(8, logical_cores() // 2))
+    """Half of the cores that this process may use, or its share of them, from 1 to 8."""
+    return max(1, min(8, logical_cores() // (2 * local_workers())))
 
 
 def _start_worker() -> None:
