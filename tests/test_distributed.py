@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from mxrcnn.config import Config, make_config, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.training import trainer as trainer_module
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.training.checkpoint import RunFolder, load_arrays
 from mxrcnn.training.run import with_classes
 from mxrcnn.training.trainer import Trainer, step_seed
 from symnet import get_detector
@@ -225,11 +226,58 @@ def two_workers(config, tmp_path_factory) -> Path:
 
 @pytest.mark.usefixtures("no_dropout")
 def test_two_workers_with_half_the_batch_train_as_one(config, two_workers, tmp_path):
-    one, params = losses_of(config, tmp_path / "one", [mx.cpu()], STEPS)
+    one, _ = losses_of(config, tmp_path / "one", [mx.cpu()], STEPS)
     run = RunFolder(two_workers)
     rows = run.read_log()
     assert [row["step"] for row in rows] == list(range(1, 25))
     found = differences(one, rows[:STEPS])
-    print(found)
+
     assert max(found.values()) < 1e-5
     assert rows[0]["lr"] == rows[-1]["lr"] == config.train.lr
+
+
+def test_only_the_first_worker_speaks_and_writes(two_workers):
+    """The other's lines would be in the log too, or its half-written files beside it."""
+    run = RunFolder(two_workers)
+    assert run.steps() == [20, 24]
+    assert {path.name for path in two_workers.rglob(".*")} == set()
+    assert (two_workers / "losses.png").is_file()
+    assert run.config().train.workers == 2
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Both runs end in the same parameters and momentum, to the bit."""
+    for name in ("model.params", "momentum.params"):
+        ours, theirs = (load_arrays(RunFolder(r).folder() / name) for r in (run, other))
+        assert ours.keys() == theirs.keys()
+        assert ours
+        different = [k for k in ours if (ours[k].asnumpy() != theirs[k].asnumpy()).any()]
+        assert not different
+    ours, theirs = (
+        [{k: v for k, v in row.items() if k.endswith("Loss")} for row in RunFolder(r).read_log()]
+        for r in (run, other)
+    )
+    assert ours == theirs
+
+
+def test_killed_stopped_and_resumed_equals_never_stopped(config, two_workers, tmp_path):
+    """kill -9 of one worker at a random step; then SIGTERM to the other one; then to the end."""
+    step, rank = random.randrange(5, 13), random.randrange(2)
+    out, kill = tmp_path / "run", {"TEST_SIGNAL": f"{rank} {step}", "TEST_SIGNUM": "9"}
+    code, _, errors = launch(*new_run(config, out), **kill)
+    assert code == 137, errors
+    assert f"error: worker {rank} ended with signal 9 (SIGKILL); ending all" in errors
+    saved = RunFolder(out).steps()[-1]
+    assert saved in (4, 8, 12), f"killed at {step}"
+
+    stop = {"TEST_SIGNAL": "1 15", "TEST_SIGNUM": "15"}
+    code, told, errors = launch("--resume", out, "--num-workers", 0, **stop)
+    assert code == 143, errors
+    assert f"resuming at step {saved} of 24" in told
+    stopped = RunFolder(out).steps()[-1]
+    assert 15 <= stopped <= 18
+    assert f"stopped at step {stopped}; go on: python tools/train.py --resume {out}" in told
+
+    code, _, errors = launch("--resume", out, "--num-workers", 0)
+    assert code == 0, errors
+    assert_same_end(out, two_workers)
