@@ -53,16 +53,21 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from mxrcnn.errors import report_user_errors
+    from mxrcnn.config import (
+        ConfigError,  # mxrcnn.errors would load MXNet, which is not needed here
+    )
     from mxrcnn.training.launch import Launcher, plan_processes, processes_of_task, read_hostfile
 
-    with report_user_errors():
+    try:
         if args.from_env:
             processes = processes_of_task(args.from_env, args.servers)
         else:
             hosts = read_hostfile(args.hostfile) if args.hostfile else None
             processes = plan_processes(args.workers, args.servers, hosts, args.uri)
         return Launcher(processes, args.command, args.python).run()
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
