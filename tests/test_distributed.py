@@ -1,6 +1,7 @@
 """Several devices, and several processes, train as one does with the same batches."""
 
 import dataclasses
+import itertools
 import math
 import os
 import random
@@ -14,16 +15,18 @@ import numpy as np
 import pytest
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, make_config, override
+from mxrcnn.config import Config, ConfigError, TrainConfig, make_config, override
 from mxrcnn.data import open_dataset
+from mxrcnn.data.loader import TrainingPlan, default_workers
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.training import trainer as trainer_module
 from mxrcnn.training.checkpoint import RunFolder, load_arrays
-from mxrcnn.training.run import with_classes
+from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
+from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Trainer, step_seed
-from symnet import get_detector
+from symnet import compat, get_detector
 from tests.conftest import REPO
-from tests.factories import TINY
+from tests.factories import TINY, make_dataset, make_record, tiny_config
 
 LAUNCH = REPO / "tools" / "launch.py"
 STEPS = 20
@@ -132,12 +135,19 @@ def test_two_devices_train_as_one(network, steps, data_root, tmp_path):
 
 # Several processes
 
-#: tools/train.py without dropout, which each worker draws for itself; it can send itself a signal
+#: tools/train.py without dropout, which each worker draws for itself; it can send a signal at
+#: some step, and let worker 1 have more words
 DRIVER = """
     import dataclasses, os, runpy, sys
     script, *sys.argv[1:] = sys.argv[1:]
     sys.path[:0] = [os.path.dirname(script), os.path.dirname(os.path.dirname(script))]
-    if os.environ["DMLC_ROLE"] == "worker":
+    role, pids = os.environ["DMLC_ROLE"], os.environ.get("TEST_PIDS", "")
+    if pids:
+        with open(f"{pids}/{role}", "w") as handle:
+            handle.write(str(os.getpid()))
+    if os.environ.get("DMLC_WORKER_ID") == "1":
+        sys.argv += os.environ.get("TEST_WORDS", "").split()
+    if role == "worker":
         from mxrcnn.compat import mx
         from mxrcnn.training import trainer
         from symnet import get_detector
@@ -156,7 +166,9 @@ DRIVER = """
         def advance_and_signal(self):
             ended = advance(self)
             if os.environ.get("TEST_SIGNAL") == f"{self.workers.rank} {self.state.step}":
-                os.kill(os.getpid(), int(os.environ["TEST_SIGNUM"]))
+                target = os.environ.get("TEST_TARGET")
+                pid = int(open(f"{pids}/{target}").read()) if target else os.getpid()
+                os.kill(pid, int(os.environ["TEST_SIGNUM"]))
             return ended
 
         trainer.get_detector = without_dropout
@@ -253,10 +265,10 @@ def assert_same_end(run: Path, other: Path) -> None:
         assert ours
         different = [k for k in ours if (ours[k].asnumpy() != theirs[k].asnumpy()).any()]
         assert not different
-    ours, theirs = (
-        [{k: v for k, v in row.items() if k.endswith("Loss")} for row in RunFolder(r).read_log()]
-        for r in (run, other)
+    logs = (
+        [row for row in RunFolder(r).read_log() if row["kind"] == "train"] for r in (run, other)
     )
+    ours, theirs = ([{k: row[k] for k in row if k.endswith("Loss")} for row in log] for log in logs)
     assert ours == theirs
 
 
@@ -281,3 +293,211 @@ def test_killed_stopped_and_resumed_equals_never_stopped(config, two_workers, tm
     code, _, errors = launch("--resume", out, "--num-workers", 0)
     assert code == 0, errors
     assert_same_end(out, two_workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["server", "scheduler"])
+def test_when_a_server_is_killed_the_run_can_be_resumed(victim, config, two_workers, tmp_path):
+    out = tmp_path / "run"
+    kill = {"TEST_SIGNAL": "0 6", "TEST_SIGNUM": "9", "TEST_TARGET": victim}
+    code, _, errors = launch(*new_run(config, out), TEST_PIDS=str(tmp_path), **kill)
+    assert code == 137, errors
+    name = "server 0" if victim == "server" else victim
+    assert f"error: {name} ended with signal 9 (SIGKILL); ending all" in errors
+    code, _, errors = launch("--resume", out, "--num-workers", 0)
+    assert code == 0, errors
+    assert_same_end(out, two_workers)
+
+
+@pytest.mark.slow
+def test_dist_device_sync_is_the_same(config, two_workers, tmp_path):
+    code, _, errors = launch(*new_run(config, tmp_path), "--kvstore", "dist_device_sync")
+    assert code == 0, errors
+    assert_same_end(tmp_path, two_workers)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_dropout")
+def test_one_worker_whose_updates_the_servers_make_trains_as_without_them(config, tmp_path):
+    """The servers' rule is the worker's: schedule, momentum, weight decay of weights alone."""
+    settings = {"train.batch_size": 1, "train.lr_decay_epoch": (1,), "train.warmup_steps": 3}
+    config = override(config, settings)
+    dataset = open_dataset(config.data, config.data.imageset)
+    alone = Trainer(config, RunFolder(tmp_path / "alone"), dataset, None, [mx.cpu()])
+    alone.begin()
+    trainer_module.train(alone, 0)
+    words = [*new_run(override(config, {"train.batch_size": 2}), tmp_path / "run")]
+    flags = ("-n", "1", "-s", "2")  # two servers: large parameters are cut in two
+    code, _, errors = launch(
+        *words, "--kvstore", "dist_async", flags=flags, MXNET_KVSTORE_BIGARRAY_BOUND="1000"
+    )
+    assert code == 0, errors
+    ours, theirs = (
+        load_arrays(RunFolder(tmp_path / name).folder() / "model.params")
+        for name in ("alone", "run")
+    )
+    for name, value in theirs.items():
+        np.testing.assert_allclose(value.asnumpy(), ours[name].asnumpy(), atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_workers_at_their_own_pace(config, tmp_path):
+    words = [*new_run(config, tmp_path / "run"), "--kvstore", "dist_async"]
+    code, told, errors = launch(*words)
+    assert code == 0, errors
+    assert "2 workers, 1 images an update, each at its own pace" in told
+    rows = RunFolder(tmp_path / "run").read_log()
+    assert rows[-1]["step"] == 24
+    assert rows[-1]["RPNLogLoss"] < rows[0]["RPNLogLoss"]
+    code, told, errors = launch(*("--resume", tmp_path / "run", "--num-workers", 0, "--epochs", 3))
+    assert code == 0, errors
+    assert RunFolder(tmp_path / "run").steps()[-1] == 36
+
+
+@pytest.mark.slow
+def test_the_others_wait_while_the_first_validates(config, two_workers, tmp_path):
+    words = [*new_run(config, tmp_path), "data.val_imageset=2007_test", "train.val_every=1"]
+    code, _, errors = launch(*words)
+    assert code == 0, errors
+    assert [row["step"] for row in RunFolder(tmp_path).read_log() if row["kind"] == "val"] == [
+        12,
+        24,
+    ]
+    assert_same_end(tmp_path, two_workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("train.lr=0.5", "their settings"),
+        ("data.root=OTHER", "their settings, their data"),
+    ],
+)
+def test_workers_that_differ(words, what, config, tmp_path, tmp_path_factory):
+    other = ensure_synthetic(tmp_path_factory.mktemp("other") / "set", 11, 3, (96, 128))
+    words = words.replace("OTHER", str(other))
+    code, _, errors = launch(*new_run(config, tmp_path / "run"), TEST_WORDS=words)
+    assert code == 1
+    assert f"error: the workers differ in {what}: " in errors
+
+
+@pytest.mark.slow
+def test_a_server_does_not_unpickle(tmp_path):
+    """What MXNet's own would load: here an object that makes a file when it is loaded."""
+    worker = f"""
+        import os, sys
+        sys.path.insert(0, {str(REPO)!r})
+        from mxrcnn.training.server import serve_if_asked
+        if serve_if_asked():
+            sys.exit()
+        from mxrcnn.compat import mx
+        store = mx.kv.create("dist_sync")
+        body = "cos\\nmkdir\\n(S'{tmp_path}/made'\\ntR."
+        store._send_command_to_servers(0, body)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(worker)]
+    done = subprocess.run(
+        [sys.executable, str(LAUNCH), "-n", "1", "--", *command],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert "[server 0] error: command 0 is not understood: JSONDecodeError" in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+# Shares, rates and environments
+
+
+@pytest.mark.parametrize(("images", "workers", "batch"), [(12, 2, 2), (1, 4, 1), (5, 3, 2)])
+def test_the_shares_make_up_the_batches(images, workers, batch):
+    records = [make_record(f"{k}") for k in range(images)]
+    share = TrainingPlan(make_dataset(records), tiny_config(train__batch_size=batch), workers)
+    whole = TrainingPlan(make_dataset(records), tiny_config(train__batch_size=batch * workers))
+    assert share.steps == whole.steps == math.ceil(2 * images / (batch * workers))
+    count = 2 * share.steps + 1
+    plans = [list(itertools.islice(share.stream(0, 0, rank), count)) for rank in range(workers)]
+    for parts, plan in zip(zip(*plans), itertools.islice(whole.stream(0, 0), count)):
+        assert {part.size for part in parts} == {plan.size}
+        for name in ("records", "flips", "seeds"):
+            assert sum((getattr(part, name) for part in parts), ()) == getattr(plan, name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "after", "last"),
+    [
+        ({}, (0, 1.0), (100, 4.0), 4.0),  # an epoch is shorter than 500 steps
+        ({"lr_scaling": "none"}, (0, 1.0), (1, 1.0), 1.0),
+        ({"kvstore": "dist_async"}, (0, 1.0), (1, 1.0), 1.0),
+        ({"warmup_steps": 200, "warmup_factor": 0.1}, (0, 0.1), (200, 4.0), 4.0),
+        ({"warmup_steps": 50, "warmup_factor": 0.1}, (0, 0.1), (100, 4.0), 4.0),
+    ],
+)
+def test_the_learning_rate_of_four_workers(settings, first, after, last):
+    train = TrainConfig(lr=1.0, lr_decay_epoch=(), kvstore="dist_sync", workers=4)
+    schedule = make_schedule(dataclasses.replace(train, **settings), 100)
+    for step, rate in (first, after, (10_000, last)):
+        assert schedule(step) == pytest.approx(rate)
+    rates = [schedule(step) for step in range(300)]
+    assert rates == sorted(rates)
+    assert make_schedule(train, 10_000)(499) < 4 == make_schedule(train, 10_000)(500)
+
+
+def test_one_worker_is_not_scaled():
+    train = TrainConfig(lr=1.0, lr_decay_epoch=(), kvstore="dist_sync", workers=1)
+    assert [make_schedule(train, 10)(step) for step in (0, 20)] == [1.0, 1.0]
+
+
+DMLC = {
+    "DMLC_ROLE": "worker",
+    "DMLC_PS_ROOT_URI": "127.0.0.1",
+    "DMLC_PS_ROOT_PORT": "9",
+    "DMLC_NUM_WORKER": "2",
+    "DMLC_NUM_SERVER": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "kvstore", "message"),
+    [
+        ({}, "dist_sync", "DMLC_ROLE, DMLC_PS_ROOT_URI, .* not in the environment. Start"),
+        ({**DMLC, "DMLC_NUM_WORKER": "0"}, None, "DMLC_NUM_WORKER=0, DMLC_NUM_SERVER=1: numbers"),
+        ({**DMLC, "DMLC_NUM_SERVER": "a"}, None, "DMLC_NUM_SERVER=a: numbers from 1"),
+        (DMLC, "local", "--kvstore local: this process is one of several"),
+    ],
+)
+def test_environments_that_cannot_be(variables, kvstore, message, monkeypatch, data_root):
+    for name in DMLC:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = {"data.dataset": "voc", "data.root": str(data_root)}
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainRequest(settings=settings, kvstore=kvstore))
+
+
+def test_started_together_means_in_step(monkeypatch, data_root):
+    for name, value in DMLC.items():
+        monkeypatch.setenv(name, value)
+    settings = {"data.dataset": "voc", "data.root": str(data_root)}
+    config, _ = build_config(TrainRequest(settings=settings))
+    assert (config.train.kvstore, config.train.workers) == ("dist_sync", 2)
+
+
+def test_a_run_is_resumed_by_as_many_workers(two_workers, monkeypatch):
+    monkeypatch.delenv("DMLC_ROLE", raising=False)
+    with pytest.raises(ConfigError, match=r"begun by 2 workers .* and here are 1: .* -n 2$"):
+        prepare(TrainRequest(resume=str(two_workers)))
+
+
+def test_local_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr("symnet.compat.physical_cores", lambda: 7)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12))
+    for workers, threads, loaders in (("", 7, 6), ("2", 3, 3), ("99", 1, 1)):
+        monkeypatch.setenv("MXRCNN_LOCAL_WORKERS", workers)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        compat.patch()
+        assert os.environ["OMP_NUM_THREADS"] == str(threads)
+        assert default_workers() == loaders

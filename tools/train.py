@@ -112,6 +112,10 @@ SETTINGS = {
 
 def main() -> int:
     args = parse_args()
+    from mxrcnn.training.server import serve_if_asked
+
+    if serve_if_asked():  # one of the processes of tools/launch.py, but no worker
+        return 0
     from mxrcnn.errors import report_user_errors
     from mxrcnn.training.run import TrainRequest, run_training
 

@@ -20,14 +20,9 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.schedule import lr_scale
+from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.training.trainer import Trainer, TrainResult, train
-from mxrcnn.training.workers import (
-    Workers,
-    number_of_workers,
-    serve,
-    serves,
-    started_together,
-)
+from mxrcnn.training.workers import Workers
 from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors
 
@@ -226,9 +221,6 @@ def describe_workers(config: Config) -> str:
 
 def run_training(request: TrainRequest) -> int:
     """Train as asked; the process's exit code: 0, or 128 + n if signal n stopped it."""
-    if serves():
-        serve()
-        return 0
     trainer = prepare(request)
     workers, path = trainer.workers, trainer.run.path
     if workers.first:

@@ -173,7 +173,7 @@ class Network:
         if not several and self.contexts[0].device_type == "cpu":
             self._share_arrays()
         self.module.init_params(initializer=None, arg_params=args, aux_params=auxs)
-        on_servers = self.workers.count > 1 and not self.workers.in_step
+        on_servers = self.workers.at_own_pace
         options = optimizer_options(
             self.config.train, schedule, step, self.parts, self.workers.count if on_servers else 1
         )
@@ -205,7 +205,7 @@ class Network:
 
     def catch_up(self) -> None:
         """Wait for the updates that other workers still make in the servers, and fetch them."""
-        if self.workers.count > 1 and not self.workers.in_step:
+        if self.workers.at_own_pace:
             mx.nd.waitall()
             self.workers.wait_for_all()
             group = self.module._exec_group

@@ -3,58 +3,27 @@
 Who they are comes from the environment (`DMLC_ROLE` and its kin, as tools/launch.py or a job
 scheduler sets them). In step (`dist_sync`, `dist_device_sync`) the servers add up the workers'
 gradients and each worker makes the same update; with `dist_async` the servers make the updates.
-MXNet's own server would unpickle what any process on the network sends it. This one takes JSON.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError
-from mxrcnn.training.optimizer import make_optimizer
+from mxrcnn.training.server import flush_and_exit, number_of_workers
 
 #: set beside DMLC's own variables by tools/launch.py: which worker this is
 RANK = "DMLC_WORKER_ID"
-_NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 #: numbers below it survive a sum over 4096 workers in float32
 _EXACT = 4096
-
-
-class WorkersError(RuntimeError):
-    """The workers of a training cannot work together; the message says in what they differ."""
-
-
-def started_together() -> bool:
-    """Whether the environment says that this process is one of several."""
-    return "DMLC_ROLE" in os.environ
-
-
-def number_of_workers() -> int:
-    """How many workers the environment announces; ConfigError if it does not say enough."""
-    missing = [name for name in ("DMLC_ROLE", *_NEEDED) if not os.environ.get(name)]
-    if missing:
-        raise ConfigError(
-            f"--kvstore dist_*: {', '.join(missing)} not in the environment. Start all processes "
-            "by: python tools/launch.py -n 2 -- python tools/train.py ... (docs/distributed.md)"
-        )
-    try:
-        numbers = [int(os.environ[name]) for name in _NEEDED[1:]]
-    except ValueError:
-        numbers = [0]
-    if min(numbers) < 1:
-        told = ", ".join(f"{name}={os.environ[name]}" for name in _NEEDED[1:])
-        raise ConfigError(f"{told}: numbers from 1 are expected")
-    return numbers[1]
 
 
 class Workers:
@@ -75,7 +44,12 @@ class Workers:
         self.store = mx.kv.create(kind)
         self.rank = int(os.environ.get(RANK, self.store.rank))
         self.in_step = kind != "dist_async"
-        atexit.register(_flush_and_exit, 1)  # at the normal end `leave` takes it back
+        atexit.register(flush_and_exit, 1)  # at the normal end `leave` takes it back
+
+    @property
+    def at_own_pace(self) -> bool:
+        """Whether the servers make the updates, with the gradients of one worker after another."""
+        return self.store is not None and not self.in_step
 
     @property
     def first(self) -> bool:
@@ -97,7 +71,7 @@ class Workers:
         return out
 
     def check_agreement(self, what: Mapping[str, str]) -> None:
-        """WorkersError unless all workers have the same texts, and each a rank of its own.
+        """ConfigError unless all workers have the same texts, and each a rank of its own.
 
         what: texts by what they are called.
         """
@@ -110,12 +84,12 @@ class Workers:
         same = found[: len(values)] == np.multiply(values, self.count)
         different = [name for name, ok in zip(sums, same.reshape(-1, 2).all(axis=1)) if not ok]
         if different:
-            raise WorkersError(
+            raise ConfigError(
                 f"the workers differ in {', '.join(different)}: they need the same command, the "
                 "same data, and one run folder that all of them see"
             )
         if (found[len(values) :] != 1).any():
-            raise WorkersError(f"{RANK}={self.rank}: the workers' ranks are not 0, 1, 2, ...")
+            raise ConfigError(f"{RANK}={self.rank}: the workers' ranks are not 0, 1, 2, ...")
 
     def wait_for_all(self) -> None:
         """Wait until every worker has come here."""
@@ -131,43 +105,7 @@ class Workers:
             other.handle, self.store.handle = self.store.handle, other.handle
             del other
             self.store = None
-            atexit.unregister(_flush_and_exit)
-
-
-def _flush_and_exit(code: int) -> NoReturn:
-    """End at once: MXNet would first wait for the other workers, which may wait for this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def serves() -> bool:
-    """Whether this process is to be a server or the scheduler."""
-    return os.environ.get("DMLC_ROLE") in ("server", "scheduler")
-
-
-def serve() -> None:
-    """Be a server or the scheduler until the workers have left."""
-    number_of_workers()
-    role = os.environ["DMLC_ROLE"]
-    os.environ["DMLC_ROLE"] = "worker"  # or mxnet serves while it is imported, and unpickles
-    try:
-        mx.nd  # noqa: B018 - imports it
-    finally:
-        os.environ["DMLC_ROLE"] = role
-    store = mx.kv.create("dist")
-
-    def control(number: int, body: bytes, _: Any) -> None:
-        try:
-            optimizer = make_optimizer(*json.loads(body))
-        except Exception as error:  # it could not leave the C++ code that calls this
-            print(f"error: server: command {number} is not understood: {error}", file=sys.stderr)
-            _flush_and_exit(1)
-        store._set_updater(mx.optimizer.get_updater(optimizer))
-
-    signature = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-    call = signature(control)
-    mx.base.check_call(mx.base._LIB.MXKVStoreRunServer(store.handle, call, None))
+            atexit.unregister(flush_and_exit)
 
 
 def update_on_servers(store: Any, names: Sequence[str], options: Mapping[str, Any]) -> None:
