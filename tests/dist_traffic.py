@@ -54,7 +54,7 @@ def main() -> None:
         workers.wait_for_all()
         begun, before = time.perf_counter(), loopback_bytes()
         for place, (name, gradient) in enumerate(gradients.items()):
-            workers.store.pushpull(name, gradient, out=mx.nd.empty(gradient.shape), priority=-place)
+            workers.store.pushpull(name, gradient, priority=-place)
         mx.nd.waitall()
         seconds.append(time.perf_counter() - begun)
         workers.wait_for_all()

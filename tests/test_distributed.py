@@ -295,6 +295,29 @@ def test_killed_stopped_and_resumed_equals_never_stopped(config, two_workers, tm
     assert_same_end(out, two_workers)
 
 
+def test_sums_that_nobody_waits_for_stay_apart(tmp_path):
+    """MXNet does not keep consecutive pushes of a key in order: a server would mix two sums."""
+    script = f"""
+        import sys, time
+        sys.path.insert(0, {str(REPO)!r})
+        from mxrcnn.training.server import serve_if_asked
+        if serve_if_asked():
+            sys.exit()
+        from mxrcnn.compat import mx
+        from mxrcnn.training.workers import Workers
+        workers = Workers("dist_sync")
+        workers.total("numbers", mx.nd.zeros(1)).wait_to_read()
+        time.sleep(workers.rank)  # the other one runs ahead
+        sums = [workers.total("numbers", mx.nd.array([k + workers.rank])) for k in range(100)]
+        assert [s.asscalar() for s in sums] == [2 * k + 1 for k in range(100)]
+        workers.leave()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    launcher = [sys.executable, str(LAUNCH), "-n", "2", "--", *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["server", "scheduler"])
 def test_when_a_server_is_killed_the_run_can_be_resumed(victim, config, two_workers, tmp_path):

@@ -66,9 +66,11 @@ class Workers:
         if name not in self._sums:
             self._sums[name] = mx.nd.zeros(values.shape)
             self.store.init(f"total:{name}", self._sums[name])
-        out = mx.nd.empty(values.shape)
-        self.store.pushpull(f"total:{name}", values.as_in_context(mx.cpu()), out=out)
-        return out
+        # always the same array: MXNet keeps the order of what is done to an array, not to a key
+        array = self._sums[name]
+        values.copyto(array)
+        self.store.pushpull(f"total:{name}", array)
+        return array.copy()
 
     def check_agreement(self, what: Mapping[str, str]) -> None:
         """ConfigError unless all workers have the same texts, and each a rank of its own.
