@@ -34,7 +34,7 @@ PRECISIONS = ("fp32", "bf16", "bf16_stored", "int8")
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 _precision: ContextVar[str] = ContextVar("precision", default="fp32")
-_shared: ContextVar[bool] = ContextVar("shared", default=False)
+_partial: ContextVar[bool] = ContextVar("partial", default=False)
 
 
 @contextmanager
@@ -50,13 +50,13 @@ def precision(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def shared_batches(shared: bool = True) -> Iterator[None]:
+def partial_batches(partial: bool = True) -> Iterator[None]:
     """Graphs built meanwhile are for a part of a batch: see `with_share`."""
-    token = _shared.set(shared)
+    token = _partial.set(partial)
     try:
         yield
     finally:
-        _shared.reset(token)
+        _partial.reset(token)
 
 
 #: layers with fewer outputs stay float32: bfloat16 gains nothing there
@@ -411,13 +411,13 @@ SHARE = "_share"
 
 
 def with_share(data: Symbol, loss: str, ndim: int = 1) -> Symbol:
-    """Data, whose gradient is multiplied by an input LOSS_share, where batches are shared.
+    """Data, whose gradient is multiplied by an input LOSS_share, in `partial_batches`.
 
     The loss is a mean over as many samples as this part of the batch happens to have. The whole
     batch's mean weighs the parts by those numbers, which are known after the forward pass: the
     input is 1 until then, and the part's weight when the gradients are computed.
     """
-    if not _shared.get():
+    if not _partial.get():
         return data
     share = mx.sym.Variable(f"{loss}{SHARE}", shape=(1,) * ndim, dtype="float32")
     return mx.sym.broadcast_mul(data, share)

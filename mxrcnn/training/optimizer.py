@@ -14,7 +14,7 @@ from mxrcnn.training.schedule import StepSchedule
 class _Scheduler(mx.lr_scheduler.LRScheduler):
     """A StepSchedule as MXNet wants it: updates are counted from 1."""
 
-    def __init__(self, schedule: StepSchedule, updates_a_step: int) -> None:
+    def __init__(self, schedule: StepSchedule, updates_a_step: int = 1) -> None:
         super().__init__(schedule.lr)
         self._schedule = schedule
         self._updates_a_step = updates_a_step

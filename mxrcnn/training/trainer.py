@@ -44,7 +44,7 @@ from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import SHARE, precision, shared_batches
+from symnet.layers import SHARE, partial_batches, precision
 
 #: of one device: arrays by name
 Arrays = dict[str, mx.nd.NDArray]
@@ -115,7 +115,7 @@ class Network:
         self._safe_shapes: set[tuple[int, ...]] = set()
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
-        with precision(config.train.precision), shared_batches(self.parts > 1):
+        with precision(config.train.precision), partial_batches(self.parts > 1):
             self.symbol = self.detector.train_symbol(config.model, images // devices)
         size = plan.largest_size()
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
