@@ -107,13 +107,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it trains. lr is for the whole batch; fixed are prefixes of parameters that do not move.
+    """How it trains. batch_size: images a step, of each worker on all its devices; lr is for that
+    batch; fixed are prefixes of parameters that do not move.
 
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
     val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many
     checkpoints to keep, besides the best. precision: of convolutions,
-    fp32 or bf16; parameters are float32 either way.
+    fp32 or bf16; parameters are float32 either way. kvstore: how workers train together, and
+    workers: how many; lr_scaling: whether lr grows with them, see `make_schedule`.
     """
 
     batch_size: int = 1
@@ -135,6 +137,9 @@ class TrainConfig:
     log_interval: int = 20
     tensorboard: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"
+    workers: int = 1
+    lr_scaling: Literal["linear", "none"] = "linear"
 
     def __post_init__(self) -> None:
         _check("train", self, _LEAST)
@@ -142,7 +147,7 @@ class TrainConfig:
 
 #: the least values of TrainConfig's numbers
 _LEAST = {
-    **dict.fromkeys(("batch_size", "log_interval", "keep"), 1),
+    **dict.fromkeys(("batch_size", "log_interval", "keep", "workers"), 1),
     **dict.fromkeys(("epochs", "lr", "lr_decay_epoch", "lr_decay", "momentum", "weight_decay"), 0),
     **dict.fromkeys(("clip_gradient", "warmup_steps", "warmup_factor", "seed"), 0),
     **dict.fromkeys(("checkpoint_steps", "val_every"), 0),

@@ -241,11 +241,16 @@ def physical_cores() -> int:
     return min(len(cores), logical_cores())
 
 
+def local_workers() -> int:
+    """How many workers of one training share this machine, as tools/launch.py tells them."""
+    return max(1, int(os.environ.get("MXRCNN_LOCAL_WORKERS") or 1))
+
+
 def _set_threads() -> None:
     """Settings of OpenMP and MXNet that are faster than their own; the user's win."""
     for name, value, why in (
         (
-            *("OMP_NUM_THREADS", physical_cores()),
+            *("OMP_NUM_THREADS", max(1, physical_cores() // local_workers())),
             "MXNet would take every second core for a hyper-thread, and leave it idle",
         ),
         (

@@ -55,6 +55,9 @@ class DetectorDef:
     init(config, name, shape, rng, scratch): first values of a parameter that was not loaded;
         scratch says that nothing at all was loaded.
     metrics(outputs, labels): for each metric a pair (sum, count) of NDArrays (1,), not waited for.
+    counts(outputs, labels): for each loss that the graph divides by a number of samples of its own,
+        by its output's name: that number, an NDArray (1,), not waited for. See
+        symnet.layers.with_share.
     losses: the metrics that are losses: a value that is not finite stops the run.
     stride: image sides are padded to a multiple of it.
     body: prefixes of the parameters that --pretrained is expected to supply.
@@ -75,6 +78,7 @@ class DetectorDef:
     label_names: tuple[str, ...]
     init: Callable[[Any, str, tuple[int, ...], np.random.Generator, bool], np.ndarray]
     metrics: Callable[[Arrays, Arrays], dict[str, tuple[mx.nd.NDArray, mx.nd.NDArray]]]
+    counts: Callable[[Arrays, Arrays], dict[str, mx.nd.NDArray]]
     losses: tuple[str, ...]
     stride: int
     body: tuple[str, ...]

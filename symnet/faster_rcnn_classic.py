@@ -20,7 +20,7 @@ from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import float32
-from symnet.metrics import rcnn_metrics, rpn_metrics
+from symnet.metrics import classic_counts, rcnn_metrics, rpn_metrics
 from symnet.roi import decode_boxes, detections, roi_head, roi_losses
 from symnet.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
 from symnet.targets import RPNSampling, rpn_targets
@@ -330,6 +330,7 @@ def classic_detector(
         label_names=LABELS,
         init=init,
         metrics=metrics,
+        counts=classic_counts,
         losses=("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss"),
         stride=STRIDE,
         body=pretrained,

@@ -20,7 +20,7 @@ from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.fpn import fpn, roi_align_levels
-from symnet.metrics import pyramid_metrics
+from symnet.metrics import pyramid_counts, pyramid_metrics
 from symnet.roi import (
     box_head_losses,
     box_predictor,
@@ -382,6 +382,7 @@ def make_detector(name: str, config: type, **fields: Any) -> DetectorDef:
         label_names=LABELS,
         init=init,
         metrics=pyramid_metrics,
+        counts=pyramid_counts,
         stride=resnet.STRIDE,
         body=(resnet.PREFIX,),
         scratch={"model.norm": "group", "model.trainable_layers": 5},

@@ -17,8 +17,15 @@ from symnet import faster_rcnn_fpn, fpn, regnet, resnet
 from symnet.anchors import PyramidPoints
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import binary_cross_entropy, conv_levels, float32, group_norm_levels, relu
-from symnet.metrics import fcos_metrics
+from symnet.layers import (
+    binary_cross_entropy,
+    conv_levels,
+    float32,
+    group_norm_levels,
+    own_mean_loss,
+    relu,
+)
+from symnet.metrics import fcos_counts, fcos_metrics
 from symnet.roi import cut_to_image, suppressed
 from symnet.targets import PointMatching, fcos_targets
 
@@ -194,7 +201,7 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
         "loss_bbox_ctrness": binary_cross_entropy(centerness, centerness_target) * fg,
     }
     divisor = mx.sym.maximum(count, 1)
-    outputs = [mx.sym.MakeLoss(mx.sym.sum(x) / divisor, name=name) for name, x in losses.items()]
+    outputs = [own_mean_loss(mx.sym.sum(x) / divisor, name) for name, x in losses.items()]
     return [*outputs, mx.sym.BlockGrad(count, name="foreground")]
 
 
@@ -310,6 +317,7 @@ def make_detector(name: str, defaults: dict[str, Any], quick: dict[str, Any]) ->
         label_names=LABELS,
         init=init,
         metrics=fcos_metrics,
+        counts=fcos_counts,
         losses=("FocalLoss", "BoxLoss", "CenternessLoss"),
         stride=resnet.STRIDE,
         body=(resnet.PREFIX,),

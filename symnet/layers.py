@@ -34,6 +34,7 @@ PRECISIONS = ("fp32", "bf16", "bf16_stored", "int8")
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 _precision: ContextVar[str] = ContextVar("precision", default="fp32")
+_partial: ContextVar[bool] = ContextVar("partial", default=False)
 
 
 @contextmanager
@@ -46,6 +47,16 @@ def precision(name: str) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+@contextmanager
+def partial_batches(partial: bool = True) -> Iterator[None]:
+    """Graphs built meanwhile are for a part of a batch: see `with_share`."""
+    token = _partial.set(partial)
+    try:
+        yield
+    finally:
+        _partial.reset(token)
 
 
 #: layers with fewer outputs stay float32: bfloat16 gains nothing there
@@ -393,6 +404,28 @@ def row_side(values: int) -> int:
     Of 8x8 kernels oneDNN makes a matrix product; 2x2 and 4x4 are 15 times slower.
     """
     return 8 if values % 64 == 0 else 1
+
+
+#: ending of the inputs that weigh the losses of a part of a batch
+SHARE = "_share"
+
+
+def with_share(data: Symbol, loss: str, ndim: int = 1) -> Symbol:
+    """Data, whose gradient is multiplied by an input LOSS_share, in `partial_batches`.
+
+    The loss is a mean over as many samples as this part of the batch happens to have. The whole
+    batch's mean weighs the parts by those numbers, which are known after the forward pass: the
+    input is 1 until then, and the part's weight when the gradients are computed.
+    """
+    if not _partial.get():
+        return data
+    share = mx.sym.Variable(f"{loss}{SHARE}", shape=(1,) * ndim, dtype="float32")
+    return mx.sym.broadcast_mul(data, share)
+
+
+def own_mean_loss(loss: Symbol, name: str) -> Symbol:
+    """A loss (1,) that is a mean over samples whose number the graph finds out itself."""
+    return mx.sym.MakeLoss(with_share(loss, name), name=name)
 
 
 def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:

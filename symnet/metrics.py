@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
+from symnet.layers import SHARE
 
 if TYPE_CHECKING:
     NDArray = mx.nd.NDArray
@@ -41,8 +42,12 @@ def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs
 
 
 def _losses_of_graph(outputs, names: dict[str, str]) -> Pairs:
-    """Metrics that a graph puts out itself: those of outputs {metric: output} that it has."""
-    found = {name: outputs[key] for name, key in names.items() if key in outputs}
+    """Metrics that a graph puts out itself: those of outputs {metric: output} that it has.
+
+    They are weighed by their shares, where those are among the outputs.
+    """
+    shares = {key: outputs.get(key + SHARE, 1) for key in names.values()}
+    found = {name: outputs[key] * shares[key] for name, key in names.items() if key in outputs}
     return {name: (value, mx.nd.ones((1,), ctx=value.context)) for name, value in found.items()}
 
 
@@ -70,3 +75,24 @@ def fcos_metrics(outputs, labels) -> Pairs:
         "Foreground": "foreground",
     }
     return _losses_of_graph(outputs, names)
+
+
+def classic_counts(outputs, labels) -> dict[str, NDArray]:
+    """`DetectorDef.counts` of the classic graphs; their other losses have divisors of their own."""
+    return {"rpn_cls_prob": (labels["label"] >= 0).sum()}
+
+
+def pyramid_counts(outputs, labels) -> dict[str, NDArray]:
+    """`DetectorDef.counts` of the pyramid detectors: anchors, RoIs, RoIs with masks."""
+    anchors, rois = outputs["rpn_accuracy"], outputs["roi_accuracy"]
+    counts = dict.fromkeys(("loss_objectness", "loss_rpn_box_reg"), anchors[1:2])
+    counts.update(loss_classifier=rois[2:3], loss_box_reg=rois[1:2])
+    if "mask_count" in outputs:
+        counts["loss_mask"] = outputs["mask_count"]
+    return counts
+
+
+def fcos_counts(outputs, labels) -> dict[str, NDArray]:
+    """`DetectorDef.counts` of FCOS: foreground points."""
+    losses = ("loss_classification", "loss_bbox_regression", "loss_bbox_ctrness")
+    return dict.fromkeys(losses, outputs["foreground"])

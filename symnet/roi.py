@@ -16,6 +16,7 @@ from symnet.layers import (
     fc,
     float32,
     mean_loss,
+    own_mean_loss,
     relu,
     row_side,
 )
@@ -180,13 +181,13 @@ def box_head_losses(
     bbox_weight: Symbol,
     active: Symbol | None = None,
 ) -> tuple[Symbol, Symbol, Symbol]:
-    """loss_classifier and loss_box_reg (1,), means over the RoIs that count, and accuracy (2,).
+    """loss_classifier and loss_box_reg (1,), means over the RoIs that count, and accuracy (3,).
 
     label (R,), -1 for RoIs that fill up and do not count; bbox_target, bbox_weight (R, 4C). active
     (R, C), if given, is 1 for the classes of a RoI's data set: a RoI whose highest logit is of
     another class has no class loss (matterport's active_class_ids). As in torchvision the box loss
-    is smooth L1 with beta 1/9, divided by the number of all RoIs that count. The accuracy is a
-    pair: how many RoIs are right, of how many.
+    is smooth L1 with beta 1/9, divided by the number of all RoIs that count. The accuracy: how
+    many RoIs are right, of how many, and how many have a class loss.
     """
     counted = label >= 0
     best = mx.sym.BlockGrad(mx.sym.argmax(cls_logits, axis=1))
@@ -195,10 +196,11 @@ def box_head_losses(
     cls_loss = mx.sym.sum(-log_prob * classified) / mx.sym.maximum(mx.sym.sum(classified), 1)
     box_loss = mx.sym.smooth_l1(bbox_deltas - bbox_target, scalar=3.0) * bbox_weight
     box_loss = mx.sym.sum(box_loss) / mx.sym.maximum(mx.sym.sum(counted), 1)
-    right = mx.sym.concat(mx.sym.sum((best == label) * counted), mx.sym.sum(counted), dim=0)
+    right = (mx.sym.sum(x) for x in ((best == label) * counted, counted, classified))
+    right = mx.sym.concat(*right, dim=0)
     return (
-        mx.sym.MakeLoss(cls_loss, name="loss_classifier"),
-        mx.sym.MakeLoss(box_loss, name="loss_box_reg"),
+        own_mean_loss(cls_loss, "loss_classifier"),
+        own_mean_loss(box_loss, "loss_box_reg"),
         mx.sym.BlockGrad(right, name="roi_accuracy"),
     )
 
@@ -230,4 +232,4 @@ def mask_loss(logits: Symbol, label: Symbol, target: Symbol) -> Symbol:
     loss = binary_cross_entropy(of_class(logits, label), target)
     loss = mx.sym.mean(loss, axis=(1, 2)) * counted
     loss = mx.sym.sum(loss) / mx.sym.maximum(mx.sym.sum(counted), 1)
-    return mx.sym.MakeLoss(loss, name="loss_mask")
+    return own_mean_loss(loss, "loss_mask")

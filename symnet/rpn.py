@@ -20,7 +20,9 @@ from symnet.layers import (
     conv_levels,
     float32,
     mean_loss,
+    own_mean_loss,
     relu,
+    with_share,
 )
 from symnet.roi import decode_boxes, large, with_batch_index
 from symnet.vgg import thin
@@ -58,7 +60,7 @@ def rpn_losses(
     label (B, A*H*W) with -1 ignored; bbox_target, bbox_weight (B, 4A, H, W).
     """
     cls_prob = mx.sym.SoftmaxOutput(
-        head.cls_score,
+        with_share(head.cls_score, "rpn_cls_prob", ndim=4),
         label,
         multi_output=True,
         normalization="valid",
@@ -132,8 +134,8 @@ def pyramid_rpn_losses(
     box_loss = mx.sym.sum(box_loss * (label == 1)) / count
     correct = mx.sym.sum(((logits > 0) == (label == 1)) * sampled)
     return (
-        mx.sym.MakeLoss(cls_loss, name="loss_objectness"),
-        mx.sym.MakeLoss(box_loss, name="loss_rpn_box_reg"),
+        own_mean_loss(cls_loss, "loss_objectness"),
+        own_mean_loss(box_loss, "loss_rpn_box_reg"),
         mx.sym.BlockGrad(mx.sym.concat(correct, mx.sym.sum(sampled), dim=0), name="rpn_accuracy"),
     )
 

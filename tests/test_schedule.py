@@ -4,8 +4,8 @@ import pytest
 
 from mxrcnn.compat import mx
 from mxrcnn.config import TrainConfig
+from mxrcnn.training.optimizer import _Scheduler
 from mxrcnn.training.schedule import StepSchedule, make_schedule
-from mxrcnn.training.trainer import _Scheduler
 
 
 @pytest.mark.parametrize(

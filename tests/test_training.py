@@ -1,6 +1,5 @@
 """Training: metrics, fixed parameters, several devices, non-finite losses, what a run leaves."""
 
-import dataclasses
 import json
 import math
 import sys
@@ -9,16 +8,15 @@ import numpy as np
 import pytest
 
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, override
+from mxrcnn.config import ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training import trainer as trainer_module
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
-from mxrcnn.training.trainer import Trainer, step_seed, train
+from mxrcnn.training.trainer import Trainer, train
 from symnet.faster_rcnn_vgg16 import DETECTOR
 from tests.factories import TINY, tiny_config
 
@@ -235,57 +233,6 @@ def test_pretrained_parameters_are_used_and_reported(begin, tmp_path, capsys):
     np.testing.assert_array_equal(loaded, stored["arg:conv3_1_weight"].astype(np.float32))
 
 
-def without_dropout(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    text = symbol.tojson()
-    assert '"p": "0.5"' in text
-    return mx.sym.load_json(text.replace('"p": "0.5"', '"p": "0"'))
-
-
-def few_steps(config: Config, run: RunFolder, devices: list, steps: int):
-    """Metrics of each step and the parameters after them."""
-    trainer = Trainer(config, run, open_dataset(config.data, "2007_train"), None, devices)
-    trainer.begin()
-    seen = []
-    with trainer_module.training_loader(config, trainer.plan, 0) as loader:
-        for step, batch in enumerate(loader.batches(trainer.plan.epoch(0)[:steps])):
-            pairs = trainer.network.step(batch, step_seed(0, step))
-            trainer.metrics.add(step, batch.image_ids, pairs)
-            trainer.metrics.absorb(everything=True)
-            seen.append(trainer.metrics.take())
-    momentum = {name: value.asnumpy() for name, value in trainer.network.momentum().items()}
-    return seen, snapshot(trainer), momentum
-
-
-def test_two_devices_do_what_one_does_with_the_same_batch(data_root, tmp_path, monkeypatch):
-    """Without dropout, and with every proposal taken, nothing is drawn in the graph.
-
-    Each image has as many counted anchors as any other, so that a mean of means is the mean.
-    """
-    detector = dataclasses.replace(
-        DETECTOR, train_symbol=lambda *args: without_dropout(DETECTOR.train_symbol(*args))
-    )
-    monkeypatch.setattr(trainer_module, "get_detector", lambda name: detector)
-    config = tiny_config(
-        data__dataset="voc",
-        data__root=str(data_root),
-        train__batch_size=4,
-        model__rpn_batch_rois=8,
-        model__rcnn_fg_fraction=1.0,
-        model__rcnn_batch_rois=64,
-        train__lr=0.01,
-    )
-    config = with_classes(config, open_dataset(config.data, "2007_train"))
-    one = few_steps(config, RunFolder(tmp_path / "one"), [mx.cpu(0)], 3)
-    two = few_steps(config, RunFolder(tmp_path / "two"), [mx.cpu(0), mx.cpu(1)], 3)
-    for single, double in zip(one[0], two[0]):
-        assert double == pytest.approx(single, rel=1e-3, abs=1e-5)
-    for single, double in zip(one[1:], two[1:]):
-        assert single.keys() == double.keys()
-        for name, value in single.items():
-            scale = np.abs(value).max() + 1e-8
-            np.testing.assert_allclose(double[name] / scale, value / scale, atol=2e-4, err_msg=name)
-
-
 def test_two_devices_resume_to_the_bit(data_root, tmp_path):
     config = tiny_config(
         data__dataset="voc",
@@ -449,7 +396,7 @@ def test_four_images_can_be_learnt_by_heart(tmp_path):
 
 def test_an_update_is_one_call_a_parameter(monkeypatch):
     """SGD with momentum, weight decay and clipping, without MXNet's slower kernel for several."""
-    from mxrcnn.training.trainer import MxrcnnSGD
+    from mxrcnn.training.optimizer import MxrcnnSGD
 
     def slow(*_, **__):
         raise AssertionError("the kernel for several parameters")

@@ -8,6 +8,7 @@ examples:
   python tools/train.py --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
       --imageset trainval --out runs/fruits
   python tools/train.py --resume runs/voc07
+  python tools/launch.py -n 2 -- python tools/train.py --kvstore dist_sync    # see its --help
 """
 
 import argparse
@@ -51,7 +52,12 @@ def parse_args() -> argparse.Namespace:
 
     how = parser.add_argument_group("how")
     how.add_argument("--gpus", metavar="0,1", help="GPUs to use; without it, the CPU")
-    how.add_argument("--batch-size", type=int, metavar="N", help="images a step, over all devices")
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images a step of each worker, over all its devices",
+    )
     how.add_argument("--epochs", type=int, metavar="N")
     how.add_argument("--lr", type=float)
     how.add_argument("--lr-decay-epoch", metavar="7,9", help="epochs after which lr falls tenfold")
@@ -62,6 +68,17 @@ def parse_args() -> argparse.Namespace:
         "--precision",
         choices=("fp32", "bf16"),
         help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX",
+    )
+    how.add_argument(
+        "--kvstore",
+        choices=("local", "dist_sync", "dist_device_sync", "dist_async"),
+        help="how the workers that tools/launch.py starts train together: in step (default: "
+        "dist_sync; dist_device_sync adds up on GPUs), or each at its own pace (dist_async)",
+    )
+    how.add_argument(
+        "--lr-scaling",
+        choices=("linear", "none"),
+        help="linear (default): N workers in step train at N times --lr, after a warm-up",
     )
     how.add_argument("--log-interval", type=int, metavar="N", help="steps between log rows")
     how.add_argument("--tensorboard", action="store_true", default=None, help="write event files")
@@ -82,6 +99,7 @@ SETTINGS = {
     "batch_size": "train.batch_size",
     "epochs": "train.epochs",
     "lr": "train.lr",
+    "lr_scaling": "train.lr_scaling",
     "lr_decay_epoch": "train.lr_decay_epoch",
     "val_every": "train.val_every",
     "checkpoint_steps": "train.checkpoint_steps",
@@ -94,6 +112,10 @@ SETTINGS = {
 
 def main() -> int:
     args = parse_args()
+    from mxrcnn.training.server import serve_if_asked
+
+    if serve_if_asked():  # one of the processes of tools/launch.py, but no worker
+        return 0
     from mxrcnn.errors import report_user_errors
     from mxrcnn.training.run import TrainRequest, run_training
 
@@ -108,6 +130,7 @@ def main() -> int:
                 out=args.out,
                 resume=args.resume,
                 gpus=args.gpus,
+                kvstore=args.kvstore,
                 num_workers=args.num_workers,
             )
         )

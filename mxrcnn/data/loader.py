@@ -39,7 +39,7 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from symnet import get_detector
-from symnet.compat import logical_cores
+from symnet.compat import local_workers, logical_cores
 from symnet.detector import ImageTargetsInput
 from symnet.targets import pad_objects
 
@@ -70,11 +70,14 @@ class Batch:
 class TrainingPlan:
     """The order of a data set for training: epoch -> plans of equally large batches.
 
+    Each of several workers has a share of every batch, config.train.batch_size images: all make as
+    many steps, and what they make of an image does not depend on how many they are.
+
     Images are grouped by aspect (landscape, portrait), so that a batch needs little padding. A
     group's last batch is filled up with images of the same group: none is left out.
     """
 
-    def __init__(self, dataset: Dataset, config: Config) -> None:
+    def __init__(self, dataset: Dataset, config: Config, workers: int = 1) -> None:
         data = config.data
         records = dataset.records
         if not data.keep_empty:
@@ -89,7 +92,8 @@ class TrainingPlan:
             check_masks(record, data)
         self._records = records
         self._sizes = [resized_size(r.height, r.width, data)[:2] for r in records]
-        self._batch_size = config.train.batch_size
+        self._share = config.train.batch_size
+        self._batch_size = self._share * workers
         self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
         self._least_side = data.least_padded_side
         self._seed = config.train.seed
@@ -143,11 +147,23 @@ class TrainingPlan:
             self._padded([self._sizes[i] for i in images]),
         )
 
-    def stream(self, epoch: int, index: int) -> Iterator[BatchPlan]:
-        """Plans without end, from that batch of that epoch on."""
+    def stream(self, epoch: int, index: int, rank: int = 0) -> Iterator[BatchPlan]:
+        """A worker's plans without end, from that batch of that epoch on."""
+        part = slice(rank * self._share, (rank + 1) * self._share)
         for current in itertools.count(epoch):
-            yield from self.epoch(current)[index:]
+            for plan in self.epoch(current)[index:]:
+                yield replace(
+                    plan,
+                    records=plan.records[part],
+                    flips=plan.flips[part],
+                    seeds=plan.seeds[part],
+                )
             index = 0
+
+    def fingerprint(self) -> str:
+        """A text that other data, in another order or of other sizes, hardly has in common."""
+        parts = (f"{r.image_id} {size} {len(r)}" for r, size in zip(self._records, self._sizes))
+        return "\n".join(parts)
 
 
 def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int) -> list[BatchPlan]:
@@ -244,8 +260,8 @@ def _batch(
 
 
 def default_workers() -> int:
-    """Half of the cores that this process may use, from 1 to 8."""
-    return max(1, min(8, logical_cores() // 2))
+    """Half of the cores that this process may use, or its share of them, from 1 to 8."""
+    return max(1, min(8, logical_cores() // (2 * local_workers())))
 
 
 def _start_worker() -> None:

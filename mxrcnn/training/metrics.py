@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +66,17 @@ class RunningMetrics:
                 self._totals[name] = self._totals.get(name, 0) + pair
         del self._waiting[:ready]
 
-    def take(self) -> dict[str, float]:
-        """The means of what was absorbed since the last time."""
-        means = {name: float(s / c) if c else 0.0 for name, (s, c) in self._totals.items()}
+    @property
+    def has_news(self) -> bool:
+        """Whether anything was absorbed since the last time it was taken."""
+        return bool(self._totals)
+
+    def take(
+        self, total: Callable[[str, mx.nd.NDArray], mx.nd.NDArray] | None = None
+    ) -> dict[str, float]:
+        """The means of what was absorbed since the last time; see Workers.total for `total`."""
+        names, pairs = list(self._totals), np.array(list(self._totals.values()))
         self._totals = {}
-        return means
+        if total is not None and names:
+            pairs = total("metrics", mx.nd.array(pairs)).asnumpy().astype(np.float64)
+        return {name: float(s / c) if c else 0.0 for name, (s, c) in zip(names, pairs)}

@@ -19,7 +19,10 @@ from mxrcnn.config import (
 from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.checkpoint import RunFolder
-from mxrcnn.training.trainer import Trainer, train
+from mxrcnn.training.schedule import lr_scale
+from mxrcnn.training.server import number_of_workers, started_together
+from mxrcnn.training.trainer import Trainer, TrainResult, train
+from mxrcnn.training.workers import Workers
 from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors
 
@@ -49,6 +52,7 @@ class TrainRequest:
     out: str | None = None
     resume: str | None = None
     gpus: str | None = None
+    kvstore: str | None = None
     num_workers: int | None = None
 
 
@@ -105,6 +109,7 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     config = override(config, brought)
     config = override(config, presets[preset])
     config = override(config, settings)
+    config = _with_workers(config, request)
     told.append(f"{network}, preset {preset}, data set {dataset}")
     if dataset != "synthetic" and "data.root" not in settings:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
@@ -114,6 +119,18 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
         told.append(f"no --pretrained parameters: everything is trained ({words})")
         config = override(config, scratch)
     return config, told
+
+
+def _with_workers(config: Config, request: TrainRequest) -> Config:
+    """The config with --kvstore, and the workers that the environment announces."""
+    given = config.train.kvstore if config.train.kvstore != "local" else None
+    kind = request.kvstore or given or ("dist_sync" if started_together() else "local")
+    if kind == "local" and started_together():
+        raise ConfigError(
+            "--kvstore local: this process is one of several, by DMLC_ROLE in its environment"
+        )
+    workers = 1 if kind == "local" else number_of_workers()
+    return override(config, {"train.kvstore": kind, "train.workers": workers})
 
 
 def with_classes(config: Config, dataset: Dataset) -> Config:
@@ -143,13 +160,23 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
     """The run's configuration, with more or fewer epochs if asked; ConfigError for other wishes."""
     settings = {**request.settings, **parse_settings(request.words)}
     changes = set(settings) - {"train.epochs", "epochs"}
-    changes |= {f"--{name}" for name in ("preset", "out", "network") if getattr(request, name)}
+    changes |= {
+        f"--{name}" for name in ("preset", "out", "network", "kvstore") if getattr(request, name)
+    }
     if changes:
         raise ConfigError(
             "--resume takes the run's own settings; only --epochs, --gpus and --num-workers "
             f"may change, not {', '.join(sorted(changes))}"
         )
-    return override(run.config(), settings)
+    config = override(run.config(), settings)
+    here = number_of_workers() if started_together() else 1
+    if config.train.workers != here:
+        raise ConfigError(
+            f"{run.path} was begun by {config.train.workers} workers (--kvstore "
+            f"{config.train.kvstore}), and here are {here}: go on with as many, by "
+            f"tools/launch.py -n {config.train.workers}"
+        )
+    return config
 
 
 def prepare(request: TrainRequest) -> Trainer:
@@ -160,28 +187,58 @@ def prepare(request: TrainRequest) -> Trainer:
     else:
         config, told = build_config(request)
         run = RunFolder(Path(request.out or f"runs/{config.network}_{config.data.dataset}"))
+    devices = contexts(request.gpus)
+    workers = Workers(config.train.kvstore)
     dataset = open_dataset(config.data, config.data.imageset)
     if not request.resume:
         config = with_classes(config, dataset)
     val_dataset = None
-    if config.data.val_imageset and config.train.val_every:
+    if config.data.val_imageset and config.train.val_every and workers.first:
         val_dataset = open_dataset(config.data, config.data.val_imageset)
-    say([*told, *describe(dataset), *(describe(val_dataset) if val_dataset else ())])
-    trainer = Trainer(config, run, dataset, val_dataset, contexts(request.gpus))
-    say(trainer.resume() if request.resume else trainer.begin())
-    if request.resume:
-        run.write_config(config)  # other epochs stay when it is resumed again
+    told += [*describe(dataset), *(describe(val_dataset) if val_dataset else ())]
+    if workers.count > 1:
+        told.append(describe_workers(config))
+    if workers.first:
+        say(told)
+    trainer = Trainer(config, run, dataset, val_dataset, devices, workers)
+    told = trainer.resume() if request.resume else trainer.begin()
+    if workers.first:
+        say(told)
+        if request.resume:
+            run.write_config(config)  # other epochs stay when it is resumed again
     return trainer
+
+
+def describe_workers(config: Config) -> str:
+    """How several workers share the work, in a line."""
+    train, scale = config.train, lr_scale(config.train)
+    if train.kvstore == "dist_async":
+        return f"{train.workers} workers, {train.batch_size} images an update, each at its own pace"
+    rate = f"{scale} x {train.lr:g}, --lr-scaling linear" if scale > 1 else f"{train.lr:g}"
+    images = train.workers * train.batch_size
+    return f"{train.workers} workers, {images} images a step, learning rate {rate}"
 
 
 def run_training(request: TrainRequest) -> int:
     """Train as asked; the process's exit code: 0, or 128 + n if signal n stopped it."""
     trainer = prepare(request)
-    say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {trainer.run.path}"])
+    workers, path = trainer.workers, trainer.run.path
+    if workers.first:
+        say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {path}"])
     result = train(trainer, request.num_workers)
-    path = trainer.run.path
+    code = _report_end(path, result) if workers.first else exit_code(result)
+    workers.leave()
+    return code
+
+
+def exit_code(result: TrainResult) -> int:
+    """0, or 128 + n if signal n stopped it."""
+    return 0 if result.stopped_by is None else 128 + result.stopped_by
+
+
+def _report_end(path: Path, result: TrainResult) -> int:
     if result.stopped_by is not None:
         say([f"stopped at step {result.step}; go on: python tools/train.py --resume {path}"])
-        return 128 + result.stopped_by
-    say([f"done: {path} (losses.png, log.jsonl); test it: python tools/test.py {path}"])
-    return 0
+    else:
+        say([f"done: {path} (losses.png, log.jsonl); test it: python tools/test.py {path}"])
+    return exit_code(result)

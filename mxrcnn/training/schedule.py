@@ -26,12 +26,33 @@ class StepSchedule:
         return lr
 
 
+#: steps of warm-up to a learning rate that is scaled (Goyal et al. 2017, section 5.3, detection)
+SCALED_WARMUP = 500
+
+
+def lr_scale(train: TrainConfig) -> int:
+    """What lr is multiplied by: how much larger the whole batch is than one worker's.
+
+    1 with dist_async: there a step is one worker's batch, and there are more of them instead.
+    """
+    scaled = train.lr_scaling == "linear" and train.kvstore != "dist_async"
+    return train.workers if scaled else 1
+
+
 def make_schedule(train: TrainConfig, steps_per_epoch: int) -> StepSchedule:
-    """The schedule that a training configuration describes."""
+    """The schedule that a training configuration describes.
+
+    A scaled learning rate begins where one worker's would, and is reached after the configuration's
+    own warm-up, but no sooner than after SCALED_WARMUP steps, or an epoch if that is shorter.
+    """
+    scale, warmup_steps, factor = lr_scale(train), train.warmup_steps, train.warmup_factor
+    if scale > 1:
+        factor = (factor if warmup_steps else 1.0) / scale
+        warmup_steps = max(warmup_steps, min(SCALED_WARMUP, steps_per_epoch))
     return StepSchedule(
-        train.lr,
+        scale * train.lr,
         tuple(sorted(epoch * steps_per_epoch for epoch in train.lr_decay_epoch)),
         train.lr_decay,
-        train.warmup_steps,
-        train.warmup_factor,
+        warmup_steps,
+        factor,
     )

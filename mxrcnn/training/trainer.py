@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from mxrcnn import viz
 from mxrcnn.compat import mx
-from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
+from mxrcnn.config import Config, ConfigError, check_precision, check_shapes, dump_json
 from mxrcnn.data.loader import (
     Batch,
     TrainingPlan,
@@ -34,13 +36,18 @@ from mxrcnn.training.checkpoint import (
     join_params,
     split_params,
 )
-from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
+from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
+from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 from mxrcnn.training.signals import StopRequest
+from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import precision
+from symnet.layers import SHARE, partial_batches, precision
+
+#: of one device: arrays by name
+Arrays = dict[str, mx.nd.NDArray]
 
 
 @dataclass(frozen=True)
@@ -50,41 +57,6 @@ class TrainResult:
     step: int
     stopped_by: int | None
     metrics: dict[str, float]
-
-
-class _Scheduler(mx.lr_scheduler.LRScheduler):
-    """A StepSchedule as MXNet wants it: updates are counted from 1."""
-
-    def __init__(self, schedule: StepSchedule) -> None:
-        super().__init__(schedule.lr)
-        self._schedule = schedule
-
-    def __call__(self, num_update: int) -> float:
-        return self._schedule(num_update - 1)
-
-
-@mx.optimizer.Optimizer.register
-class MxrcnnSGD(mx.optimizer.SGD):
-    """MXNet's SGD with momentum, one call a parameter.
-
-    Its kernel for several parameters at once takes twice as long on large ones.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.aggregate_num = 0
-
-    def update_multi_precision(
-        self, index: int, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray | None
-    ) -> None:
-        """Move a parameter, and its momentum if there is any; this is what the updater calls."""
-        self._update_count(index)
-        options = {"lr": self._get_lr(index), "wd": self._get_wd(index)}
-        options.update(rescale_grad=self.rescale_grad, clip_gradient=self.clip_gradient or -1.0)
-        if state is None:
-            mx.nd.sgd_update(weight, grad, out=weight, **options)
-        else:
-            mx.nd.sgd_mom_update(weight, grad, state, out=weight, momentum=self.momentum, **options)
 
 
 def _check_masks(config: Config, detector: DetectorDef) -> None:
@@ -122,7 +94,13 @@ def _check_arrays(path: Path, arrays: Params, shapes: Mapping[str, tuple[int, ..
 class Network:
     """The training graph on its devices: one Module, its parameters and momentum by name."""
 
-    def __init__(self, config: Config, plan: TrainingPlan, contexts: Sequence[mx.Context]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: TrainingPlan,
+        contexts: Sequence[mx.Context],
+        workers: Workers | None = None,
+    ) -> None:
         images, devices = config.train.batch_size, len(contexts)
         if images % devices:
             raise ConfigError(
@@ -131,10 +109,13 @@ class Network:
         self.detector: DetectorDef = get_detector(config.network)
         self.config = config
         self.contexts = list(contexts)
+        self.workers = workers or Workers()
+        # a batch is shared by so many devices, and one step is made of all their gradients
+        self.parts = devices * (self.workers.count if self.workers.in_step else 1)
         self._safe_shapes: set[tuple[int, ...]] = set()
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
-        with precision(config.train.precision):
+        with precision(config.train.precision), partial_batches(self.parts > 1):
             self.symbol = self.detector.train_symbol(config.model, images // devices)
         size = plan.largest_size()
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
@@ -145,7 +126,8 @@ class Network:
             mx.io.DataDesc(name, (images, *targets[name].shape))
             for name in self.detector.label_names
         ]
-        inputs = {*self.detector.data_names, *self.detector.label_names}
+        self._shares = [name for name in self.symbol.list_arguments() if name.endswith(SHARE)]
+        inputs = {*self.detector.data_names, *self.detector.label_names, *self._shares}
         names = [name for name in self.symbol.list_arguments() if name not in inputs]
         arg_shapes, _, aux_shapes = self.symbol.infer_shape(
             **{x.name: (x.shape[0] // devices, *x.shape[1:]) for x in data + labels}
@@ -158,6 +140,7 @@ class Network:
             data_names=self.detector.data_names,
             label_names=self.detector.label_names,
             context=self.contexts,
+            state_names=self._shares,
             fixed_param_names=[name for name in names if self._is_fixed(name)] or None,
         )
         self.module.bind(data, labels, for_training=True)
@@ -190,23 +173,22 @@ class Network:
         if not several and self.contexts[0].device_type == "cpu":
             self._share_arrays()
         self.module.init_params(initializer=None, arg_params=args, aux_params=auxs)
-        # the updates run here and not inside the kvstore, where momentum could not be read
-        os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
+        on_servers = self.workers.at_own_pace
+        options = optimizer_options(
+            self.config.train, schedule, step, self.parts, self.workers.count if on_servers else 1
+        )
+        if on_servers:
+            update_on_servers(self.workers.store, list(self.shapes), options)
+        # else the updates run here and not inside the kvstore, where momentum could not be read
+        os.environ["MXNET_UPDATE_ON_KVSTORE"] = str(int(on_servers))
         on_gpu = self.contexts[0].device_type == "gpu"
         self.module.init_optimizer(
-            kvstore=("device" if on_gpu else "local") if several else None,
-            optimizer="mxrcnnsgd",
-            optimizer_params={
-                "learning_rate": schedule.lr,
-                "momentum": self.config.train.momentum,
-                "wd": self.config.train.weight_decay,
-                "clip_gradient": self.config.train.clip_gradient or None,
-                # every loss is a mean over one device's samples already
-                "rescale_grad": 1.0 / len(self.contexts),
-                "lr_scheduler": _Scheduler(schedule),
-                "begin_num_update": step,
-            },
+            kvstore=self.workers.store or (("device" if on_gpu else "local") if several else None),
+            optimizer=NAME,
+            optimizer_params=optimizer_params(options),
         )
+        if on_servers:
+            return
         updater = self.module._updater
         for place, name in enumerate(self.shapes):
             if name in momentum:
@@ -221,6 +203,15 @@ class Network:
         self.module._arg_params = {name: executor.arg_dict[name] for name in self.shapes}
         self.module._aux_params = dict(executor.aux_dict)
 
+    def catch_up(self) -> None:
+        """Wait for the updates that other workers still make in the servers, and fetch them."""
+        if self.workers.at_own_pace:
+            mx.nd.waitall()
+            self.workers.wait_for_all()
+            group = self.module._exec_group
+            for name, arrays in zip(group.param_names, group.param_arrays):
+                self.workers.store.pull(name, out=arrays)
+
     def params(self) -> Params:
         """All parameters, on the CPU, with arg: and aux: keys; the next step changes them."""
         mx.nd.waitall()  # batch norm's backward pass writes moving means that no reader waits for
@@ -228,6 +219,8 @@ class Network:
 
     def momentum(self) -> Params:
         """The momentum of the parameters that move, on the CPU, by name (equal on all devices)."""
+        if self.module._updater is None:
+            return {}  # it is in the servers
         states = self.module._updater.states
         names = list(self.shapes)
         devices = len(self.contexts)
@@ -254,6 +247,7 @@ class Network:
         """One update; returns the metrics' (sum, count) of each device without waiting for them."""
         self._check_shapes(batch)
         mx.random.seed(seed)
+        names = [name[: -len("_output")] for name in self.module.output_names]
         data = mx.io.DataBatch(
             [
                 mx.nd.array(batch.data[name], dtype=batch.data[name].dtype)
@@ -261,29 +255,52 @@ class Network:
             ],
             [mx.nd.array(batch.labels[name]) for name in self.detector.label_names],
         )
-        self.module.forward_backward(data)
-        self.module.update()
+        if self._shares:
+            self.module.set_states(value=1)
+        self.module.forward(data, is_train=True)
         outputs = self.module.get_outputs(merge_multi_context=False)
-        names = [name[: -len("_output")] for name in self.module.output_names]
+        devices = [dict(zip(names, arrays)) for arrays in zip(*outputs)]
         images = len(batch.image_ids) // len(self.contexts)
-        pairs: dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]] = {}
-        for device, context in enumerate(self.contexts):
-            part = slice(device * images, (device + 1) * images)
-            found = self.detector.metrics(
-                dict(zip(names, (output[device] for output in outputs))),
-                {
-                    name: array[part].as_in_context(context)
-                    for name, array in zip(self.detector.label_names, data.label)
-                },
-            )
-            for name, pair in found.items():
-                pairs.setdefault(name, []).append(pair)
-        return pairs
+        labels = [
+            {
+                name: array[device * images : (device + 1) * images].as_in_context(context)
+                for name, array in zip(self.detector.label_names, data.label)
+            }
+            for device, context in enumerate(self.contexts)
+        ]
+        if self._shares:
+            self._weigh(devices, labels)
+        self.module.backward()
+        self.module.update()
+        found = [self.detector.metrics(*arrays) for arrays in zip(devices, labels)]
+        return {name: [pairs[name] for pairs in found] for name in found[0]}
+
+    def _weigh(self, devices: Sequence[Arrays], labels: Sequence[Arrays]) -> None:
+        """Weigh the losses of each device's part so that their mean is that of the whole batch.
+
+        devices: the outputs of each, to which the shares are added.
+        """
+        losses = [share[: -len(SHARE)] for share in self._shares]
+        counts = [self.detector.counts(*arrays) for arrays in zip(devices, labels)]
+        counts = [mx.nd.concat(*(found[loss] for loss in losses), dim=0) for found in counts]
+        total = mx.nd.add_n(*(found.as_in_context(mx.cpu()) for found in counts))
+        whole = mx.nd.maximum(self.workers.total("samples", total), 1)
+        executors = self.module._exec_group.execs
+        for executor, outputs, own in zip(executors, devices, counts):
+            shares = self.parts * mx.nd.maximum(own, 1) / whole.as_in_context(own.context)
+            for place, name in enumerate(self._shares):
+                outputs[name] = shares[place : place + 1]
+                target = executor.arg_dict[name]
+                target[:] = outputs[name].reshape(target.shape)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of MXNet's generators in one step: a resumed run draws what it would have drawn."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of MXNet's generators in one step: a resumed run draws what it would have drawn.
+
+    Each worker draws its own: dropout would leave out the same units in all of them.
+    """
+    entropy = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
 class Trainer:
@@ -296,32 +313,48 @@ class Trainer:
         dataset: Dataset,
         val_dataset: Dataset | None,
         contexts: Sequence[mx.Context],
+        workers: Workers | None = None,
     ) -> None:
         self.config, self.run, self.val_dataset = config, run, val_dataset
-        self.plan = TrainingPlan(dataset, config)
-        self.network = Network(config, self.plan, contexts)
+        self.workers = workers or Workers()
+        self.plan = TrainingPlan(dataset, config, self.workers.count)
+        self.network = Network(config, self.plan, contexts, self.workers)
         self.schedule = make_schedule(config.train, self.plan.steps)
         self.total = config.train.epochs * self.plan.steps
         self.metrics = RunningMetrics(self.network.detector.losses)
         self.state = TrainState()
         self.last: dict[str, float] = {}
         self._validator: Detector | None = None
-        self.summary_writer = _summary_writer() if config.train.tensorboard else _no_writer
+        self._stop_requests: deque[mx.nd.NDArray] = deque()
+        writes = config.train.tensorboard and self.workers.first
+        self.summary_writer = _summary_writer() if writes else _no_writer
 
     def begin(self) -> list[str]:
         """Start a new run: folder, symbols, first parameters. Returns what to tell the user."""
         params, told = self.network.first_params()
-        test_symbol = self.network.detector.test_symbol(self.config.model)
-        self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
-        self.network.start(params, {}, self.schedule, 0)
+        if self.workers.first:
+            test_symbol = self.network.detector.test_symbol(self.config.model)
+            self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
+        self._start(params, {})
         return told
+
+    def _start(self, params: Params, momentum: Params) -> None:
+        """Take up parameters and momentum, with all workers at the same place."""
+        self.workers.check_agreement(
+            {
+                "their settings": dump_json(self.config),
+                "their data": self.plan.fingerprint(),
+                "where they go on": str(self.state),
+            }
+        )
+        self.network.start(params, momentum, self.schedule, self.state.step)
 
     def resume(self) -> list[str]:
         """Go on from the run's last checkpoint; from the start if it has none."""
         if not self.run.steps():
             params, told = self.network.first_params()
-            self.network.start(params, {}, self.schedule, 0)
-            self.run.rewind_log(0)
+            self._start(params, {})
+            self._rewind_log()
             return [*told, "no checkpoint yet: starting from the first step"]
         self.state, params, momentum = self.run.load_state()
         folder = self.run.folder("last")
@@ -332,13 +365,19 @@ class Trainer:
             raise CheckpointError(f"{folder / 'model.params'}: without {', '.join(missing)}")
         _check_arrays(folder / "model.params", {name: known[name] for name in needed}, needed)
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
-        self.network.start(params, momentum, self.schedule, self.state.step)
-        self.run.rewind_log(self.state.step)
+        self._start(params, momentum)
+        self._rewind_log()
         return [f"resuming at step {self.state.step} of {self.total}"]
+
+    def _rewind_log(self) -> None:
+        if self.workers.first:
+            self.run.rewind_log(self.state.step)
 
     def save(self) -> None:
         """Write a checkpoint of the current state, once all of it is known to be finite."""
         self.metrics.absorb(everything=True)
+        if not self.workers.first:
+            return
         params, momentum = self.network.params(), self.network.momentum()
         for name, value in {**momentum, **params}.items():
             if not mx.nd.all_finite(value).asscalar():
@@ -350,7 +389,13 @@ class Trainer:
     def owes_validation(self) -> bool:
         """Whether an epoch has ended that is to be validated and has not been."""
         every, state = self.config.train.val_every, self.state
-        if self.val_dataset is None or not every or state.batch or not state.step:
+        if (
+            self.val_dataset is None
+            or not self.workers.first
+            or not every
+            or state.batch
+            or not state.step
+        ):
             return False
         if state.epoch % every and state.step < self.total:
             return False
@@ -387,21 +432,35 @@ class Trainer:
     def log(self, seconds: float, waited: float, images: int) -> dict[str, float]:
         """Write a row of log.jsonl: means since the last row, rate, the share of time waited."""
         self.metrics.absorb(everything=self.state.step == self.total)
-        self.last = self.metrics.take()
-        if not self.last:  # the row is of no more steps than are left in flight
+        if not self.metrics.has_news:  # the row is of no more steps than are left in flight
             self.metrics.absorb(everything=True)
-            self.last = self.metrics.take()
+        self.last = self.metrics.take(self.workers.total)
         row = {
             "kind": "train",
             "step": self.state.step,
             "epoch": round(self.state.step / self.plan.steps, 4),
             "lr": self.schedule(self.state.step - 1),
-            "images_per_second": round(images / seconds, 4),
+            "images_per_second": round(images * self.workers.count / seconds, 4),
             "waiting": round(waited / seconds, 4),
             **{name: round(value, 6) for name, value in self.last.items()},
         }
-        self.run.append_log(row)
+        if self.workers.first:
+            self.run.append_log(row)
         return row
+
+    def agreed_to_stop(self, signum: int | None) -> bool:
+        """Whether to stop now; signum is the signal that this worker got, or None.
+
+        Workers in step have to stop after the same step, or one would wait for the others for ever.
+        So each tells the others at every step, and all act on it a few steps later.
+        """
+        if not self.workers.in_step:
+            return signum is not None
+        told = mx.nd.array([float(signum is not None)])
+        self._stop_requests.append(self.workers.total("stop", told))
+        if len(self._stop_requests) <= IN_FLIGHT:
+            return False
+        return bool(self._stop_requests.popleft().asscalar())
 
 
 def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
@@ -414,10 +473,16 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
     workers = default_workers() if num_workers is None else num_workers
     writer = trainer.summary_writer(str(trainer.run.path / "tensorboard"))
     plans = itertools.islice(
-        trainer.plan.stream(state.epoch, state.batch), max(0, trainer.total - state.step)
+        trainer.plan.stream(state.epoch, state.batch, trainer.workers.rank),
+        max(0, trainer.total - state.step),
     )
     bar = tqdm(
-        total=trainer.total, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.05
+        total=trainer.total,
+        initial=state.step,
+        unit="step",
+        dynamic_ncols=True,
+        smoothing=0.05,
+        disable=not trainer.workers.first,
     )
 
     def validate_if_due() -> None:
@@ -438,9 +503,10 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
             before = time.perf_counter()
             batch = next(batches, None)
             waited += time.perf_counter() - before
-            if batch is None or stop.signum is not None:
+            stopped = batch is not None and trainer.agreed_to_stop(stop.signum)
+            if batch is None or stopped:
                 break
-            seed = step_seed(config.seed, trainer.state.step)
+            seed = step_seed(config.seed, trainer.state.step, trainer.workers.rank)
             pairs = trainer.network.step(batch, seed)
             trainer.metrics.add(trainer.state.step, batch.image_ids, pairs)
             epoch_ended = trainer.advance()
@@ -459,9 +525,12 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
                 trainer.save()
                 validate_if_due()
                 since, waited, images = time.perf_counter(), 0.0, 0
+        trainer.network.catch_up()
         trainer.save()
-    viz.plot_losses(trainer.run.read_log(), trainer.run.path / "losses.png")
-    return TrainResult(trainer.state.step, stop.signum, trainer.last)
+    if trainer.workers.first:
+        viz.plot_losses(trainer.run.read_log(), trainer.run.path / "losses.png")
+    stopped_by = stop.signum or (int(signal.SIGTERM) if stopped else None)
+    return TrainResult(trainer.state.step, stopped_by, trainer.last)
 
 
 def _postfix(row: dict[str, float]) -> str:

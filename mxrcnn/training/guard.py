@@ -1,0 +1,78 @@
+"""Runs one process of a distributed training, here or behind ssh, and never leaves it behind.
+
+    python -I guard.py NAME=VALUE ... -- COMMAND ...
+
+The command's whole process group is killed when standard input closes, which it does when the
+launcher dies or the connection breaks. A number on a line of its own is a signal to hand on.
+Needs the standard library alone, as it is run by path on hosts of every kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+
+def _dying_with_parent() -> Callable[[], None]:
+    """For a new process: be killed when the parent dies, even if nothing is left to do it."""
+    set_death_signal, ours = 1, os.getpid()
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):  # not Linux
+        return lambda: None
+
+    def ask() -> None:
+        prctl(set_death_signal, signal.SIGKILL)
+        if os.getppid() != ours:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _obey(process: subprocess.Popen) -> None:
+    """Hand on the signals that standard input names, and kill at its end."""
+    for line in sys.stdin:
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            process.send_signal(int(line))
+    _kill_group(process.pid)
+
+
+def main() -> int:
+    """The command's exit code; 128 + n if signal n ended it, 127 if it could not be started."""
+    split = sys.argv.index("--")
+    variables = dict(word.split("=", 1) for word in sys.argv[1:split])
+    command = sys.argv[split + 1 :]
+    try:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_dying_with_parent(),
+        )
+    except OSError as error:
+        print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda number, _: process.send_signal(number))
+    threading.Thread(target=_obey, args=(process,), daemon=True).start()
+    code = process.wait()
+    _kill_group(process.pid)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a thread still waits for standard input

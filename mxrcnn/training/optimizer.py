@@ -1,0 +1,84 @@
+"""The rule of the updates, wherever they are made: in the worker, or in the servers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mxrcnn.compat import mx
+from mxrcnn.config import TrainConfig
+from mxrcnn.training.schedule import StepSchedule
+
+
+class _Scheduler(mx.lr_scheduler.LRScheduler):
+    """A StepSchedule as MXNet wants it: updates are counted from 1."""
+
+    def __init__(self, schedule: StepSchedule, updates_a_step: int = 1) -> None:
+        super().__init__(schedule.lr)
+        self._schedule = schedule
+        self._updates_a_step = updates_a_step
+
+    def __call__(self, num_update: int) -> float:
+        return self._schedule((num_update - 1) // self._updates_a_step)
+
+
+@mx.optimizer.Optimizer.register
+class MxrcnnSGD(mx.optimizer.SGD):
+    """MXNet's SGD with momentum, one call a parameter.
+
+    Its kernel for several parameters at once takes twice as long on large ones.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.aggregate_num = 0
+
+    def update_multi_precision(
+        self, index: int, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray | None
+    ) -> None:
+        """Move a parameter, and its momentum if there is any; this is what the updater calls."""
+        self._update_count(index)
+        options = {"lr": self._get_lr(index), "wd": self._get_wd(index)}
+        options.update(rescale_grad=self.rescale_grad, clip_gradient=self.clip_gradient or -1.0)
+        if state is None:
+            mx.nd.sgd_update(weight, grad, out=weight, **options)
+        else:
+            mx.nd.sgd_mom_update(weight, grad, state, out=weight, momentum=self.momentum, **options)
+
+
+#: its name in MXNet's registry
+NAME = MxrcnnSGD.__name__.lower()
+
+
+def optimizer_options(
+    train: TrainConfig, schedule: StepSchedule, step: int, parts: int, updates_a_step: int
+) -> dict[str, Any]:
+    """All that `make_optimizer` needs, as plain values that JSON can hold.
+
+    step: steps done. parts: the gradients of so many parts of a batch, each the gradient of a mean,
+    are added up. updates_a_step: so many updates of each parameter are a step.
+    """
+    return {
+        "schedule": dataclasses.asdict(schedule),
+        "updates_a_step": updates_a_step,
+        "momentum": train.momentum,
+        "wd": train.weight_decay,
+        "clip_gradient": train.clip_gradient or None,
+        "rescale_grad": 1.0 / parts,
+        "begin_num_update": step * updates_a_step,
+    }
+
+
+def optimizer_params(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as MXNet's optimizer takes them."""
+    options = dict(options)
+    schedule = StepSchedule(**options.pop("schedule"))
+    scheduler = _Scheduler(schedule, options.pop("updates_a_step"))
+    return {**options, "learning_rate": schedule.lr, "lr_scheduler": scheduler}
+
+
+def make_optimizer(names: Sequence[str], options: Mapping[str, Any]) -> mx.optimizer.Optimizer:
+    """The optimizer of parameters that are numbered in this order."""
+    by_number = dict(enumerate(names))
+    return mx.optimizer.create(NAME, param_idx2name=by_number, **optimizer_params(options))

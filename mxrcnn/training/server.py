@@ -1,0 +1,79 @@
+"""What stands between the workers of one training: MXNet's parameter servers and their scheduler.
+
+MXNet makes any process with `DMLC_ROLE=server` a server while it is imported, one that unpickles
+what comes over the network. This one is told the rule of updates in JSON. It has to begin before
+anything else imports MXNet, and so this module imports none of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+from mxrcnn.compat import mx
+from mxrcnn.config import ConfigError
+
+_NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
+
+
+def started_together() -> bool:
+    """Whether the environment says that this process is one of several."""
+    return "DMLC_ROLE" in os.environ
+
+
+def number_of_workers() -> int:
+    """How many workers the environment announces; ConfigError if it does not say enough."""
+    missing = [name for name in ("DMLC_ROLE", *_NEEDED) if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"--kvstore dist_*: {', '.join(missing)} not in the environment. Start all processes "
+            "by: python tools/launch.py -n 2 -- python tools/train.py ... (docs/distributed.md)"
+        )
+    try:
+        numbers = [int(os.environ[name]) for name in _NEEDED[1:]]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        told = ", ".join(f"{name}={os.environ[name]}" for name in _NEEDED[1:])
+        raise ConfigError(f"{told}: numbers from 1 are expected")
+    return numbers[1]
+
+
+def flush_and_exit(code: int) -> NoReturn:
+    """End at once: MXNet would first wait for the other workers, which may wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve_if_asked() -> bool:
+    """Be a server or the scheduler until the workers have left, if DMLC_ROLE says so.
+
+    Says whether it did. Raises ConfigError if the environment lacks what is needed.
+    """
+    role = os.environ.get("DMLC_ROLE")
+    if role not in ("server", "scheduler"):
+        return False
+    number_of_workers()
+    os.environ["DMLC_ROLE"] = "worker"
+    try:
+        from mxrcnn.training.optimizer import make_optimizer  # imports mxnet
+    finally:
+        os.environ["DMLC_ROLE"] = role
+    store = mx.kv.create("dist")
+
+    def control(number: int, body: bytes, _: Any) -> None:
+        try:
+            optimizer = make_optimizer(*json.loads(body))
+        except Exception as error:  # it could not leave the C++ code that calls this
+            print(f"error: command {number} is not understood: {error!r}", file=sys.stderr)
+            flush_and_exit(1)
+        store._set_updater(mx.optimizer.get_updater(optimizer))
+
+    signature = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+    call = signature(control)
+    mx.base.check_call(mx.base._LIB.MXKVStoreRunServer(store.handle, call, None))
+    return True

@@ -1,0 +1,75 @@
+"""What the workers of a training send, and how long it takes: a network's gradients, nothing else.
+
+    python tools/launch.py -n 2 -- python tests/dist_traffic.py --network faster_rcnn_r50_fpn
+
+Counts the bytes of the loopback interface, so all processes must be here, and nobody else there.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mxrcnn.training.server import serve_if_asked
+
+
+def loopback_bytes() -> int:
+    """Bytes sent over the loopback interface since it is up."""
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    return int(next(x for x in lines if x.strip().startswith("lo:")).split()[9])
+
+
+def trained_shapes(network: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that a training from pretrained ones moves."""
+    from mxrcnn.config import make_config
+    from symnet import get_detector
+
+    config, detector = make_config(network), get_detector(network)
+    symbol = detector.test_symbol(config.model)
+    shapes, _, _ = symbol.infer_shape(data=(1, 3, 512, 512), im_info=(1, 3))
+    prefixes = ("data", "im_info", *config.train.fixed)
+    return {
+        name: shape
+        for name, shape in zip(symbol.list_arguments(), shapes)
+        if not name.startswith(prefixes) and not detector.frozen(config.model, name)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="faster_rcnn_r50_fpn")
+    parser.add_argument("--steps", type=int, default=10)
+    args = parser.parse_args()
+    from mxrcnn.compat import mx
+    from mxrcnn.training.workers import Workers
+
+    workers = Workers("dist_sync")
+    gradients = {n: mx.nd.ones(s) for n, s in trained_shapes(args.network).items()}
+    for name, gradient in gradients.items():
+        workers.store.init(name, gradient)
+    seconds, sent = [], []
+    for _ in range(args.steps + 1):
+        workers.wait_for_all()
+        begun, before = time.perf_counter(), loopback_bytes()
+        for place, (name, gradient) in enumerate(gradients.items()):
+            workers.store.pushpull(name, gradient, priority=-place)
+        mx.nd.waitall()
+        seconds.append(time.perf_counter() - begun)
+        workers.wait_for_all()
+        sent.append(loopback_bytes() - before)
+    if workers.first:
+        own = sum(gradient.size for gradient in gradients.values()) * 4
+        print(
+            f"{args.network}: {own / 1e6:.1f} MB of gradients a worker, {workers.count} workers; "
+            f"a step sends {min(sent[1:]) / 1e6:.1f} MB in all, "
+            f"{min(sent[1:]) / own / workers.count:.3f} times gradients times workers, "
+            f"and takes {min(seconds[1:]):.3f} s (the fastest of {args.steps})"
+        )
+    workers.leave()
+
+
+if __name__ == "__main__":
+    if not serve_if_asked():
+        main()

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Train with several processes, on this machine or on several: start them all, end them all.
+
+Each of the workers runs the command after --, and so do the servers, which add up the workers'
+gradients, and the scheduler, which brings them together. When one process fails, all are ended, and
+this one exits with its exit code. Ctrl-C and SIGTERM let the workers save and stop.
+
+examples:
+  python tools/launch.py -n 2 -- python tools/train.py --batch-size 2 --out runs/two
+  python tools/launch.py -n 2 -- python tools/train.py --resume runs/two
+  python tools/launch.py -n 8 --hostfile hosts -- python tools/train.py --gpus 0 ...
+  srun --kill-on-bad-exit=1 python tools/launch.py --from-env slurm -- python tools/train.py ...
+
+hosts has a line for each host, `node1` or `node1 slots=4`. They are reached by ssh without a
+password, and have this folder and Python at the same places. See docs/distributed.md.
+"""
+
+import argparse
+import sys
+
+import _repo  # noqa: F401
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-n", "--workers", type=int, metavar="N", help="how many workers")
+    parser.add_argument(
+        "-s", "--servers", type=int, default=0, metavar="N", help="how many servers (one a host)"
+    )
+    parser.add_argument("--hostfile", metavar="FILE", help="start them on these hosts, by ssh")
+    parser.add_argument(
+        "--uri", metavar="ADDRESS", help="this machine's IP address, as the hosts see it"
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="PATH", help="Python on the hosts (as here)"
+    )
+    parser.add_argument(
+        "--from-env",
+        choices=("slurm", "mpi", "k8s"),
+        help="this is one task of several that such a scheduler started: start its part only",
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    args = parser.parse_args()
+    args.command = args.command[args.command[:1] == ["--"] :]
+    if not args.command:
+        parser.error("no command: put it after --")
+    if (args.workers is None) == (args.from_env is None):
+        parser.error("one of -n and --from-env is needed")
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    from mxrcnn.config import (
+        ConfigError,  # mxrcnn.errors would load MXNet, which is not needed here
+    )
+    from mxrcnn.training.launch import Launcher, plan_processes, processes_of_task, read_hostfile
+
+    try:
+        if args.from_env:
+            processes = processes_of_task(args.from_env, args.servers)
+        else:
+            hosts = read_hostfile(args.hostfile) if args.hostfile else None
+            processes = plan_processes(args.workers, args.servers, hosts, args.uri)
+        return Launcher(processes, args.command, args.python).run()
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
