@@ -157,7 +157,7 @@ def test_layers_that_predict_are_known():
         maps = conv(conv(data, "hidden", 4), "map", 2, kernel=1, predicts=True)
         levels = conv_levels([maps], "levels", 2, predicts=True)
         rows = fc(fc(levels[0], "fc", 8), "score", 3, predicts=True)
-    assert set(layers.predicting_layers(rows)) == {"map", "levels.0", "score"}
+    assert set(layers.exact_layers(rows)) == {"map", "levels.0", "score"}
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
