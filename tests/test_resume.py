@@ -197,7 +197,7 @@ def test_a_checkpoint_that_lacks_a_parameter(begin):
     params = mx.nd.load(str(path))
     del params["arg:fc6_bias"]
     mx.nd.save(str(path), params)
-    with pytest.raises(CheckpointError, match="step-00000000/model.params: without fc6_bias"):
+    with pytest.raises(CheckpointError, match=r"step-00000000/model\.params: without fc6_bias"):
         resume(trainer.run.path)
 
 
