@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mxrcnn.data.loader import TrainingPlan, default_workers
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.training import trainer as trainer_module
 from mxrcnn.training.checkpoint import RunFolder, load_arrays
+from mxrcnn.training.launch import free_port
 from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Trainer, step_seed
@@ -434,6 +436,26 @@ def test_a_server_does_not_unpickle(tmp_path):
     assert done.returncode == 1
     assert "[server 0] error: command 0 is not understood: JSONDecodeError" in done.stderr
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_tasks_of_a_job_scheduler_train_together(config, two_workers, tmp_path):
+    variables = {
+        "DMLC_PS_ROOT_URI": "localhost",
+        "DMLC_PS_ROOT_PORT": str(free_port()),
+        "DMLC_INTERFACE": "lo",
+        "SLURM_NTASKS": "2",
+    }
+    flags, words = ("--from-env", "slurm", "-s", "1"), new_run(config, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        tasks = [
+            pool.submit(launch, *words, flags=flags, SLURM_PROCID=str(task), **variables)
+            for task in range(2)
+        ]
+    for task in tasks:
+        code, _, errors = task.result()
+        assert code == 0, errors
+    assert_same_end(tmp_path, two_workers)
 
 
 # Shares, rates and environments

@@ -340,6 +340,7 @@ def test_tasks_of_job_schedulers(scheduler, environment, monkeypatch):
     assert found["DMLC_NUM_WORKER"] == "3"
     assert found["DMLC_NUM_SERVER"] == "2"
     assert found["DMLC_WORKER_ID"] == "2"
+    assert found["DMLC_USE_KUBERNETES"] == "1"  # or no host name will do as an address
     monkeypatch.delenv("DMLC_PS_ROOT_URI")
     with pytest.raises(ConfigError, match="set DMLC_PS_ROOT_URI"):
         processes_of_task(scheduler)

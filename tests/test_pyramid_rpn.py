@@ -215,7 +215,7 @@ def test_box_head_losses_are_means_over_the_rois_that_count(seed):
     assert cls_loss[0] == pytest.approx(cross_entropy(values["logits"], label, count), rel=1e-5)
     assert box_loss[0] == pytest.approx(slow_box_loss(values), rel=1e-5)
     right = (values["logits"].argmax(axis=1) == label).sum()
-    np.testing.assert_array_equal(accuracy, [right, count])
+    np.testing.assert_array_equal(accuracy, [right, count, count])
     expected = numeric_gradient(lambda x: cross_entropy(x, label, count), values["logits"])
     np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
     expected = numeric_gradient(lambda x: slow_box_loss({**values, "deltas": x}), values["deltas"])
@@ -239,7 +239,7 @@ def test_without_rois_the_box_head_s_losses_are_exactly_0(active):
     values["label"], values["weight"] = 0 * values["label"] - 1, 0 * values["weight"]
     (cls_loss, box_loss, accuracy), found = backward(symbol, **values)
     assert cls_loss[0] == box_loss[0] == 0
-    np.testing.assert_array_equal(accuracy, [0, 0])
+    np.testing.assert_array_equal(accuracy, [0, 0, 0])
     assert not found["logits"].any()
     assert not found["deltas"].any()
 

@@ -182,6 +182,7 @@ def processes_of_task(scheduler: str, servers: int = 0) -> list[Process]:
     rank, count = (int(os.environ[name]) for name in names)
     servers = min(servers, count) or count
     common = _connection(uri, int(port), count, servers)
+    common["DMLC_USE_KUBERNETES"] = "1"  # the scheduler listens at any address: uri may be a name
     roles = [*["scheduler"] * (rank == 0), *["server"] * (rank < servers), "worker"]
     return [
         Process(role, rank, None, {**common, "DMLC_ROLE": role, "DMLC_WORKER_ID": str(rank)})
