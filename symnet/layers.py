@@ -106,7 +106,7 @@ def exact_layers(symbol: Symbol) -> list[str]:
     """The names of the layers that int8 leaves in float32: those that predict, and grouped ones.
 
     Grouped convolutions are a small part of the work, and cost RegNet most of what int8 costs it:
-    FCOS on BCCD loses 5 points of mAP with them, 0.2 without, and gains a tenth of the speed.
+    FCOS on BCCD loses 5 points of mAP with them, half a point without; they gain a tenth of speed.
     """
     return [
         name
