@@ -6,6 +6,7 @@ Counts the bytes of the loopback interface, so all processes must be here, and n
 """
 
 import argparse
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,15 +26,14 @@ def trained_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters that a training from pretrained ones moves."""
     from mxrcnn.config import make_config
     from symnet import get_detector
+    from symnet.detector import parameter_shapes
 
     config, detector = make_config(network), get_detector(network)
-    symbol = detector.test_symbol(config.model)
-    shapes, _, _ = symbol.infer_shape(data=(1, 3, 512, 512), im_info=(1, 3))
-    prefixes = ("data", "im_info", *config.train.fixed)
+    shapes, _ = parameter_shapes(detector.test_symbol(config.model))
     return {
         name: shape
-        for name, shape in zip(symbol.list_arguments(), shapes)
-        if not name.startswith(prefixes) and not detector.frozen(config.model, name)
+        for name, shape in shapes.items()
+        if not name.startswith(config.train.fixed) and not detector.frozen(config.model, name)
     }
 
 
@@ -61,10 +61,11 @@ def main() -> None:
         sent.append(loopback_bytes() - before)
     if workers.first:
         own = sum(gradient.size for gradient in gradients.values()) * 4
+        usual = statistics.median(sent[1:])  # the others begin and end a little later
         print(
             f"{args.network}: {own / 1e6:.1f} MB of gradients a worker, {workers.count} workers; "
-            f"a step sends {min(sent[1:]) / 1e6:.1f} MB in all, "
-            f"{min(sent[1:]) / own / workers.count:.3f} times gradients times workers, "
+            f"a step sends {usual / 1e6:.1f} MB in all, "
+            f"{usual / own / workers.count:.3f} times gradients times workers, "
             f"and takes {min(seconds[1:]):.3f} s (the fastest of {args.steps})"
         )
     workers.leave()
