@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Turn another project's file of parameters into a run: torchvision, mx-rcnn, MXNet, gluoncv.
+"""Turn another project's file of parameters into a run.
 
-What the file is shows in its names and shapes. No pickle is run: of a .pth only tensors are read.
+Of torchvision, mx-rcnn, MXNet, gluoncv, or matterport's Mask R-CNN. What the file is shows in its
+names and shapes. No pickle is run: of a .pth only tensors are read.
 
 examples:
   python tools/convert.py fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --to runs/r50
