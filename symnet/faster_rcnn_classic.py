@@ -21,7 +21,7 @@ from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import float32
 from symnet.metrics import classic_counts, rcnn_metrics, rpn_metrics
-from symnet.roi import decode_boxes, detections, roi_head, roi_losses
+from symnet.roi import crop_and_resize, decode_boxes, detections, roi_head, roi_losses
 from symnet.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
 from symnet.targets import RPNSampling, rpn_targets
 
@@ -123,29 +123,14 @@ def pool_rois(feature: Symbol, rois: Symbol, op: str, stride: float, size: int) 
 
 
 def _crop_resize(feature: Symbol, rois: Symbol, scale: float, size: int) -> Symbol:
-    """TensorFlow's crop_and_resize to 2 size x 2 size, then 2x2 max-pooling (Chen and Gupta 2017).
+    """crop_and_resize to 2 size x 2 size, then 2x2 max-pooling (Chen and Gupta 2017).
 
-    That grid's outer samples lie on the RoI's edges, while ROIAlign with one sample a bin takes the
-    bins' centres, up to half a bin from it. So the RoI is grown by half a bin on each side, after
-    which the centres are the grid: x1 + i * (x2 - x1) / (n - 1) for i = 0 ... n - 1, in cells. Two
-    differences are left. A sample beyond the last cell's centre repeats the map's edge, where
-    TensorFlow gives 0; and a RoI narrower than about one cell is sampled over one cell.
+    A sample beyond the last cell's centre repeats the map's edge, where TensorFlow gives 0.
     """
-    side = 2 * size
-    index, top_left, bottom_right = (
-        mx.sym.slice_axis(rois, axis=1, begin=begin, end=end)
-        for begin, end in ((0, 1), (1, 3), (3, 5))
+    index, boxes = (
+        mx.sym.slice_axis(rois, axis=1, begin=begin, end=end) for begin, end in ((0, 1), (1, 5))
     )
-    half_bin = (bottom_right - top_left) * (0.5 / (side - 1))
-    grown = mx.sym.concat(index, top_left - half_bin, bottom_right + half_bin, dim=1)
-    crop = mx.sym.contrib.ROIAlign(
-        feature,
-        mx.sym.BlockGrad(grown),
-        pooled_size=(side, side),
-        spatial_scale=scale,
-        sample_ratio=1,
-        name="roi_crop",
-    )
+    crop = crop_and_resize(feature, index, boxes, 2 * size, "roi_crop", scale)
     return mx.sym.Pooling(crop, pool_type="max", kernel=(2, 2), stride=(2, 2), name="roi_crop_pool")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from symnet.compat import mx
 from symnet.layers import conv, conv_norm, float32
+from symnet.roi import crop_and_resize
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
@@ -119,12 +120,9 @@ def roi_align_levels(
 def _crop(
     data: Symbol, index: Symbol, boxes: Symbol, size: int, finest: Symbol, name: str
 ) -> Symbol:
-    """TensorFlow's crop_and_resize of boxes (R, 4) in images index (R, 1): (R, _, size, size).
+    """crop_and_resize of boxes (R, 4), in pixels, in images index (R, 1): (R, _, size, size).
 
-    One bilinear sample a bin, the outer ones on the box's edges; the image's last pixel is the
-    map's last cell. ROIAlign takes one sample in the middle of each bin: so boxes grow by half a
-    bin on each side. The image is four times the finest map. A RoI narrower than a cell is sampled
-    over one cell.
+    The image's last pixel is the map's last cell. The image is four times the finest map.
     """
     scale = mx.sym.concat(
         *(
@@ -133,18 +131,7 @@ def _crop(
         ),
         dim=1,
     )
-    boxes = mx.sym.broadcast_mul(boxes, scale)
-    first = mx.sym.slice_axis(boxes, axis=1, begin=0, end=2)
-    last = mx.sym.slice_axis(boxes, axis=1, begin=2, end=4)
-    half_bin = (last - first) * (0.5 / (size - 1))
-    return mx.sym.contrib.ROIAlign(
-        data,
-        mx.sym.BlockGrad(mx.sym.concat(index, first - half_bin, last + half_bin, dim=1)),
-        pooled_size=(size, size),
-        spatial_scale=1.0,
-        sample_ratio=1,
-        name=name,
-    )
+    return crop_and_resize(data, index, mx.sym.broadcast_mul(boxes, scale), size, name)
 
 
 def rows(data: Symbol, columns: int) -> Symbol:

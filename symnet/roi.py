@@ -144,6 +144,28 @@ def suppressed(
     )
 
 
+def crop_and_resize(
+    data: Symbol, index: Symbol, boxes: Symbol, size: int, name: str, scale: float = 1.0
+) -> Symbol:
+    """TensorFlow's crop_and_resize: boxes (R, 4) of maps index (R, 1) as (R, _, size, size).
+
+    Bilinear samples at x1 + i * (x2 - x1) / (size - 1), in cells, scale being cells a unit of the
+    boxes: the outer ones are on the box's edges. ROIAlign with one sample a bin takes the bins'
+    centres, up to half a bin from there, so boxes grow by half a bin on each side. A box narrower
+    than about one cell is sampled over one cell. No gradient goes to the boxes.
+    """
+    first, last = _columns(boxes, 0, 2), _columns(boxes, 2, 4)
+    half_bin = (last - first) * (0.5 / (size - 1))
+    return mx.sym.contrib.ROIAlign(
+        data,
+        mx.sym.BlockGrad(mx.sym.concat(index, first - half_bin, last + half_bin, dim=1)),
+        pooled_size=(size, size),
+        spatial_scale=scale,
+        sample_ratio=1,
+        name=name,
+    )
+
+
 def large(boxes: Symbol, min_size: float) -> Symbol:
     """1 where both sides of boxes (..., 4) are at least min_size, else 0: (..., 1)."""
     sizes = _columns(boxes, 2, 4) - _columns(boxes, 0, 2)

@@ -108,7 +108,7 @@ def demo_map(folder: Path) -> str:
     return "-"
 
 
-def test_counts(folder: Path) -> dict[str, str]:
+def suite_counts(folder: Path) -> dict[str, str]:
     """passed, skipped and failed of pytest's last line."""
     last = ([""] + re.findall(r"^.*\b(?:passed|failed|error).* in [\d.]+s.*$", _log(folder), re.M))[
         -1
@@ -141,7 +141,7 @@ def try_python(version: str, python: str, targets: list[str]) -> tuple[bool, dic
         if target == "demo":
             row.update({"demo mAP": demo_map(folder), "demo": _time(good, seconds)})
         elif target == "test":
-            row.update({**test_counts(folder), "tests": _time(good, seconds)})
+            row.update({**suite_counts(folder), "tests": _time(good, seconds)})
     command = [folder / ".venv" / "bin" / "python", "-c", PACKAGES]
     if command[0].exists():
         done = subprocess.run(
