@@ -19,15 +19,21 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success it is synced and renamed to `path`.
 
     mode: "w" (UTF-8 text, lines end in one newline character) or "wb". Missing folders are made. On
-    an error nothing is left of the new file and an older `path` is untouched. Raises ValueError for
-    another mode.
+    an error nothing is left of the new file and an older `path` is untouched. Links are followed; a
+    device or a pipe, such as /dev/stdout, is written to as it is. Raises ValueError for another
+    mode.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode {mode!r} is neither 'w' nor 'wb'")
+    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": "\n"}
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, mode, **text) as handle:
+            yield handle
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(temporary, mode.replace("w", "x"), **text) as handle:
             yield handle

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -157,6 +159,24 @@ def test_atomic_write(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
     with pytest.raises(ValueError, match="'a'"), atomic_write(path, "a"):
         pass
+
+
+def test_atomic_write_follows_links_and_leaves_pipes_and_devices(tmp_path):
+    """A device replaced by a file, such as /dev/null, is a broken machine."""
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for text in ("first", "second"):
+        with atomic_write(tmp_path / "link") as handle:
+            handle.write(text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_text() == text
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as readers:
+        read = readers.submit((tmp_path / "pipe").read_text)
+        with atomic_write(tmp_path / "pipe") as handle:
+            handle.write("through")
+        assert read.result(timeout=10) == "through"
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
 def test_atomic_folder(tmp_path):

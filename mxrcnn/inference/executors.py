@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mxrcnn.compat import mx
+from mxrcnn.inference.rewrite import with_pooling_tables
 
 #: shapes that are kept bound; each has its own working memory, and its own copies of weights in
 #: the layout that oneDNN likes
@@ -40,7 +41,10 @@ class Executors:
             while len(self._bound) >= self._kept:
                 self._bound.popitem(last=False)
             inputs = {name: mx.nd.empty(shape, self._context) for name, shape in shapes.items()}
-            self._bound[key] = self._symbol.bind(
+            symbol = self._symbol
+            if self._context.device_type == "cpu":
+                symbol = with_pooling_tables(symbol, shapes)
+            self._bound[key] = symbol.bind(
                 self._context, {**self._args, **inputs}, grad_req="null", aux_states=self._auxs
             )
         self._bound.move_to_end(key)

@@ -1,0 +1,84 @@
+"""Faster operators in the place of MXNet's own, put into a test graph when its shapes are known."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mxrcnn.compat import mx
+from symnet.roi_pool import MOST_ROWS, max_pool_rois, table_rows
+
+Shape = tuple[int, ...]
+Node = dict[str, Any]
+
+
+def with_pooling_tables(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> mx.sym.Symbol:
+    """The graph with `max_pool_rois` for each ROIPooling, for inputs of these shapes only.
+
+    Its outputs are the same bits. It has no useful gradients.
+    """
+    for node in json.loads(symbol.tojson(remove_amp_cast=False))["nodes"]:
+        if node["op"] == "ROIPooling":
+            part = _pooling_tables(symbol, node, shapes)
+            symbol = symbol if part is None else replaced(symbol, node["name"], part)
+    return symbol
+
+
+def _pooling_tables(
+    symbol: mx.sym.Symbol, node: Node, shapes: Mapping[str, Shape]
+) -> mx.sym.Symbol | None:
+    """What stands for a ROIPooling, of variables `0` and `1`; None where tables are too long."""
+    feature = symbol.get_internals()[f"{node['name']}_output"].get_children()[0]
+    known = {name: shapes[name] for name in feature.list_arguments() if name in shapes}
+    shape = feature.infer_shape(**known)[1][0]
+    size = ast.literal_eval(node["attrs"]["pooled_size"])
+    if table_rows(shape, size) > MOST_ROWS:
+        return None
+    inputs = (mx.sym.Variable(name) for name in "01")
+    with mx.name.Prefix(f"{node['name']}."):
+        return max_pool_rois(*inputs, shape, size, float(node["attrs"]["spatial_scale"]))
+
+
+def replaced(symbol: mx.sym.Symbol, name: str, part: mx.sym.Symbol) -> mx.sym.Symbol:
+    """The graph with another one in the place of the operator of that name; one output each.
+
+    part's variables `0`, `1`, ... stand for the operator's inputs.
+    """
+    graph, inner = (
+        json.loads(symbol.tojson(remove_amp_cast=False)),
+        json.loads(part.tojson(remove_amp_cast=False)),
+    )
+    nodes: list[Node] = []
+    moved: dict[int, int] = {}  # the graph's nodes
+
+    def append(node: Node, entry: Callable[..., list[int]]) -> int:
+        nodes.append({**node, "inputs": [entry(*source) for source in node["inputs"]]})
+        return len(nodes) - 1
+
+    def of_graph(source: int, *which: int) -> list[int]:
+        return [moved[source], *which]
+
+    def insert(inputs: list[list[int]]) -> int:
+        """Append part's nodes; the place of its output's."""
+        within: dict[int, int] = {}
+
+        def of_part(source: int, *which: int) -> list[int]:
+            if source in within:
+                return [within[source], *which]
+            return of_graph(*inputs[int(inner["nodes"][source]["name"])])
+
+        for number, piece in enumerate(inner["nodes"]):
+            if piece["op"] != "null":
+                within[number] = append(piece, of_part)
+        return within[inner["heads"][0][0]]
+
+    for number, node in enumerate(graph["nodes"]):
+        here = node["name"] == name and node["op"] != "null"
+        moved[number] = insert(node["inputs"]) if here else append(node, of_graph)
+    graph["heads"] = [of_graph(*head) for head in graph["heads"]]
+    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
+    graph["nodes"] = nodes
+    del graph["node_row_ptr"]
+    return mx.sym.load_json(json.dumps(graph))

@@ -1,0 +1,126 @@
+"""RoI max pooling by tables of window maxima, for inference: ROIPooling's result, to the bit.
+
+MXNet's operator visits every cell of every bin, one by one. Here each bin is the maximum of four
+square or oblong windows that cover it, and the maxima of all windows of a few sizes are computed
+beforehand, by ordinary poolings. Letters: B images, F channels, H, W cells of the map, R RoIs, K
+window sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from symnet.compat import mx
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+#: indices are float32, which counts up to here
+MOST_ROWS = 2**24
+
+
+def window_radii(cells: int, bins: int) -> list[int]:
+    """0, 1, 3, 7, ... of windows 2 r + 1 wide, which cover a map of so many cells' longest bin.
+
+    Two windows of width w cover bins of w to 2 w cells, so the next width is 2 w + 1. A bin of a
+    RoI of n cells, at most cells + 1 as its sides are rounded, has at most ceil(n / bins) + 1.
+    """
+    radii, longest = [0], min(cells, -(-(cells + 1) // bins) + 1)
+    while 2 * (2 * radii[-1] + 1) < longest:
+        radii.append(2 * radii[-1] + 1)
+    return radii
+
+
+def table_rows(shape: tuple[int, int, int, int], size: tuple[int, int]) -> int:
+    """The rows of the tables for a map of shape (B, F, H, W) and size (bins down, bins across)."""
+    images, _, *sides = shape
+    windows = [len(window_radii(side, bins)) for side, bins in zip(sides, size)]
+    return 1 + images * sides[0] * sides[1] * windows[0] * windows[1]
+
+
+def max_pool_rois(
+    feature: Symbol,
+    rois: Symbol,
+    shape: tuple[int, int, int, int],
+    size: tuple[int, int],
+    scale: float,
+) -> Symbol:
+    """The same as ROIPooling(feature, rois): (R, F, bins down, bins across).
+
+    feature has the shape (B, F, H, W), size is (bins down, bins across), rois (R, 5) are an image's
+    index and x1, y1, x2, y2, of which scale makes cells. RoIs lie in the image, as proposals do: of
+    one that is longer than the map by two cells and more, a bin may lose cells.
+    """
+    images, channels, height, width = shape
+    radii = [window_radii(side, bins) for side, bins in zip((height, width), size)]
+    rows = [mx.sym.zeros((1, channels))]  # what empty bins are
+    rows += [_rows(_window_maxima(feature, y, x)) for y in radii[0] for x in radii[1]]
+    tables = mx.sym.concat(*rows, dim=0)
+
+    table = images * height * width
+    image, x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(5))
+    down = _windows(y1, y2, size[0], height, scale, radii[0], len(radii[1]) * table, width)
+    across = _windows(x1, x2, size[1], width, scale, radii[1], table, 1)
+    filled = _outer(mx.sym.broadcast_mul, down[2], across[2])
+    first = mx.sym.expand_dims(image * (height * width) + 1, axis=2)
+    pooled = None
+    for y in down[:2]:
+        for x in across[:2]:
+            index = mx.sym.broadcast_add(_outer(mx.sym.broadcast_add, y, x), first) * filled
+            part = mx.sym.take(tables, index)
+            pooled = part if pooled is None else mx.sym.broadcast_maximum(pooled, part)
+    return mx.sym.transpose(pooled, axes=(0, 3, 1, 2))
+
+
+def _window_maxima(feature: Symbol, down: int, across: int) -> Symbol:
+    """The maxima of the windows with these radii around each cell: (B, F, H, W)."""
+    if not down and not across:
+        return feature
+    kernel = (2 * down + 1, 2 * across + 1)
+    return mx.sym.Pooling(feature, kernel=kernel, pad=(down, across), pool_type="max")
+
+
+def _rows(data: Symbol) -> Symbol:
+    """(B, F, H, W) as (B * H * W, F)."""
+    data = mx.sym.transpose(data, axes=(0, 2, 3, 1))
+    return mx.sym.reshape(mx.sym.reshape(data, shape=(-3, -2)), shape=(-3, -2))
+
+
+def _outer(combine: Callable[..., Symbol], down: Symbol, across: Symbol) -> Symbol:
+    """(R, bins down) and (R, bins across) as (R, bins down, bins across)."""
+    return combine(mx.sym.expand_dims(down, axis=2), mx.sym.expand_dims(across, axis=1))
+
+
+def _windows(
+    low: Symbol,
+    high: Symbol,
+    bins: int,
+    cells: int,
+    scale: float,
+    radii: list[int],
+    per_table: int,
+    per_cell: int,
+) -> tuple[Symbol, Symbol, Symbol]:
+    """Along one axis, of RoIs from low to high (R, 1): (R, bins) each.
+
+    The rows of each bin's first and last window, of which per_table belong to each window size and
+    per_cell to each cell; and 1 where a bin has cells, else 0. Bins are ROIPooling's: sides rounded
+    half up, at least one cell; from floor to ceil; cut to the map.
+    """
+    start = mx.sym.round(low * scale)
+    side = mx.sym.round(high * scale) - start + 1
+    side = mx.sym.broadcast_maximum(side, mx.sym.ones((1, 1))) / bins
+    number = mx.sym.reshape(mx.sym.arange(bins), shape=(1, bins))
+    begin = mx.sym.broadcast_add(mx.sym.floor(mx.sym.broadcast_mul(side, number)), start)
+    end = mx.sym.broadcast_add(mx.sym.ceil(mx.sym.broadcast_mul(side, number + 1)), start)
+    begin, end = mx.sym.clip(begin, 0, cells), mx.sym.clip(end, 0, cells)
+
+    length = end - begin
+    table, radius = 0 * length, 0 * length
+    for smaller, larger in zip(radii, radii[1:]):
+        fits = length >= 2 * larger + 1
+        table, radius = table + fits, radius + fits * (larger - smaller)
+    ends = (begin + radius, end - 1 - radius)
+    rows = (table * per_table + cell * per_cell for cell in ends)
+    return (*rows, length > 0)
