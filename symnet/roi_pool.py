@@ -1,7 +1,7 @@
 """RoI max pooling by tables of window maxima, for inference: ROIPooling's result, to the bit.
 
 MXNet's operator visits every cell of every bin, one by one. Here each bin is the maximum of four
-square or oblong windows that cover it, and the maxima of all windows of a few sizes are computed
+windows that cover it, and the maxima of all windows of a few sizes are computed
 beforehand, by ordinary poolings. Letters: B images, F channels, H, W cells of the map, R RoIs, K
 window sizes.
 """
@@ -9,6 +9,7 @@ window sizes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symnet.compat import mx
@@ -59,9 +60,11 @@ def max_pool_rois(
     tables = mx.sym.concat(*rows, dim=0)
 
     table = images * height * width
+    y_axis = _Axis(height, size[0], radii[0], len(radii[1]) * table, width)
+    x_axis = _Axis(width, size[1], radii[1], table, 1)
     image, x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(5))
-    down = _windows(y1, y2, size[0], height, scale, radii[0], len(radii[1]) * table, width)
-    across = _windows(x1, x2, size[1], width, scale, radii[1], table, 1)
+    down = _windows(y_axis, y1 * scale, y2 * scale)
+    across = _windows(x_axis, x1 * scale, x2 * scale)
     filled = _outer(mx.sym.broadcast_mul, down[2], across[2])
     first = mx.sym.expand_dims(image * (height * width) + 1, axis=2)
     pooled = None
@@ -92,35 +95,36 @@ def _outer(combine: Callable[..., Symbol], down: Symbol, across: Symbol) -> Symb
     return combine(mx.sym.expand_dims(down, axis=2), mx.sym.expand_dims(across, axis=1))
 
 
-def _windows(
-    low: Symbol,
-    high: Symbol,
-    bins: int,
-    cells: int,
-    scale: float,
-    radii: list[int],
-    per_table: int,
-    per_cell: int,
-) -> tuple[Symbol, Symbol, Symbol]:
-    """Along one axis, of RoIs from low to high (R, 1): (R, bins) each.
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of the map; per_radius, per_cell: the table's rows from one to the next of them."""
 
-    The rows of each bin's first and last window, of which per_table belong to each window size and
-    per_cell to each cell; and 1 where a bin has cells, else 0. Bins are ROIPooling's: sides rounded
-    half up, at least one cell; from floor to ceil; cut to the map.
+    cells: int
+    bins: int
+    radii: list[int]
+    per_radius: int
+    per_cell: int
+
+
+def _windows(axis: _Axis, low: Symbol, high: Symbol) -> tuple[Symbol, Symbol, Symbol]:
+    """Along an axis, of RoIs from low to high (R, 1), in cells: (R, bins) each.
+
+    The rows of each bin's first and last window, and 1 where a bin has cells, else 0. Bins are
+    ROIPooling's: sides rounded, at least one cell; from floor to ceil; cut to the map.
     """
-    start = mx.sym.round(low * scale)
-    side = mx.sym.round(high * scale) - start + 1
-    side = mx.sym.broadcast_maximum(side, mx.sym.ones((1, 1))) / bins
-    number = mx.sym.reshape(mx.sym.arange(bins), shape=(1, bins))
+    start = mx.sym.round(low)
+    side = mx.sym.round(high) - start + 1
+    side = mx.sym.broadcast_maximum(side, mx.sym.ones((1, 1))) / axis.bins
+    number = mx.sym.reshape(mx.sym.arange(axis.bins), shape=(1, axis.bins))
     begin = mx.sym.broadcast_add(mx.sym.floor(mx.sym.broadcast_mul(side, number)), start)
     end = mx.sym.broadcast_add(mx.sym.ceil(mx.sym.broadcast_mul(side, number + 1)), start)
-    begin, end = mx.sym.clip(begin, 0, cells), mx.sym.clip(end, 0, cells)
+    begin, end = (mx.sym.clip(edge, 0, axis.cells) for edge in (begin, end))
 
     length = end - begin
-    table, radius = 0 * length, 0 * length
-    for smaller, larger in zip(radii, radii[1:]):
+    place, radius = 0 * length, 0 * length
+    for smaller, larger in zip(axis.radii, axis.radii[1:]):
         fits = length >= 2 * larger + 1
-        table, radius = table + fits, radius + fits * (larger - smaller)
-    ends = (begin + radius, end - 1 - radius)
-    rows = (table * per_table + cell * per_cell for cell in ends)
+        place, radius = place + fits, radius + fits * (larger - smaller)
+    centres = (begin + radius, end - 1 - radius)
+    rows = (place * axis.per_radius + centre * axis.per_cell for centre in centres)
     return (*rows, length > 0)
