@@ -49,16 +49,19 @@ LABELS = ("rpn_label", "rpn_bbox_target")
 class RCNNConfig:
     """What all detectors of this family have; torchvision's values.
 
-    norm "frozen" runs on stored statistics; trainable_layers counts the trained stages of the body
-    from its end, 0..5. unused_classes: rows of class logits beside the classes' own that only take
-    part in the softmax, such as those of the 10 ids that COCO leaves out. bbox_log_clip bounds
-    decoded dw and dh; 0: not at all. box_cut_last: boxes are cut to the image after NMS, not before
-    it. box_best_class: a RoI can only become an object of its best class (matterport).
-    box_pre_nms_top_n alone is not torchvision's, which has no limit: MXNet's NMS of all 90,000
-    candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms."""
+    body_form: see symnet/resnet.py. norm "frozen" runs on stored statistics; trainable_layers
+    counts the trained stages of the body from its end, 0..5. unused_classes: rows of class logits
+    beside the classes' own that only take part in the softmax, such as those of the 10 ids that
+    COCO leaves out. bbox_log_clip bounds decoded dw and dh; 0: not at all. box_cut_last: boxes are
+    cut to the image after NMS, not before it. box_best_class: a RoI can only become an object of
+    its best class (matterport). box_pre_nms_top_n alone is not torchvision's, which has no limit:
+    MXNet's NMS of all 90,000 candidates takes 3 s, however few are above the score threshold; of
+    the best 5,000 16 ms."""
 
     num_classes: int = 91
     unused_classes: int = 0
+    depth: Literal[18, 34, 50, 101] = 50
+    body_form: resnet.Form = "torchvision"
     norm: Literal["frozen", "batch", "group"] = "frozen"
     trainable_layers: int = 3
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -118,14 +121,12 @@ class FasterRCNNFPNConfig(RCNNConfig):
     box_sampling_ratio, mask_sampling_ratio: RoIAlign's samples a bin in each direction; 0:
     crop_and_resize. The rest is for other projects' forms:
 
-    body_form: see symnet/resnet.py. fpn_extra "conv": p6 by a convolution, not by subsampling.
-    anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them; "last_pixel": see
-    PyramidAnchors. rpn_channels: of the RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS
-    over all levels. box_avg_pool: pooled RoIs are halved by 3x3 averages before fc6.
-    box_level_offset: what a RoI's width is more than x2 - x1 where its level is chosen."""
+    fpn_extra "conv": p6 by a convolution, not by subsampling. anchor_form "classic": anchors on the
+    cells' centres, as AnchorSpec has them; "last_pixel": see PyramidAnchors. rpn_channels: of the
+    RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS over all levels. box_avg_pool: pooled
+    RoIs are halved by 3x3 averages before fc6. box_level_offset: what a RoI's width is more than x2
+    - x1 where its level is chosen."""
 
-    depth: Literal[18, 34, 50, 101] = 50
-    body_form: Literal["torchvision", "keras"] = "torchvision"
     fpn_channels: int = 256
     fpn_extra: Literal["pool", "conv"] = "pool"
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from symnet import faster_rcnn_fpn, resnet
 from symnet.anchors import AnchorSpec, ClassicLevels
@@ -38,7 +38,6 @@ class FasterRCNNV1bConfig(RCNNConfig):
     finite."""
 
     num_classes: int = 21
-    depth: Literal[18, 34, 50, 101] = 50
     anchor_scales: tuple[float, ...] = (2, 4, 8, 16, 32)
     rpn_channels: int = 1024
     rpn_pre_nms_top_n: int = 12000
@@ -64,7 +63,7 @@ class FasterRCNNV1bConfig(RCNNConfig):
 def trunk(config: FasterRCNNV1bConfig, train: bool) -> Trunk:
     """Image -> stages 1 to 3 -> RPN -> proposals."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
-    c4 = resnet.resnet(data, config.depth, _norm(config, train))[2]
+    c4 = resnet.resnet(data, config.depth, _norm(config, train), config.body_form)[2]
     rpn = pyramid_rpn([c4], config.anchors.num_anchors, config.rpn_channels)
     rois = pyramid_proposals(rpn, data, im_info, config.anchors, config.proposal_filter(train))
     return Trunk(im_info, [c4], rpn, rois)
@@ -84,7 +83,7 @@ def roi_features(
     image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
     rois = mx.sym.concat(image, mx.sym.slice_axis(rois, axis=1, begin=1, end=5), dim=1)
     pooled = pool_rois(pyramid[0], rois, "roi_align", STRIDE, config.box_roi_size)
-    return resnet.stage(pooled, config.depth, 4, _norm(config, train))
+    return resnet.stage(pooled, config.depth, 4, _norm(config, train), config.body_form)
 
 
 def box_head(

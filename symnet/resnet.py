@@ -1,23 +1,27 @@
 """ResNet (He et al. 2015) in torchvision form: a bottleneck strides in its 3x3 layer.
 
 In Keras' form it strides in its first 1x1 layer, and the stem's pooling pads after the last pixel
-only.
+only. In form v1d (ResNet-D; T. He et al. 2018, section 4.2) the stem is three 3x3 layers, and
+shortcuts average before their 1x1 layer, which does not stride.
 
 Letters: B images, H, W the image size. Parameters have torchvision names: its layer1.0.conv1.weight
 is PREFIX + layer1.0.conv1_weight here, its bn1.weight, bias, running_mean and running_var are
-bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var.
+bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var. Those of v1d, which it has not, have
+gluoncv's names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from symnet.compat import mx
 from symnet.layers import STATISTICS, conv_norm, relu
 
 if TYPE_CHECKING:
     from symnet.layers import Symbol
+
+Form = Literal["torchvision", "keras", "v1d"]
 
 #: residual blocks of the four stages, and whether they are bottlenecks
 DEPTHS = {
@@ -29,16 +33,25 @@ DEPTHS = {
 #: c5 is a 32nd of the image
 STRIDE = 32
 PREFIX = "backbone.body."
+#: the stem: names of convolution, normalisation and ReLU; channels, filters, kernel, stride
+_STEM = (("conv1", "bn1", "relu", 3, 64, 7, 2),)
+_DEEP_STEM = (
+    ("conv1.0", "conv1.1", "conv1.2", 3, 32, 3, 2),
+    ("conv1.3", "conv1.4", "conv1.5", 32, 32, 3, 1),
+    ("conv1.6", "bn1", "relu", 32, 64, 3, 1),
+)
 
 
-def resnet(data: Symbol, depth: int, norm: str, form: str = "torchvision") -> list[Symbol]:
+def resnet(data: Symbol, depth: int, norm: str, form: Form = "torchvision") -> list[Symbol]:
     """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-    norm: one of symnet.layers.NORMS. form: "torchvision" or "keras".
+    norm: one of symnet.layers.NORMS.
     """
-    data = conv_norm(data, f"{PREFIX}conv1", f"{PREFIX}bn1", 64, 7, 2, kind=norm, channels=3)
-    data = relu(data, f"{PREFIX}relu")
-    ends = {"pad": (1, 1)} if form == "torchvision" else {"pooling_convention": "full"}
+    for layer, normed, active, channels, *sizes in _DEEP_STEM if form == "v1d" else _STEM:
+        names = (f"{PREFIX}{layer}", f"{PREFIX}{normed}")
+        data = conv_norm(data, *names, *sizes, kind=norm, channels=channels)
+        data = relu(data, f"{PREFIX}{active}")
+    ends = {"pooling_convention": "full"} if form == "keras" else {"pad": (1, 1)}
     data = mx.sym.Pooling(
         data, pool_type="max", kernel=(3, 3), stride=(2, 2), name=f"{PREFIX}maxpool", **ends
     )
@@ -49,12 +62,13 @@ def resnet(data: Symbol, depth: int, norm: str, form: str = "torchvision") -> li
     return maps
 
 
-def stage(data: Symbol, depth: int, number: int, norm: str, form: str = "torchvision") -> Symbol:
+def stage(data: Symbol, depth: int, number: int, norm: str, form: Form = "torchvision") -> Symbol:
     """Stage 1 ... 4, whose output is c2 ... c5; all but the first halve the map."""
     blocks, bottleneck = DEPTHS[depth]
     width, block = 32 * 2**number, _basic_block
     if bottleneck:
-        block = _bottleneck if form == "torchvision" else _keras_bottleneck
+        block = _keras_bottleneck if form == "keras" else _bottleneck
+    shortcut = _averaged_projection if form == "v1d" else projection
     out_channels = 4 * width if bottleneck else width
     channels = 64 if number == 1 else out_channels // 2
     for place in range(blocks[number - 1]):
@@ -62,7 +76,7 @@ def stage(data: Symbol, depth: int, number: int, norm: str, form: str = "torchvi
         name = f"{PREFIX}layer{number}.{place}."
         branch = block(data, name, channels, width, stride, norm)
         if stride > 1 or channels != out_channels:
-            data = projection(data, f"{name}downsample", channels, out_channels, stride, norm)
+            data = shortcut(data, f"{name}downsample", channels, out_channels, stride, norm)
         data = relu(branch + data, f"{name}relu")
         channels = out_channels
     return data
@@ -75,6 +89,23 @@ def projection(
     return conv_norm(
         data, f"{name}.0", f"{name}.1", filters, 1, stride, kind=norm, channels=channels
     )
+
+
+def _averaged_projection(
+    data: Symbol, name: str, channels: int, filters: int, stride: int, norm: str
+) -> Symbol:
+    """As `projection`, of averages of stride x stride cells: NAME.1 and NAME.2 after NAME.0."""
+    if stride > 1:
+        data = mx.sym.Pooling(
+            data,
+            pool_type="avg",
+            kernel=(stride, stride),
+            stride=(stride, stride),
+            pooling_convention="full",  # a last window of fewer cells, which alone count
+            count_include_pad=False,
+            name=f"{name}.0",
+        )
+    return conv_norm(data, f"{name}.1", f"{name}.2", filters, 1, kind=norm, channels=channels)
 
 
 def _bottleneck(

@@ -269,6 +269,7 @@ VARIANTS = [
     ("faster_rcnn_vgg16", {"model.roi_op": "roi_align"}),
     ("faster_rcnn_vgg16", {"model.roi_op": "crop_resize"}),
     ("faster_rcnn_r50_fpn", {"model.norm": "group"}),
+    ("faster_rcnn_r50_v1b", {"model.body_form": "v1d"}),  # averages 7 x 7 to 4 x 4
     ("mask_rcnn_r50_fpn", AS_GLUONCV),
     ("mask_rcnn_r50_fpn", AS_MATTERPORT),
     ("fcos_r50_fpn", {"model.norm": "batch", "model.p6p7": False}),

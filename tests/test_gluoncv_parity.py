@@ -23,6 +23,8 @@ from tests.test_convert import load_photos
 
 #: height and width of the photos: multiples of 32, so that nothing is padded, which gluoncv has not
 SIZE = (160, 224)
+#: of bodies alone: maps of odd sizes are halved too
+ODD = (150, 210)
 
 #: proposals that go into the box heads, fewer than gluoncv's 300 or 1000 to be quick
 ROIS = 60
@@ -44,7 +46,7 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 #: of weights: logits are wide, and boxes move, but not far
-GAINS = {"class_predictor": 2.0, "rpn.loc": 0.15, "rpn_head.loc": 0.15, "_conv_lat": 0.5}
+GAINS = {"class_predictor": 1.5, "rpn.loc": 0.15, "rpn_head.loc": 0.15, "_conv_lat": 0.5}
 
 
 def saved(name: str, path, **options):
@@ -91,14 +93,20 @@ def test_levels_of_rois():
     assert expected.tolist() == [0, 1, 1, 2, 1, 3, 3]
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101])
-def test_resnet_v1b(depth, tmp_path, shared_data):
-    net = saved(f"resnet{depth}_v1b", tmp_path / "a.params", use_global_stats=True)
+@pytest.mark.parametrize(
+    ("name", "depth", "form"),
+    [
+        *((f"resnet{depth}_v1b", depth, "torchvision") for depth in (18, 34, 50, 101)),
+        ("resnet50_v1d", 50, "v1d"),
+    ],
+)
+def test_resnet(name, depth, form, tmp_path, shared_data):
+    net = saved(name, tmp_path / "a.params", use_global_stats=True)
     found = convert(ConvertRequest(str(tmp_path / "a.params"), ""))
-    assert found.config.model.depth == depth
+    assert (found.config.model.depth, found.config.model.body_form) == (depth, form)
     assert not found.flaws()
-    symbol = mx.sym.Group(resnet.resnet(mx.sym.Variable("data"), depth, "frozen"))
-    for image in load_photos(shared_data, SIZE):
+    symbol = mx.sym.Group(resnet.resnet(mx.sym.Variable("data"), depth, "frozen", form))
+    for image in load_photos(shared_data, ODD):
         pixels = (image - np.float32(found.config.data.mean)) / np.float32(found.config.data.std)
         data = mx.nd.array(pixels.transpose(2, 0, 1)[None])
         arrays = {name: mx.nd.array(v) for name, v in found.params.items()}
@@ -121,6 +129,8 @@ DETECTORS = {
     "faster_rcnn_resnet50_v1b_coco": "faster_rcnn_r50_v1b",
     "mask_rcnn_resnet50_v1b_coco": "mask_rcnn_r50_v1b",
     "mask_rcnn_fpn_resnet50_v1b_coco": "mask_rcnn_r50_fpn",
+    "mask_rcnn_resnet101_v1d_coco": "mask_rcnn_r50_v1b",
+    "mask_rcnn_fpn_resnet101_v1d_coco": "mask_rcnn_r101_fpn",
 }
 SLOW = list(DETECTORS)[4:]
 
@@ -148,12 +158,13 @@ def test_detectors(name, tmp_path, shared_data, monkeypatch):
 
 
 def compare(ours, ids, scores, boxes, masks=None) -> None:
-    """The 100 best of gluoncv's are those of ours, but for ties with the last."""
+    """The 100 best of gluoncv's, or all, are those of ours, but for ties with the last."""
     height, width = SIZE
     best = np.argsort(-scores[:, 0], kind="stable")[:100]
+    best = best[ids[best, 0] >= 0]
+    assert 50 < len(best) == (ours["det_classes"] > 0).sum()
     ids, scores, boxes = ids[best, 0] + 1, scores[best, 0], boxes[best]
-    assert (ids > 0).all()
-    assert np.unique(ids).size > 3
+    assert np.unique(ids).size > 2
     boxes = np.clip(boxes, 0, [width, height, width, height])
     away = np.abs(ours["det_boxes"][:, None] - boxes).max(axis=2)
     away[ours["det_classes"][:, None] != ids] = np.inf

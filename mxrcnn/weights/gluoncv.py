@@ -1,4 +1,4 @@
-"""gluoncv's models, as `save_parameters` writes them: ResNet v1b, Faster and Mask R-CNN with it."""
+"""gluoncv's models, as `save_parameters` writes them: ResNet v1b, v1d, Faster and Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from symnet.faster_rcnn_v1b import COCO
 from symnet.fpn import PREFIX as FPN
 from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
 from symnet.resnet import PREFIX as BODY
+from symnet.resnet import Form
 
 #: endings of names here, and gluoncv's
 _ENDINGS = {
@@ -27,14 +28,14 @@ _ENDINGS = {
 }
 #: layers of the body in the C4 form: gluoncv numbers what it chained
 _CHAINED = (
-    (r"^features\.0$", "conv1"),
+    (r"^features\.0(?=\.|$)", "conv1"),
     (r"^features\.1$", "bn1"),
     (r"^features\.([456])\.", lambda found: f"layer{int(found[1]) - 3}."),
     (r"^top_features\.0\.", "layer4."),
 )
 #: an entry of the body in the FPN form: layers of a stage are numbered in the order of their use
 _NUMBERED = re.compile(
-    r"^features\.[a-z0-9]+_(?:(layers|down)([1-4])_)?(conv|batchnorm)(\d+)_(\w+)$"
+    r"^features\.resnetv1([bd])_(?:(layers|down)([1-4])_)?(conv|batchnorm)(\d+)_(\w+)$"
 )
 _PYRAMID = re.compile(r"^features\.P([2-6])_(conv_lat|conv1)_(\w+)$")
 #: layers outside the body, and theirs
@@ -64,14 +65,16 @@ def _numbered(name: str, per_block: int) -> _Place | None:
     found = _NUMBERED.match(name)
     if not found:
         return None
-    group, stage, kind, number, leaf = found.groups()
+    version, group, stage, kind, number, leaf = found.groups()
     number, short = int(number), "bn" if kind == "batchnorm" else "conv"
     if group == "layers":
         layer = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
     elif group == "down":
-        layer = f"layer{stage}.0.downsample.{int(short == 'bn')}"
+        layer = f"layer{stage}.0.downsample.{(short == 'bn') + (version == 'd')}"
+    elif version == "d" and (short, number) != ("bn", 2):
+        layer = f"conv1.{3 * number + (short == 'bn')}"
     else:
-        layer = f"{short}{number + 1}"
+        layer = "bn1" if short == "bn" else "conv1"
     return BODY + layer, leaf
 
 
@@ -93,7 +96,7 @@ def _chained(name: str, chains: Mapping[str, str]) -> _Place:
     body = layer
     for pattern, replacement in _CHAINED:
         body = re.sub(pattern, replacement, body)
-    if re.match(r"(conv1|bn1)$|layer[1-4]\.\d", body):
+    if re.match(r"(conv1(\.\d)?|bn1)$|layer[1-4]\.\d", body):
         return BODY + body, leaf
     layer = layer.replace("rpn.rpn_head.", "rpn.")
     return _HEAD.get(layer, chains.get(layer)), leaf
@@ -127,9 +130,15 @@ def _origin(arrays: Arrays) -> dict[str, str]:
     return origin
 
 
-def _depth(origin: dict[str, str]) -> int | None:
+def _body(origin: dict[str, str]) -> tuple[str, int, Form] | None:
+    """gluoncv's name of the body, its depth and form; None for another one."""
     names = [name[len(BODY) : -len("_weight")] + ".weight" for name in origin if "_weight" in name]
-    return resnet_depth(names)
+    depth = resnet_depth(names)
+    if depth and "conv1.weight" in names:
+        return f"ResNet-{depth} v1b", depth, "torchvision"
+    if depth and "conv1.0.weight" in names:
+        return f"ResNet-{depth} v1d", depth, "v1d"
+    return None
 
 
 def _left_out(arrays: Arrays, origin: dict[str, str]) -> dict[str, str]:
@@ -143,16 +152,17 @@ def _left_out(arrays: Arrays, origin: dict[str, str]) -> dict[str, str]:
 
 
 def resnet_classifier(arrays: Arrays) -> Source | None:
-    """ResNet v1b: the same network as torchvision's."""
+    """ResNet v1b, which is the same network as torchvision's, and v1d."""
     if "bn1.gamma" not in arrays or "layer1.0.bn1.gamma" not in arrays:
         return None
     origin = _origin(arrays)
-    depth = _depth(origin)
-    if depth is None or np.ndim(arrays.get("conv1.weight")) != 4:
+    body = _body(origin)
+    if body is None:
         return None
+    title, depth, form = body
     return Source(
-        f"gluoncv's ResNet-{depth} v1b classifier",
-        resnet_networks(depth),
+        f"gluoncv's {title} classifier",
+        resnet_networks(depth, form),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
         _left_out(arrays, origin),
@@ -173,14 +183,15 @@ def _params(arrays: Arrays, origin: dict[str, str]) -> dict[str, np.ndarray]:
 def detector(arrays: Arrays) -> Source | None:
     """Faster and Mask R-CNN, C4 and FPN, such as faster_rcnn_resnet50_v1b_voc."""
     origin = _origin(arrays)
-    depth = _depth(origin)
-    needed = {f"{BODY}conv1_weight", "rpn.head.cls_logits_weight"}
-    if depth is None or not needed <= origin.keys() or "class_predictor.weight" not in arrays:
+    body = _body(origin)
+    has_heads = "rpn.head.cls_logits_weight" in origin and "class_predictor.weight" in arrays
+    if body is None or not has_heads:
         return None
+    body_title, depth, form = body
     kind = "mask_rcnn" if "mask.mask.weight" in arrays else "faster_rcnn"
     is_fpn = f"{FPN}inner_blocks.0.0_weight" in origin
     params = _params(arrays, origin)
-    settings = {**IMAGENET, "model.depth": depth}
+    settings = {**IMAGENET, "model.depth": depth, "model.body_form": form}
     settings["model.rpn_channels"] = params["rpn.head.cls_logits_weight"].shape[1]
     if kind == "mask_rcnn":
         settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
@@ -193,7 +204,7 @@ def detector(arrays: Arrays) -> Source | None:
     network = f"{kind}_r{101 if depth == 101 and is_fpn else 50}_{'fpn' if is_fpn else 'v1b'}"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
     return Source(
-        f"gluoncv's {title} {'FPN ' * is_fpn}ResNet-{depth} v1b detector",
+        f"gluoncv's {title} {'FPN ' * is_fpn}{body_title} detector",
         {network: settings},
         params,
         origin,

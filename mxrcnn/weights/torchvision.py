@@ -11,7 +11,7 @@ import numpy as np
 from mxrcnn.weights.names import COCO_GAPS, COCO_IDS, gaps_last
 from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
 from symnet.regnet import X_400MF_TORCHVISION
-from symnet.resnet import DEPTHS
+from symnet.resnet import DEPTHS, Form
 from symnet.resnet import PREFIX as BODY
 from symnet.vgg import BLOCKS
 
@@ -76,12 +76,14 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
     return {form: depth for depth, form in DEPTHS.items()}.get((blocks, bottleneck))
 
 
-def resnet_networks(depth: int) -> dict[str, dict[str, Any]]:
-    """The networks that can have a ResNet of that depth as their body, and their settings."""
+def resnet_networks(depth: int, form: Form = "torchvision") -> dict[str, dict[str, Any]]:
+    """The networks that can have such a ResNet as their body, and their settings."""
     layers = "101" if depth == 101 else "50"
     pyramids = [f"{kind}_r{layers}_fpn" for kind in ("faster_rcnn", "mask_rcnn")]
-    networks = {name: {**IMAGENET, "model.depth": depth} for name in pyramids}
-    networks["fcos_r50_fpn"] = {**IMAGENET, "model.body": f"resnet{depth}"}
+    settings = {**IMAGENET, "model.depth": depth, "model.body_form": form}
+    networks = {name: settings for name in pyramids}
+    if form == "torchvision":
+        networks["fcos_r50_fpn"] = {**IMAGENET, "model.body": f"resnet{depth}"}
     return networks
 
 
