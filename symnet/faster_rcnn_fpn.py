@@ -27,8 +27,8 @@ from symnet.roi import (
     cut_to_image,
     decode_boxes,
     detections,
+    fc_head,
     large,
-    two_fc_head,
 )
 from symnet.rpn import (
     ProposalFilter,
@@ -124,8 +124,9 @@ class FasterRCNNFPNConfig(RCNNConfig):
     fpn_extra "conv": p6 by a convolution, not by subsampling. anchor_form "classic": anchors on the
     cells' centres, as AnchorSpec has them; "last_pixel": see PyramidAnchors. rpn_channels: of the
     RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS over all levels. box_avg_pool: pooled
-    RoIs are halved by 3x3 averages before fc6. box_level_offset: what a RoI's width is more than x2
-    - x1 where its level is chosen."""
+    RoIs are halved by 3x3 averages before the box head. box_head_convs: its 3x3 convolutions before
+    one fully connected layer; 0: two such layers. box_level_offset: what a RoI's width is more than
+    x2 - x1 where its level is chosen."""
 
     fpn_channels: int = 256
     fpn_extra: Literal["pool", "conv"] = "pool"
@@ -138,6 +139,7 @@ class FasterRCNNFPNConfig(RCNNConfig):
     box_canonical_level: float = 4
     box_level_offset: float = 0
     box_avg_pool: bool = False
+    box_head_convs: int = 0
     box_head_dim: int = 1024
 
     @property
@@ -219,7 +221,8 @@ def box_head(
         pooled = mx.sym.Pooling(
             pooled, pool_type="avg", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name="box_avg_pool"
         )
-    feature = two_fc_head(pooled, config.box_head_dim)
+    convs, channels = config.box_head_convs, config.fpn_channels
+    feature = fc_head(pooled, config.box_head_dim, convs, channels)
     return box_predictor(feature, config.num_classes, config.unused_classes)
 
 

@@ -179,11 +179,23 @@ def with_batch_index(boxes: Symbol, valid: Symbol) -> Symbol:
     return mx.sym.concat(mx.sym.where(valid, index, -mx.sym.ones_like(index)), boxes, dim=2)
 
 
-def two_fc_head(pooled: Symbol, units: int) -> Symbol:
-    """torchvision's TwoMLPHead: (R, channels, 7, 7) -> (R, units)."""
-    for layer, side in (("fc6", 7), ("fc7", row_side(units))):
-        name = f"roi_heads.box_head.{layer}"
-        pooled = relu(fc(pooled, name, units, side), f"{name}_relu")
+def _convolutions(pooled: Symbol, name: str, layers: int, channels: int) -> Symbol:
+    """3x3 convolutions NAME.0.0, NAME.1.0, ... with ReLU: (R, _, h, w) -> (R, channels, h, w)."""
+    for layer in range(layers):
+        pooled = relu(conv(pooled, f"{name}.{layer}.0", channels), f"{name}.{layer}.relu")
+    return pooled
+
+
+def fc_head(pooled: Symbol, units: int, convs: int = 0, channels: int = 256) -> Symbol:
+    """torchvision's TwoMLPHead: (R, channels, 7, 7) -> (R, units).
+
+    With so many convolutions before it its FastRCNNConvFCHead, of one fully connected layer.
+    """
+    name = "roi_heads.box_head"
+    pooled = _convolutions(pooled, name, convs, channels)
+    layers = ((str(convs + 1), 7),) if convs else (("fc6", 7), ("fc7", row_side(units)))
+    for layer, side in layers:
+        pooled = relu(fc(pooled, f"{name}.{layer}", units, side), f"{name}.{layer}_relu")
     return pooled
 
 
@@ -229,9 +241,7 @@ def box_head_losses(
 
 def mask_head(pooled: Symbol, channels: int, layers: int, num_classes: int) -> Symbol:
     """Mask logits (R, C, 28, 28) from features (R, _, 14, 14) (Mask R-CNN, figure 4 right)."""
-    for layer in range(layers):
-        name = f"roi_heads.mask_head.{layer}"
-        pooled = relu(conv(pooled, f"{name}.0", channels), f"{name}.relu")
+    pooled = _convolutions(pooled, "roi_heads.mask_head", layers, channels)
     pooled = relu(deconv(pooled, "roi_heads.mask_predictor.conv5_mask", channels), "mask_relu")
     name = "roi_heads.mask_predictor.mask_fcn_logits"
     return float32(conv(pooled, name, num_classes, kernel=1, predicts=True))

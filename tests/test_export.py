@@ -252,6 +252,7 @@ AS_GLUONCV = {
     "model.box_level_offset": 1.0,
     "model.box_roi_size": 14,
     "model.box_avg_pool": True,
+    "model.box_head_convs": 1,
     "model.box_cut_last": True,
 }
 #: and of matterport's

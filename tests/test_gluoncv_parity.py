@@ -30,16 +30,20 @@ ODD = (150, 210)
 ROIS = 60
 
 
+#: endings of stored statistics
+STORED = ("_mean", "_var")
+
+
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A parameter of gluoncv that keeps activations in bounds, and its scores apart."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     z = rng.standard_normal(shape)
     if name.endswith("gamma"):
-        later = re.search(r"\.bn[23]\.|layers._batchnorm([1245789]|\d\d+)_", name)
+        later = re.search(r"\.bn[23]\.|layers._(?:sync)?batchnorm([1245789]|\d\d+)_", name)
         return (0.3 if later else 1.0) * (1 + 0.1 * z)
-    if name.endswith("running_var"):
+    if name.endswith("_var"):
         return 1 + 0.2 * np.abs(z)
-    if name.endswith(("beta", "bias", "running_mean")):
+    if name.endswith(("beta", "bias", "_mean")):
         return 0.05 * z
     gain = next((gain for part, gain in GAINS.items() if part in name), 1.0)
     return gain * z * np.sqrt(2 / np.prod(shape[1:]))
@@ -63,7 +67,7 @@ def saved(name: str, path, **options):
             net._rcnn_max_dets = 100
         net(mx.nd.zeros((1, 3, *SIZE)))  # shapes are known after a first pass
     for key, parameter in net._collect_params_with_prefix().items():
-        if ("anchors" not in key and parameter.grad_req != "null") or "running" in key:
+        if parameter.grad_req != "null" or key.endswith(STORED):
             parameter.set_data(mx.nd.array(value(key, parameter.shape)))
     net.save_parameters(str(path))
     return net
@@ -126,13 +130,16 @@ DETECTORS = {
     "faster_rcnn_fpn_resnet50_v1b_coco": "faster_rcnn_r50_fpn",
     "mask_rcnn_resnet18_v1b_coco": "mask_rcnn_r50_v1b",
     "mask_rcnn_fpn_resnet18_v1b_coco": "mask_rcnn_r50_fpn",
+    "mask_rcnn_fpn_syncbn_resnet18_v1b_coco": "mask_rcnn_r50_fpn",
     "faster_rcnn_resnet50_v1b_coco": "faster_rcnn_r50_v1b",
     "mask_rcnn_resnet50_v1b_coco": "mask_rcnn_r50_v1b",
     "mask_rcnn_fpn_resnet50_v1b_coco": "mask_rcnn_r50_fpn",
     "mask_rcnn_resnet101_v1d_coco": "mask_rcnn_r50_v1b",
     "mask_rcnn_fpn_resnet101_v1d_coco": "mask_rcnn_r101_fpn",
+    "faster_rcnn_fpn_syncbn_resnet50_v1b_coco": "faster_rcnn_r50_fpn",
+    "faster_rcnn_fpn_syncbn_resnet101_v1d_coco": "faster_rcnn_r101_fpn",
 }
-SLOW = list(DETECTORS)[4:]
+SLOW = list(DETECTORS)[5:]
 
 
 @pytest.mark.parametrize(

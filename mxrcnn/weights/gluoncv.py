@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
-from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
+from mxrcnn.weights.source import IMAGENET, Arrays, Source, fold_norm, unused
 from mxrcnn.weights.torchvision import resnet_depth, resnet_networks
 from symnet.faster_rcnn_fpn import GLUONCV as FASTER_FPN
 from symnet.faster_rcnn_v1b import COCO
 from symnet.fpn import PREFIX as FPN
+from symnet.layers import NORM_EPS, STATISTICS
 from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
 from symnet.resnet import PREFIX as BODY
 from symnet.resnet import Form
@@ -23,6 +24,8 @@ _ENDINGS = {
     "beta": "beta",
     "running_mean": "moving_mean",
     "running_var": "moving_var",
+    "moving_mean": "moving_mean",
+    "moving_var": "moving_var",
     "weight": "weight",
     "bias": "bias",
 }
@@ -35,9 +38,10 @@ _CHAINED = (
 )
 #: an entry of the body in the FPN form: layers of a stage are numbered in the order of their use
 _NUMBERED = re.compile(
-    r"^features\.resnetv1([bd])_(?:(layers|down)([1-4])_)?(conv|batchnorm)(\d+)_(\w+)$"
+    r"^features\.resnetv1([bd])_(?:(layers|down)([1-4])_)?(conv|(?:sync)?batchnorm)(\d+)_(\w+)$"
 )
-_PYRAMID = re.compile(r"^features\.P([2-6])_(conv_lat|conv1)_(\w+)$")
+#: of the pyramid's convolutions and their normalisations: the first are its inner ones
+_PYRAMID = re.compile(r"^features\.P([2-6])_(?:(conv_lat|lat_bn|conv1_bn)|conv1|bn|pre_bn)_(\w+)$")
 #: layers outside the body, and theirs
 _HEAD = {
     "rpn.conv1.0": "rpn.head.conv.0.0",
@@ -66,7 +70,7 @@ def _numbered(name: str, per_block: int) -> _Place | None:
     if not found:
         return None
     version, group, stage, kind, number, leaf = found.groups()
-    number, short = int(number), "bn" if kind == "batchnorm" else "conv"
+    number, short = int(number), "conv" if kind == "conv" else "bn"
     if group == "layers":
         layer = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
     elif group == "down":
@@ -79,14 +83,14 @@ def _numbered(name: str, per_block: int) -> _Place | None:
 
 
 def _of_pyramid(name: str) -> _Place | None:
-    """Of an entry of the pyramid's own layers; None of others."""
+    """Of an entry of the pyramid's own layers, or their normalisations; None of others."""
     found = _PYRAMID.match(name)
     if not found:
         return None
-    level, kind, leaf = found.groups()
+    level, inner, leaf = found.groups()
     if level == "6":
         return f"{FPN}extra_blocks.p6", leaf
-    blocks = "inner" if kind == "conv_lat" else "layer"
+    blocks = "inner" if inner else "layer"
     return f"{FPN}{blocks}_blocks.{int(level) - 2}.0", leaf
 
 
@@ -108,13 +112,27 @@ def _numbers(arrays: Arrays, chain: str) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def _box_layers(arrays: Arrays) -> list[str]:
+    """Names here of the box head's layers: convolutions and one layer, or two layers."""
+    numbers = _numbers(arrays, "box_features")
+    convs = sum(np.ndim(arrays[f"box_features.{number}.weight"]) == 4 for number in numbers)
+    head = "roi_heads.box_head."
+    return [*(f"{head}{i}.0" for i in range(convs)), f"{head}{convs + 1}"] if convs else [*_FC]
+
+
+def _mask_layers(arrays: Arrays) -> list[str]:
+    """Names here of the mask head's convolutions, the last of which is transposed."""
+    layers = len(_numbers(arrays, r"mask\.deconv")) - 1
+    return [*(f"roi_heads.mask_head.{i}.0" for i in range(layers)), _DECONV]
+
+
 def _chains(arrays: Arrays) -> dict[str, str]:
-    """Layers in chains: their names in the file, and here."""
-    out = {f"box_features.{n}": name for n, name in zip(_numbers(arrays, "box_features"), _FC)}
-    masks = [f"mask.deconv.{n}" for n in _numbers(arrays, r"mask\.deconv")]
-    *convolutions, last = masks or ["mask.deconv"]
-    out.update({name: f"roi_heads.mask_head.{i}.0" for i, name in enumerate(convolutions)})
-    return {**out, last: _DECONV}
+    """Layers in chains: their names in the file, and here; a normalisation has its layer's."""
+    out = {"mask.deconv": _DECONV}
+    for chain, layers in (("box_features", _box_layers), ("mask.deconv", _mask_layers)):
+        for number, layer in zip(_numbers(arrays, re.escape(chain)), layers(arrays)):
+            out[f"{chain}.{number}"] = out[f"{chain}.{number + 1}"] = layer
+    return out
 
 
 def _origin(arrays: Arrays) -> dict[str, str]:
@@ -180,6 +198,31 @@ def _params(arrays: Arrays, origin: dict[str, str]) -> dict[str, np.ndarray]:
     return params
 
 
+def _fold_norms(params: dict[str, np.ndarray], origin: dict[str, str]) -> None:
+    """Put normalisations, on their stored statistics, into the layers that they follow.
+
+    Those of the body are layers themselves, and stay. Entries that do not fit together have no
+    place then.
+    """
+    for layer in [name[: -len("_beta")] for name in params if name.endswith("_beta")]:
+        names = [f"{layer}_{leaf}" for leaf in ("weight", "bias", *STATISTICS)]
+        kernel, bias, *statistics = (params.get(name) for name in names)
+        axis, eps = int(layer == _DECONV), NORM_EPS
+        outputs = np.shape(kernel)[axis : axis + 1]
+        bias = np.zeros(outputs, np.float32) if bias is None else bias
+        if not outputs or any(np.shape(value) != outputs for value in (bias, *statistics)):
+            continue
+        if layer.startswith(FPN):  # MXNet's SyncBatchNorm as it is by default, which fixes gamma
+            statistics[0], eps = np.ones(outputs, np.float32), 1e-3
+        kernel, bias = fold_norm(np.moveaxis(kernel, axis, -1), bias, statistics, eps)
+        entries = " ".join(origin[name] for name in names if name in origin)
+        for name in names:
+            params.pop(name, None)
+            origin.pop(name, None)
+        params.update(zip(names, (np.moveaxis(kernel, -1, axis), bias)))
+        origin.update(dict.fromkeys(names[:2], entries))
+
+
 def detector(arrays: Arrays) -> Source | None:
     """Faster and Mask R-CNN, C4 and FPN, such as faster_rcnn_resnet50_v1b_voc."""
     origin = _origin(arrays)
@@ -191,16 +234,9 @@ def detector(arrays: Arrays) -> Source | None:
     kind = "mask_rcnn" if "mask.mask.weight" in arrays else "faster_rcnn"
     is_fpn = f"{FPN}inner_blocks.0.0_weight" in origin
     params = _params(arrays, origin)
-    settings = {**IMAGENET, "model.depth": depth, "model.body_form": form}
-    settings["model.rpn_channels"] = params["rpn.head.cls_logits_weight"].shape[1]
-    if kind == "mask_rcnn":
-        settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
-    classes = len(arrays["class_predictor.weight"])
-    if is_fpn:
-        settings = {**(MASK_FPN if kind == "mask_rcnn" else FASTER_FPN), **settings}
-        settings.update(_fpn_settings(arrays, params))
-    elif kind == "faster_rcnn" and classes == 81:
-        settings = {**COCO, **settings}
+    _fold_norms(params, origin)
+    folded = sum(" " in entries for entries in origin.values()) // 2
+    settings = {**_settings(arrays, params, kind), "model.depth": depth, "model.body_form": form}
     network = f"{kind}_r{101 if depth == 101 and is_fpn else 50}_{'fpn' if is_fpn else 'v1b'}"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
     return Source(
@@ -209,21 +245,35 @@ def detector(arrays: Arrays) -> Source | None:
         params,
         origin,
         _left_out(arrays, origin),
-        classes,
+        len(arrays["class_predictor.weight"]),
+        (f"normalisation folded into {folded} layers of the pyramid and the heads",) * bool(folded),
     )
+
+
+def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
+    """What a detector needs besides its body, as its shapes tell."""
+    settings = {"model.rpn_channels": params["rpn.head.cls_logits_weight"].shape[1]}
+    if kind == "mask_rcnn":
+        settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
+    if f"{FPN}inner_blocks.0.0_weight" in params:
+        form = MASK_FPN if kind == "mask_rcnn" else FASTER_FPN
+        return {**IMAGENET, **form, **settings, **_fpn_settings(arrays, params)}
+    is_coco = kind == "faster_rcnn" and len(arrays["class_predictor.weight"]) == 81
+    return {**IMAGENET, **(COCO if is_coco else {}), **settings}
 
 
 def _fpn_settings(arrays: Arrays, params: Arrays) -> dict[str, int | bool]:
     """The form of a detector with a pyramid, as its shapes tell."""
     averages = "box_features.1.weight" in arrays  # what is 0 has no parameters
-    size = 14 if averages else 7
+    size, box_layers = 14 if averages else 7, _box_layers(arrays)
     settings = {
         "model.fpn_channels": len(params[f"{FPN}inner_blocks.0.0_weight"]),
-        "model.box_head_dim": len(params.get(f"{_FC[0]}_weight", ())),
+        "model.box_head_convs": sum(layer.endswith(".0") for layer in box_layers),
+        "model.box_head_dim": len(params.get(f"{box_layers[-1]}_weight", ())),
         "model.box_avg_pool": averages,
         "model.box_roi_size": size,
     }
     if f"{_DECONV}_weight" in params:
-        settings["model.mask_layers"] = len(_numbers(arrays, r"mask\.deconv")) - 1
+        settings["model.mask_layers"] = len(_mask_layers(arrays)) - 1
         settings["model.mask_roi_size"] = size
     return settings

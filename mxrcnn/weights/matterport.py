@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mxrcnn.weights.source import Arrays, Source
+from mxrcnn.weights.source import Arrays, Source, fold_norm
 from symnet.fpn import PREFIX as FPN
 from symnet.layers import NORM_EPS, STATISTICS
 from symnet.mask_rcnn_fpn import MATTERPORT_FORM
@@ -154,9 +154,7 @@ def _converted(layer: _Layer, arrays: Arrays) -> dict[str, np.ndarray]:
     """
     kernel, bias, *norm = (arrays[name].astype(np.float64) for name in layer.entries())
     if norm and not layer.norm_here:
-        gamma, beta, mean, var = norm
-        scale = gamma / np.sqrt(var + _EPS)
-        kernel, bias = kernel * scale, beta + (bias - mean) * scale
+        kernel, bias = fold_norm(kernel, bias, norm, _EPS)
     kernel, bias = layer.rows(kernel), layer.rows(bias)
     weight = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
     if ".fc" in layer.ours:  # a convolution over the whole RoI

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,18 @@ class Source:
     left_out: Mapping[str, str] = field(default_factory=dict)
     num_classes: int = 0
     told: tuple[str, ...] = ()
+
+
+def fold_norm(
+    kernel: np.ndarray, bias: np.ndarray, statistics: Sequence[np.ndarray], eps: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (..., outputs) and bias (outputs,) of a layer together with its normalisation.
+
+    statistics: gamma, beta and the stored mean and variance (outputs,).
+    """
+    gamma, beta, mean, var = statistics
+    scale = gamma / np.sqrt(var + eps)
+    return kernel * scale, beta + (bias - mean) * scale
 
 
 def unused(arrays: Arrays, origin: Mapping[str, str]) -> list[str]:
