@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from symnet import resnet
+from symnet import mobilenet, resnet
 from symnet.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
@@ -121,13 +121,15 @@ class FasterRCNNFPNConfig(RCNNConfig):
     box_sampling_ratio, mask_sampling_ratio: RoIAlign's samples a bin in each direction; 0:
     crop_and_resize. The rest is for other projects' forms:
 
-    fpn_extra "conv": p6 by a convolution, not by subsampling. anchor_form "classic": anchors on the
-    cells' centres, as AnchorSpec has them; "last_pixel": see PyramidAnchors. rpn_channels: of the
-    RPN's convolution; 0: as the pyramid. rpn_nms_all: one NMS over all levels. box_avg_pool: pooled
-    RoIs are halved by 3x3 averages before the box head. box_head_convs: its 3x3 convolutions before
-    one fully connected layer; 0: two such layers. box_level_offset: what a RoI's width is more than
-    x2 - x1 where its level is chosen."""
+    body "mobilenet1_0" has neither depth nor body_form. fpn_extra "conv": p6 by a convolution, not
+    by subsampling. anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them;
+    "last_pixel": see PyramidAnchors. rpn_channels: of the RPN's convolution; 0: as the pyramid.
+    rpn_nms_all: one NMS over all levels. box_avg_pool: pooled RoIs are halved by 3x3 averages
+    before the box head. box_head_convs: its 3x3 convolutions before one fully connected layer; 0:
+    two such layers. box_level_offset: what a RoI's width is more than x2 - x1 where its level is
+    chosen."""
 
+    body: Literal["resnet", "mobilenet1_0"] = "resnet"
     fpn_channels: int = 256
     fpn_extra: Literal["pool", "conv"] = "pool"
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
@@ -181,7 +183,10 @@ def trunk(config: FasterRCNNFPNConfig, train: bool) -> Trunk:
     """Image -> body -> pyramid -> RPN -> proposals."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
     norm = "folded" if train and config.norm == "frozen" else config.norm
-    maps = resnet.resnet(data, config.depth, norm, config.body_form)
+    if config.body == "mobilenet1_0":
+        maps = mobilenet.mobilenet(data, norm)
+    else:
+        maps = resnet.resnet(data, config.depth, norm, config.body_form)
     fpn_norm = "" if config.norm == "frozen" else norm
     pyramid = fpn(maps, config.fpn_channels, fpn_norm, config.fpn_extra)
     channels = config.rpn_channels or config.fpn_channels

@@ -15,8 +15,8 @@ from symnet.faster_rcnn_v1b import COCO
 from symnet.fpn import PREFIX as FPN
 from symnet.layers import NORM_EPS, STATISTICS
 from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
+from symnet.mobilenet import STAGES
 from symnet.resnet import PREFIX as BODY
-from symnet.resnet import Form
 
 #: endings of names here, and gluoncv's
 _ENDINGS = {
@@ -38,7 +38,22 @@ _CHAINED = (
 )
 #: an entry of the body in the FPN form: layers of a stage are numbered in the order of their use
 _NUMBERED = re.compile(
-    r"^features\.resnetv1([bd])_(?:(layers|down)([1-4])_)?(conv|(?:sync)?batchnorm)(\d+)_(\w+)$"
+    r"^features\.(?:resnetv1([bd])|mobilenet\d+)_(?:(layers|down)([1-4])_)?"
+    r"(conv|(?:sync)?batchnorm)(\d+)_(\w+)$"
+)
+#: MobileNet's layers in the order of their use: what their names here have around "conv" and "bn"
+_MOBILENET = dict(
+    enumerate(
+        [
+            ("", 1),
+            *(
+                (f"layer{stage}.{block}.", layer)
+                for stage, blocks in enumerate(STAGES, start=1)
+                for block in range(len(blocks))
+                for layer in (1, 2)
+            ),
+        ]
+    )
 )
 #: of the pyramid's convolutions and their normalisations: the first are its inner ones
 _PYRAMID = re.compile(r"^features\.P([2-6])_(?:(conv_lat|lat_bn|conv1_bn)|conv1|bn|pre_bn)_(\w+)$")
@@ -75,6 +90,9 @@ def _numbered(name: str, per_block: int) -> _Place | None:
         layer = f"layer{stage}.{number // per_block}.{short}{number % per_block + 1}"
     elif group == "down":
         layer = f"layer{stage}.0.downsample.{(short == 'bn') + (version == 'd')}"
+    elif version is None:
+        before, after = _MOBILENET.get(number, ("", number))
+        layer = f"{before}{short}{after}"
     elif version == "d" and (short, number) != ("bn", 2):
         layer = f"conv1.{3 * number + (short == 'bn')}"
     else:
@@ -148,14 +166,17 @@ def _origin(arrays: Arrays) -> dict[str, str]:
     return origin
 
 
-def _body(origin: dict[str, str]) -> tuple[str, int, Form] | None:
-    """gluoncv's name of the body, its depth and form; None for another one."""
-    names = [name[len(BODY) : -len("_weight")] + ".weight" for name in origin if "_weight" in name]
+def _body(origin: dict[str, str]) -> tuple[str, dict[str, Any]] | None:
+    """gluoncv's name of the body, and its settings here; None for another one."""
+    layers = [name.rpartition("_")[0] for name in origin if name.endswith("_weight")]
+    names = [f"{layer[len(BODY) :]}.weight" for layer in layers if layer.startswith(BODY)]
     depth = resnet_depth(names)
     if depth and "conv1.weight" in names:
-        return f"ResNet-{depth} v1b", depth, "torchvision"
+        return f"ResNet-{depth} v1b", {"model.depth": depth, "model.body_form": "torchvision"}
     if depth and "conv1.0.weight" in names:
-        return f"ResNet-{depth} v1d", depth, "v1d"
+        return f"ResNet-{depth} v1d", {"model.depth": depth, "model.body_form": "v1d"}
+    if set(names) == {f"{before}conv{after}.weight" for before, after in _MOBILENET.values()}:
+        return "MobileNet 1.0", {"model.body": "mobilenet1_0"}
     return None
 
 
@@ -177,10 +198,10 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
     body = _body(origin)
     if body is None:
         return None
-    title, depth, form = body
+    title, settings = body
     return Source(
         f"gluoncv's {title} classifier",
-        resnet_networks(depth, form),
+        resnet_networks(settings["model.depth"], settings["model.body_form"]),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
         _left_out(arrays, origin),
@@ -230,14 +251,15 @@ def detector(arrays: Arrays) -> Source | None:
     has_heads = "rpn.head.cls_logits_weight" in origin and "class_predictor.weight" in arrays
     if body is None or not has_heads:
         return None
-    body_title, depth, form = body
+    body_title, body_settings = body
     kind = "mask_rcnn" if "mask.mask.weight" in arrays else "faster_rcnn"
     is_fpn = f"{FPN}inner_blocks.0.0_weight" in origin
     params = _params(arrays, origin)
     _fold_norms(params, origin)
     folded = sum(" " in entries for entries in origin.values()) // 2
-    settings = {**_settings(arrays, params, kind), "model.depth": depth, "model.body_form": form}
-    network = f"{kind}_r{101 if depth == 101 and is_fpn else 50}_{'fpn' if is_fpn else 'v1b'}"
+    settings = {**_settings(arrays, params, kind), **body_settings}
+    layers = 101 if settings.get("model.depth") == 101 and is_fpn else 50
+    network = f"{kind}_r{layers}_{'fpn' if is_fpn else 'v1b'}"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
     return Source(
         f"gluoncv's {title} {'FPN ' * is_fpn}{body_title} detector",

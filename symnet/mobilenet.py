@@ -1,0 +1,50 @@
+"""MobileNet (Howard et al. 2017) of width 1.0: 3x3 layers of one filter a channel, then 1x1 layers.
+
+Letters: B images, H, W the image size. Parameters are named as resnet.py's are, whose `frozen`
+therefore holds: of block 0 of stage 1 conv1 and bn1 are the 3x3 layer, conv2 and bn2 the other one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from symnet.layers import conv_norm, relu
+from symnet.resnet import PREFIX
+
+if TYPE_CHECKING:
+    from symnet.layers import Symbol
+
+#: filters of the stem; filters and stride of each block of the four stages (the paper's table 1)
+STEM = 32
+STAGES = (
+    ((64, 1), (128, 2), (128, 1)),
+    ((256, 2), (256, 1)),
+    ((512, 2), *((512, 1),) * 5),
+    ((1024, 2), (1024, 1)),
+)
+
+
+def mobilenet(data: Symbol, norm: str) -> list[Symbol]:
+    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
+
+    norm: one of symnet.layers.NORMS.
+    """
+    stem = (f"{PREFIX}conv1", f"{PREFIX}bn1")
+    data = relu(conv_norm(data, *stem, STEM, 3, 2, kind=norm, channels=3), f"{PREFIX}relu")
+    maps, channels = [], STEM
+    for number, blocks in enumerate(STAGES, start=1):
+        for place, (filters, stride) in enumerate(blocks):
+            name = f"{PREFIX}layer{number}.{place}."
+            data = _block(data, name, channels, filters, stride, norm)
+            channels = filters
+        maps.append(data)
+    return maps
+
+
+def _block(data: Symbol, name: str, channels: int, filters: int, stride: int, norm: str) -> Symbol:
+    layers = ((channels, 3, stride, channels), (filters, 1, 1, 1))
+    for number, (outputs, kernel, step, groups) in enumerate(layers, start=1):
+        names = (f"{name}conv{number}", f"{name}bn{number}")
+        data = conv_norm(data, *names, outputs, kernel, step, groups, norm, channels)
+        data = relu(data, f"{name}relu{number}")
+    return data
