@@ -205,6 +205,37 @@ def test_other_networks_take_a_classifier(tmp_path, network, key, value):
     assert len(found.params) == 100
 
 
+def gluoncv_resnet18(form: str) -> dict[str, np.ndarray]:
+    """A classifier's body under gluoncv's names."""
+    shapes = network_shapes(
+        override(make_config("faster_rcnn_r50_fpn"), {**SLIM, "model.body_form": form})
+    )
+    body = "backbone.body."
+    state = {re.sub("_(?!.*_)", ".", n[len(body) :]): s for n, s in shapes.items() if body in n}
+    state = {re.sub(r"_moving\.", ".running_", name): shape for name, shape in state.items()}
+    return {name: np.zeros(shape, np.float32) for name, shape in state.items()}
+
+
+def test_gluoncv_v1d_becomes_a_body(tmp_path):
+    state = gluoncv_resnet18("v1d")
+    assert {"conv1.6.weight", "bn1.running_var", "layer2.0.downsample.2.gamma"} <= state.keys()
+    found = convert(request(tmp_path, state, network="mask_rcnn_r50_fpn"))
+    assert (found.config.model.depth, found.config.model.body_form) == (18, "v1d")
+    assert len(found.params) == len(state)
+    with pytest.raises(ConfigError, match="ResNet-18 v1d classifier goes into faster_rcnn"):
+        convert(request(tmp_path, state, network="fcos_r50_fpn"))
+
+
+def test_gluoncv_v1c_is_refused(tmp_path):
+    """It has v1d's stem, and shortcuts without averages."""
+    state = {
+        re.sub(r"downsample\.([12])", lambda found: f"downsample.{int(found[1]) - 1}", name): value
+        for name, value in gluoncv_resnet18("v1d").items()
+    }
+    with pytest.raises(WeightsError, match=r"does not fit.*\n.*the file has not"):
+        convert(request(tmp_path, state))
+
+
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
     return ensure_synthetic(tmp_path_factory.mktemp("data") / "set", 4, 2, (64, 96))

@@ -10,6 +10,7 @@ from symnet import get_detector
 from symnet.anchors import PyramidAnchors, pyramid_sizes
 from symnet.compat import mx
 from symnet.fpn import fpn, roi_align_levels, roi_levels
+from symnet.mobilenet import mobilenet
 from symnet.resnet import frozen, resnet
 from tests.reference import slow_roi_level
 
@@ -180,6 +181,23 @@ def test_what_is_frozen(norm, trainable_layers):
     assert all(counts) == (trainable_layers == 5 and norm != "frozen")
     for name in ("backbone.fpn.layer_blocks.0.0_weight", "roi_heads.box_head.fc6_bias"):
         assert not frozen(name, trainable_layers, norm)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [lambda data: resnet(data, 50, "frozen", "v1d"), lambda data: mobilenet(data, "frozen")],
+    ids=["v1d", "mobilenet"],
+)
+def test_what_is_frozen_in_other_bodies(body):
+    """The whole stem, and the stages in their order."""
+    names = mx.sym.Group(body(mx.sym.Variable("data"))).list_arguments()
+    weights = [name[len(BODY) :] for name in names if name.endswith("_weight")]
+    for trainable_layers in range(6):
+        trained = {w for w in weights if not frozen(BODY + w, trainable_layers, "frozen")}
+        stages = ("layer4.", "layer3.", "layer2.", "layer1.", "conv1")[:trainable_layers]
+        assert trained == {w for w in weights if w.startswith(stages)}
+        assert {w.split(".")[0].split("_")[0] for w in trained} == {s.strip(".") for s in stages}
+    assert all(frozen(name, 5, "frozen") for name in names if name.endswith(("_gamma", "_beta")))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 160), (352, 64)])
