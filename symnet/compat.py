@@ -343,6 +343,25 @@ def how_to_install() -> str:
     )
 
 
+def _start_threads(mxnet: types.ModuleType) -> None:
+    """Start the engine's threads, and oneDNN."""
+    image, weight = mxnet.nd.zeros((1, 1, 1, 1)), mxnet.nd.zeros((1, 1, 1, 1))
+    out = mxnet.nd.Convolution(image, weight, kernel=(1, 1), num_filter=1, no_bias=True)
+    out.wait_to_read()
+
+
+@contextmanager
+def may_fork() -> Iterator[None]:
+    """Around what starts a process: a fork ends MXNet's threads, and others must be as they were.
+
+    Python 3.9 forks to start any program; later ones use vfork, which MXNet does not notice.
+    """
+    with _flushing_denormals():
+        yield
+        if "mxnet" in sys.modules:
+            _start_threads(sys.modules["mxnet"])
+
+
 class _LazyMXNet(types.ModuleType):
     """Stands for mxnet, and imports it (about a second) when something of it is asked for.
 
@@ -359,15 +378,19 @@ class _LazyMXNet(types.ModuleType):
                 )
             patch()
             with _flushing_denormals(), _matrix_unit():
-                mxnet = importlib.import_module("mxnet")
-                # starts the engine's threads, and oneDNN
-                image, weight = mxnet.nd.zeros((1, 1, 1, 1)), mxnet.nd.zeros((1, 1, 1, 1))
-                mxnet.nd.Convolution(
-                    image, weight, kernel=(1, 1), num_filter=1, no_bias=True
-                ).wait_to_read()
+                _start_threads(importlib.import_module("mxnet"))
         return getattr(sys.modules["mxnet"], name)
 
 
 mx = _LazyMXNet("mxnet")
 
-__all__ = ["PATCHED", "has_bf16", "has_int8", "how_to_install", "mx", "patch", "uses_amx"]
+__all__ = [
+    "PATCHED",
+    "has_bf16",
+    "has_int8",
+    "how_to_install",
+    "may_fork",
+    "mx",
+    "patch",
+    "uses_amx",
+]
