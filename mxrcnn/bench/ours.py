@@ -50,10 +50,11 @@ class Bench:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.precision: str = spec["precision"]
+        self.folder = Path(spec["folder"])
         self.config = bench_config(
             spec["network"], spec["settings"], tuple(spec["size"]), self.precision
         )
-        self.dataset = open_files(Path(spec["folder"]), self.config)
+        self.dataset = open_files(self.folder, self.config)
         self.plan = TrainingPlan(self.dataset, self.config)
         first = next(plan for plan in self.plan.stream(0, 0) if not any(plan.flips))
         self.batch = make_training_batch(self.config, self.plan.capacity, first)
@@ -237,7 +238,8 @@ def operators(bench: Training | Inference, count: int) -> dict[str, float]:
     Only where MXNet runs operators one by one: MXNET_EXEC_BULK_EXEC_TRAIN=0 and ..._INFERENCE=0.
     """
     wanted = {"profile_symbolic": True, "profile_imperative": True, "aggregate_stats": True}
-    mx.profiler.set_config(filename=os.devnull, **wanted)  # what it writes when the process ends
+    # it removes that file and writes another when the process ends: no device, such as /dev/null
+    mx.profiler.set_config(filename=str(bench.folder / "profile.json"), **wanted)
     mx.profiler.set_state("run")
     for _ in range(count):
         bench.step()
