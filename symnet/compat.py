@@ -350,16 +350,28 @@ def _start_threads(mxnet: types.ModuleType) -> None:
     out.wait_to_read()
 
 
-@contextmanager
-def may_fork() -> Iterator[None]:
-    """Around what starts a process: a fork ends MXNet's threads, and others must be as they were.
+#: C callbacks, which live as long as the process
+_KEPT: list[object] = []
 
-    Python 3.9 forks to start any program; later ones use vfork, which MXNet does not notice.
+
+def _flush_after_forks(mxnet: types.ModuleType) -> None:
+    """Let the threads that MXNet starts after a fork, which ends them, flush denormals too.
+
+    Python 3.9 forks to start any program: a loader worker, or the one that lists fonts for
+    matplotlib. Later ones use vfork, which MXNet does not notice.
     """
-    with _flushing_denormals():
-        yield
-        if "mxnet" in sys.modules:
-            _start_threads(sys.modules["mxnet"])
+
+    def restarted() -> None:
+        with _flushing_denormals():
+            _start_threads(mxnet)
+
+    try:
+        register = ctypes.CDLL(None).__register_atfork
+    except AttributeError:  # another C library than glibc, as in _flushing_denormals
+        return
+    in_parent = ctypes.CFUNCTYPE(None)(restarted)
+    register(None, in_parent, None, None)  # called after MXNet's own, which came first
+    _KEPT.append(in_parent)
 
 
 class _LazyMXNet(types.ModuleType):
@@ -378,19 +390,12 @@ class _LazyMXNet(types.ModuleType):
                 )
             patch()
             with _flushing_denormals(), _matrix_unit():
-                _start_threads(importlib.import_module("mxnet"))
+                mxnet = importlib.import_module("mxnet")
+                _start_threads(mxnet)
+            _flush_after_forks(mxnet)
         return getattr(sys.modules["mxnet"], name)
 
 
 mx = _LazyMXNet("mxnet")
 
-__all__ = [
-    "PATCHED",
-    "has_bf16",
-    "has_int8",
-    "how_to_install",
-    "may_fork",
-    "mx",
-    "patch",
-    "uses_amx",
-]
+__all__ = ["PATCHED", "has_bf16", "has_int8", "how_to_install", "mx", "patch", "uses_amx"]

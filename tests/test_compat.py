@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import types
 import warnings
@@ -193,3 +194,33 @@ def test_where_there_are_no_control_groups(groups):
     assert compat.cgroup_texts("cpu", "cpu.max") == []
     assert compat.cpu_quota() is None
     assert compat.logical_cores() == 8
+
+
+FORKING = """
+import os, subprocess
+subprocess._USE_VFORK = False  # as where there is no vfork
+import numpy as np
+from mxrcnn.compat import mx
+from mxrcnn.data.loader import Loader
+
+def result():
+    return (mx.nd.array(np.full(2**20, 1e-39)) * 1).sum().asscalar()
+
+if __name__ == "__main__":
+    with Loader(abs, num_workers=2) as loader:
+        print(list(loader.batches([-1])), result())
+    subprocess.run(["true"], preexec_fn=lambda: None)
+    print(result())
+    if os.fork() == 0:
+        os._exit(0)
+    print(result(), np.float32(1e-39) > 0)
+"""
+
+
+def test_mxnet_flushes_denormals_after_forks(tmp_path):
+    """A fork ends MXNet's threads; those that followed gave other bits, on Python 3.9 alone."""
+    (tmp_path / "script.py").write_text(FORKING)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "[1] 0.0\n0.0\n0.0 True\n", done.stderr

@@ -552,26 +552,3 @@ def test_a_loader_that_nobody_closed_does_not_keep_the_process():
     with within(20):
         out, err = trainer.communicate()
     assert (out, err, trainer.returncode) == ("0\n", "", 0)
-
-
-FORKING = """
-import subprocess, sys
-subprocess._USE_VFORK = False  # as where there is no vfork
-import numpy as np
-from mxrcnn.compat import mx
-from mxrcnn.data.loader import Loader
-
-if __name__ == "__main__":
-    denormal = mx.nd.array(np.full(2**20, 1e-39))
-    with Loader(abs, num_workers=2) as loader:
-        print(list(loader.batches([-1])), (denormal * 1).sum().asscalar())
-"""
-
-
-def test_mxnet_flushes_denormals_after_workers_have_been_forked(tmp_path):
-    """A fork ends MXNet's threads; those that follow gave other bits, on Python 3.9 alone."""
-    (tmp_path / "script.py").write_text(FORKING)
-    done = subprocess.run(
-        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == "[1] 0.0\n", done.stderr

@@ -39,7 +39,7 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from symnet import get_detector
-from symnet.compat import local_workers, logical_cores, may_fork
+from symnet.compat import local_workers, logical_cores
 from symnet.detector import ImageTargetsInput
 from symnet.targets import pad_objects
 
@@ -330,7 +330,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(make, theirs), daemon=True)
-        with _signals_held(), may_fork():
+        with _signals_held():
             self._process.start()
         theirs.close()
 
