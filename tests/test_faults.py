@@ -363,17 +363,83 @@ def workers_of(pid: int) -> list[int]:
     return [child for child, line in lines.items() if b"spawn_main" in line]
 
 
-def test_the_kernel_kills_a_worker(data_root, tmp_path, whole):
-    """As it does, with SIGKILL, to the process that uses the most when memory runs out."""
+def test_a_worker_is_killed(data_root, tmp_path, whole):
+    """By a signal, as by the kernel when memory runs out."""
     run = tmp_path / "run"
     process = launch(*start(data_root, run, workers=2))
     wait_until(process, lambda: len(RunFolder(run).steps()) >= 1)
     os.kill(random.Random(1).choice(workers_of(process.pid)), signal.SIGKILL)
+    assert_ends_for_a_worker(process, run, whole)
+
+
+def assert_ends_for_a_worker(process: subprocess.Popen, run: Path, whole: RunFolder) -> None:
+    """A loader worker was killed: it says so, and resumed, the run ends as if nothing had been."""
     code, _, err = finish(process)
     assert code == 1
     assert "a loader worker died (exit code -9): killed, or out of memory?" in err
     assert "--resume goes on from the last checkpoint" in err
     assert "Traceback" not in err
+    assert_nothing_broken(run, whole, at_least=3)
+    resume_to_the_end(run)
+    assert_same_end(run, whole.path)
+
+
+# Memory that runs out
+
+
+class MemoryGroup:
+    """A control group of this test's own, with a limit of memory that the kernel enforces."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / f"mxrcnn-test-{os.getpid()}"
+        self.path.mkdir()
+
+    def let_run_out(self, pid: int) -> None:
+        """Let the kernel kill the process at the next pages that it needs."""
+        limits = [self.path / name for name in ("memory.max", "memory.limit_in_bytes")]
+        next(path for path in limits if path.exists()).write_text("4096")
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def kills(self) -> int:
+        """How many processes of the group the kernel killed for memory."""
+        counts = [self.path / name for name in ("memory.events", "memory.oom_control")]
+        text = next(path for path in counts if path.exists()).read_text()
+        return int(dict(line.split() for line in text.splitlines())["oom_kill"])
+
+
+@pytest.fixture
+def memory_group() -> Iterator[MemoryGroup]:
+    """Skips where such groups cannot be made: they need root, and a writable /sys/fs/cgroup."""
+    groups = Path("/sys/fs/cgroup")
+    root = groups / "memory" if (groups / "memory").is_dir() else groups
+    try:
+        group = MemoryGroup(root)
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        if not any((group.path / f"memory.{name}").exists() for name in ("max", "limit_in_bytes")):
+            pytest.skip(f"the control groups in {root} have no limit of memory")
+        yield group
+    finally:
+        group.path.rmdir()
+
+
+def test_the_kernel_kills_a_worker_out_of_memory(data_root, tmp_path, whole, memory_group):
+    run = tmp_path / "run"
+    process = launch(*start(data_root, run, workers=2))
+    wait_until(process, lambda: len(RunFolder(run).steps()) >= 1)
+    memory_group.let_run_out(random.Random(1).choice(workers_of(process.pid)))
+    assert_ends_for_a_worker(process, run, whole)
+    assert memory_group.kills() == 1
+
+
+def test_the_kernel_kills_the_trainer_out_of_memory(data_root, tmp_path, whole, memory_group):
+    run = tmp_path / "run"
+    process = launch(*start(data_root, run, workers=1))
+    wait_until(process, lambda: len(RunFolder(run).steps()) >= 1)
+    memory_group.let_run_out(process.pid)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert memory_group.kills() == 1
     assert_nothing_broken(run, whole, at_least=3)
     resume_to_the_end(run)
     assert_same_end(run, whole.path)
