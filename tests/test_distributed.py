@@ -250,17 +250,20 @@ def test_two_workers_with_half_the_batch_train_as_one(config, two_workers, tmp_p
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_dropout")
 def test_four_workers_and_two_servers_train_as_one(data_root, tmp_path):
-    """The losses differ by rounding errors, but from where these decide about a RoI.
+    """The servers add up in any order, so rounding errors differ from run to run.
 
-    As with any number of devices; with seed 0 that is so in step 7, with seed 1 in none of 14.
+    Sooner or later they decide about an activation near 0, and then about a RoI: in five of six
+    runs the losses differed by 3e-3 from step 7 on, in one by 1e-6 in all twelve.
     """
-    settings = {"batch_size": 4, "epochs": 2, "log_interval": 1, "lr_scaling": "none", "seed": 1}
+    settings = {"batch_size": 4, "epochs": 2, "log_interval": 1, "lr_scaling": "none"}
     config = small_config("faster_rcnn_vgg16", data_root, val_every=0, **settings)
     one, _ = losses_of(config, tmp_path / "one", [mx.cpu()], 12)
     run = RunFolder(tmp_path / "four")
     code, _, errors = launch(*new_run(config, run.path, 4), flags=("-n", "4", "-s", "2"))
     assert code == 0, errors
-    assert max(differences(one, run.read_log()).values()) < 1e-5
+    rows = run.read_log()
+    assert max(differences(one[:4], rows[:4]).values()) < 1e-5
+    assert max(differences(one, rows).values()) < 0.05
 
 
 def test_only_the_first_worker_speaks_and_writes(two_workers):
