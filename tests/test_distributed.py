@@ -293,20 +293,21 @@ def assert_same_end(run: Path, other: Path) -> None:
 def test_killed_stopped_and_resumed_equals_never_stopped(config, two_workers, tmp_path):
     """kill -9 of one worker at a random step; then SIGTERM to the other one; then to the end.
 
-    Worker 1 may be some steps ahead of what worker 0 has saved.
+    Worker 1 may be ahead of what worker 0 has saved, even before there is any checkpoint.
     """
-    step, rank = random.randrange(8, 13), random.randrange(2)
+    step, rank = random.randrange(5, 13), random.randrange(2)
     out, kill = tmp_path / "run", {"TEST_SIGNAL": f"{rank} {step}", "TEST_SIGNUM": "9"}
     code, _, errors = launch(*new_run(config, out), **kill)
     assert code == 137, errors
     assert f"error: worker {rank} ended with signal 9 (SIGKILL); ending all" in errors
     saved = max(RunFolder(out).steps(), default=0)
-    assert saved in (4, 8, 12), f"worker {rank} was killed at step {step}"
+    expected = {(step - 1) // 4 * 4} if rank == 0 else {step // 4 * 4 - 4, step // 4 * 4}
+    assert saved in expected, f"worker {rank} was killed at step {step}"
 
     stop = {"TEST_SIGNAL": "1 15", "TEST_SIGNUM": "15"}
     code, told, errors = launch("--resume", out, "--num-workers", 0, **stop)
     assert code == 143, errors
-    assert f"resuming at step {saved} of 24" in told
+    assert (f"resuming at step {saved} of 24" if saved else "no checkpoint yet") in told
     stopped = RunFolder(out).steps()[-1]
     assert 15 <= stopped <= 18
     assert f"stopped at step {stopped}; go on: python tools/train.py --resume {out}" in told
