@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -387,37 +388,44 @@ def assert_ends_for_a_worker(process: subprocess.Popen, run: Path, whole: RunFol
 # Memory that runs out
 
 
-class MemoryGroup:
+#: of Linux's control groups, version 1 and 2: where they are, the limit, the counts of kills
+MEMORY_GROUPS = [
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.oom_control"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.events"),
+]
+
+
+class MemoryGroup(NamedTuple):
     """A control group of this test's own, with a limit of memory that the kernel enforces."""
 
-    def __init__(self, root: Path) -> None:
-        self.path = root / f"mxrcnn-test-{os.getpid()}"
-        self.path.mkdir()
+    path: Path
+    limit: str
+    counts: str
 
     def let_run_out(self, pid: int) -> None:
         """Let the kernel kill the process at the next pages that it needs."""
-        limits = [self.path / name for name in ("memory.max", "memory.limit_in_bytes")]
-        next(path for path in limits if path.exists()).write_text("4096")
+        (self.path / self.limit).write_text("4096")
         (self.path / "cgroup.procs").write_text(str(pid))
 
     def kills(self) -> int:
         """How many processes of the group the kernel killed for memory."""
-        counts = [self.path / name for name in ("memory.events", "memory.oom_control")]
-        text = next(path for path in counts if path.exists()).read_text()
-        return int(dict(line.split() for line in text.splitlines())["oom_kill"])
+        lines = (self.path / self.counts).read_text().splitlines()
+        return int(dict(line.split() for line in lines)["oom_kill"])
 
 
 @pytest.fixture
 def memory_group() -> Iterator[MemoryGroup]:
     """Skips where such groups cannot be made: they need root, and a writable /sys/fs/cgroup."""
-    groups = Path("/sys/fs/cgroup")
-    root = groups / "memory" if (groups / "memory").is_dir() else groups
+    root, limit, counts = next(
+        (known for known in MEMORY_GROUPS if known[0].is_dir()), MEMORY_GROUPS[-1]
+    )
+    group = MemoryGroup(root / f"mxrcnn-test-{os.getpid()}", limit, counts)
     try:
-        group = MemoryGroup(root)
+        group.path.mkdir()
     except OSError as error:
         pytest.skip(f"no control group can be made: {error}")
     try:
-        if not any((group.path / f"memory.{name}").exists() for name in ("max", "limit_in_bytes")):
+        if not (group.path / limit).exists():
             pytest.skip(f"the control groups in {root} have no limit of memory")
         yield group
     finally:
