@@ -528,13 +528,14 @@ def test_workers_end_when_the_trainer_is_killed():
 
 @pytest.mark.parametrize("moment", ["while they start", "at work"])
 def test_signals_to_the_whole_group_are_the_trainers_alone(moment):
-    """As Ctrl-C, and `timeout`, send them."""
+    """As Ctrl-C, a closed terminal and `timeout` send them."""
     first = "next(batches)\n    " if moment == "at work" else ""
     trainer = run_python(
         "from mxrcnn.training.signals import StopRequest\n"
         "with StopRequest() as stop, Loader(echo, 2) as loader:\n"
         "    batches = loader.batches(iter(range(50)))\n"
         f"    {first}os.killpg(0, signal.SIGINT)\n"
+        "    os.killpg(0, signal.SIGHUP)\n"
         "    os.killpg(0, signal.SIGTERM)\n"
         "    time.sleep(0.2)\n"
         "    print(len(list(batches)), stop.signum)"

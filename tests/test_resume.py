@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
 import signal
+import subprocess
+import sys
+import termios
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +230,21 @@ def test_the_first_signal_is_noted_and_a_second_ctrl_c_interrupts():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_a_hang_up_stops_unless_it_is_ignored():
+    for ignored in (False, True):
+        handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+        before = signal.signal(signal.SIGHUP, handler)
+        try:
+            with StopRequest() as stop:
+                if not ignored:
+                    assert signal.getsignal(signal.SIGHUP) != signal.SIG_DFL
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum == (None if ignored else signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == handler
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+
 # As people run it
 
 
@@ -252,6 +272,33 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(data_root, tmp_path,
     assert 4 <= step < EPOCHS * EPOCH_STEPS
     assert f"stopped at step {step}; go on: python tools/train.py --resume {run}" in out
     assert logged(run) <= step
+
+
+def test_a_closed_terminal_writes_a_checkpoint(data_root, tmp_path):
+    """Its processes get SIGHUP, and from then on nothing can be printed."""
+    run = tmp_path / "run"
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *map(str, new_run(data_root, run, workers=1))],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+
+    def has_begun() -> bool:
+        with suppress(BlockingIOError):
+            os.read(ours, 1 << 16)  # a full terminal would make it wait
+        return logged(run) >= 4
+
+    wait_until(process, has_begun)
+    os.close(ours)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert 4 <= RunFolder(run).steps()[-1] < EPOCHS * EPOCH_STEPS
+    assert logged(run) <= RunFolder(run).steps()[-1]
 
 
 def test_killed_once(data_root, tmp_path, whole):

@@ -294,16 +294,18 @@ def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Processes started meanwhile never see SIGINT and SIGTERM, not even while they start.
+    """Processes started meanwhile never see SIGINT, SIGTERM or SIGHUP, not even while they start.
 
-    Both are often sent to the whole process group, and the trainer alone should act on them.
+    All of them are often sent to the whole process group, and only the trainer should act on them.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else the first process starts it, which frees the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
+        resource_tracker.ensure_running()  # it inherits the mask, and unblocks two of them here
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

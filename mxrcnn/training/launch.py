@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO
 
 from mxrcnn.config import ConfigError
+from mxrcnn.training.signals import stop_signals
 
 GUARD = Path(__file__).with_name("guard.py")
 SSH = (
@@ -275,10 +276,7 @@ class Launcher:
     def run(self) -> int:
         """Exit code 0; or that of the first process that failed, of which is told why; or 128 + n
         after signal n, which the workers answer by saving and stopping."""
-        before = {
-            number: signal.signal(number, self._stop)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        before = {number: signal.signal(number, self._stop) for number in stop_signals()}
         try:
             for process, words in self._plan:
                 child = _Child(process, words, self._ended)
@@ -303,7 +301,7 @@ class Launcher:
 
     def _watch(self) -> int:
         working = {child for child in self._children if child.process.role == "worker"}
-        asked = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+        asked = {128 + n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         result, deadline = 0, None
         while working:
             try:
