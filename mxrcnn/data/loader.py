@@ -160,11 +160,6 @@ class TrainingPlan:
                 )
             index = 0
 
-    def fingerprint(self) -> str:
-        """A text that other data, in another order or of other sizes, hardly has in common."""
-        parts = (f"{r.image_id} {size} {len(r)}" for r, size in zip(self._records, self._sizes))
-        return "\n".join(parts)
-
 
 def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int) -> list[BatchPlan]:
     """Every image once, in batches of equal shape; the last batch of a shape may be smaller."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mxrcnn import viz
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_precision, check_shapes, dump_json
+from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.loader import (
     Batch,
     TrainingPlan,
@@ -317,6 +318,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.val_dataset = config, run, val_dataset
         self.workers = workers or Workers()
+        self.identity = DataIdentity.of(dataset, config.data.masks)
         self.plan = TrainingPlan(dataset, config, self.workers.count)
         self.network = Network(config, self.plan, contexts, self.workers)
         self.schedule = make_schedule(config.train, self.plan.steps)
@@ -343,7 +345,7 @@ class Trainer:
         self.workers.check_agreement(
             {
                 "their settings": dump_json(self.config),
-                "their data": self.plan.fingerprint(),
+                "their data": self.identity.hash,
                 "where they go on": str(self.state),
             }
         )
