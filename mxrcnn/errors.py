@@ -11,12 +11,13 @@ from mxrcnn.data.loader import LoaderError
 from mxrcnn.data.records import DataError
 from mxrcnn.export import ExportError
 from mxrcnn.training.checkpoint import CheckpointError
+from mxrcnn.training.lock import RunLockedError
 from mxrcnn.training.metrics import NonFiniteLossError
 from mxrcnn.weights.formats import WeightsError
 
 USER_ERRORS = (
     *(ConfigError, DataError, LoaderError, CheckpointError, WeightsError, ExportError),
-    *(NonFiniteLossError, OSError),
+    *(NonFiniteLossError, RunLockedError, OSError),
 )
 
 

@@ -70,7 +70,7 @@ def _resume(root: Path) -> None:
     config = json.loads(path.read_text())
     config["data"].update(settings)
     path.write_text(json.dumps(config))
-    prepare(TrainRequest(resume=str(root)))
+    prepare(TrainRequest(resume=str(root))).run.unlock()
 
 
 def _detect(root: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -21,7 +23,9 @@ import pytest
 from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, load_json
 from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.training.lock import RunLock, RunLockedError
 from mxrcnn.training.run import TrainRequest, prepare, run_training
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer, train
@@ -131,6 +135,7 @@ def test_a_run_without_a_checkpoint_starts_again(begin, tmp_path, capsys):
     train(begin("whole"), 0)
     trainer = begin("broken off")
     trainer.run.append_log({"kind": "train", "step": 3})
+    trainer.run.unlock()
     resumed = resume(trainer.run.path)
     assert "no checkpoint yet: starting from the first step" in capsys.readouterr().out
     assert trainer.run.read_log() == []
@@ -143,6 +148,7 @@ def test_a_finished_run_stays_as_it_is(begin):
     train(trainer, 0)
     before = arrays(trainer.run.folder()), trainer.run.read_log(), trainer.run.steps()
     resumed = resume(trainer.run.path)
+    resumed.run.unlock()
     assert run_training(TrainRequest(resume=str(trainer.run.path), num_workers=0)) == 0
     after = arrays(trainer.run.folder()), resumed.run.read_log(), resumed.run.steps()
     assert before[1:] == after[1:]
@@ -187,6 +193,7 @@ def test_other_settings_are_refused(begin, request_with, named):
 @pytest.mark.parametrize("epochs", [{"settings": {"train.epochs": 3}}, {"words": ["epochs=3"]}])
 def test_epochs_may_change(begin, epochs):
     run = begin("run").run
+    run.unlock()
     assert prepare(TrainRequest(resume=str(run.path), **epochs)).total == 3 * EPOCH_STEPS
 
 
@@ -202,6 +209,7 @@ def test_a_checkpoint_that_lacks_a_parameter(begin):
     params = mx.nd.load(str(path))
     del params["arg:fc6_bias"]
     mx.nd.save(str(path), params)
+    trainer.run.unlock()
     with pytest.raises(CheckpointError, match=r"step-00000000/model\.params: without fc6_bias"):
         resume(trainer.run.path)
 
@@ -243,6 +251,62 @@ def test_a_hang_up_stops_unless_it_is_ignored():
             assert signal.getsignal(signal.SIGHUP) == handler
         finally:
             signal.signal(signal.SIGHUP, before)
+
+
+# One at a time
+
+
+def test_a_second_training_is_refused_and_told_by_which(begin, data_root):
+    trainer = begin("run")
+    trainer.save()
+    path, holder = trainer.run.path, f"process {os.getpid()} on {socket.gethostname()}, since 2"
+    with pytest.raises(RunLockedError, match=f"{re.escape(str(path))}: {re.escape(holder)}"):
+        begin("run")
+    with pytest.raises(RunLockedError, match=re.escape(holder)):
+        resume(path)
+    assert len(Detector.load(path).predict(np.zeros((80, 100, 3), np.uint8)).boxes) >= 0
+    trainer.run.lock()  # it has it
+    assert train(trainer, 0).step == EPOCH_STEPS
+    resume(path, train__epochs=2).run.unlock()
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        begin("run")
+    resume(path).run.unlock()  # what failed holds no lock
+
+
+def test_a_file_system_without_locks_is_told_once(begin, monkeypatch, capsys):
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("mxrcnn.training.lock.fcntl.flock", no_locks)
+    assert train(begin("run"), 0).step == EPOCH_STEPS
+    assert capsys.readouterr().out.count("its file system has no locks (Operation not") == 1
+
+
+def test_a_child_does_not_keep_the_lock(tmp_path):
+    """A forked child lives on when its parent is killed; so may a program that it started."""
+    script = """
+        import os, pathlib, signal, subprocess, sys, time
+        from mxrcnn.training.lock import RunLock
+        RunLock(pathlib.Path(sys.argv[1]))
+        started = subprocess.Popen(["sleep", "60"], close_fds=False)
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        print(started.pid, child, flush=True)
+        time.sleep(60)
+    """
+    process = launch(tmp_path / "run", script=("-c", textwrap.dedent(script)))
+    children = [int(pid) for pid in process.stdout.readline().split()]
+    try:
+        with pytest.raises(RunLockedError, match=f"process {process.pid} on"):
+            RunLock(tmp_path / "run")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(60)
+        RunLock(tmp_path / "run").release()
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        process.communicate()
 
 
 # As people run it
@@ -301,13 +365,18 @@ def test_a_closed_terminal_writes_a_checkpoint(data_root, tmp_path):
     assert logged(run) <= RunFolder(run).steps()[-1]
 
 
-def test_killed_once(data_root, tmp_path, whole):
+def test_killed_once_and_resumed_at_once(data_root, tmp_path, whole):
+    """Its loader workers may still be ending, and do not keep the lock."""
     run = tmp_path / "run"
-    process = launch(*new_run(data_root, run))
+    process = launch(*new_run(data_root, run, workers=1))
     wait_until(process, lambda: logged(run) >= 17)
-    kill(process)
+    with pytest.raises(RunLockedError, match=f"process {process.pid} on"):
+        resume(run)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
     assert RunFolder(run).steps()[-1] >= 15, "at most the steps since the last checkpoint are lost"
     resume_to_the_end(run)
+    process.communicate(timeout=60)  # ends when no worker holds the other end of the pipes
     assert_same_end(run, whole)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
+from mxrcnn.training.lock import RunLock
 from mxrcnn.training.params_file import ParamsFileError, check_params_file
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -122,6 +123,24 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._lock: RunLock | None = None
+
+    def lock(self) -> list[str]:
+        """Take the right to train here, unless this object has it already.
+
+        Returns what to tell the user: why the file system gave no lock. Raises RunLockedError if
+        another training works here.
+        """
+        if self._lock is not None:
+            return []
+        self._lock = RunLock(self.path)
+        return [self._lock.problem] if self._lock.problem else []
+
+    def unlock(self) -> None:
+        """Let others train here."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     @property
     def checkpoints(self) -> Path:

@@ -180,15 +180,28 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
 
 
 def prepare(request: TrainRequest) -> Trainer:
-    """A trainer that stands at its first or next step."""
+    """A trainer that stands at its first or next step, and holds the run folder's lock.
+
+    `train` gives the lock up; without it, `trainer.run.unlock()`.
+    """
     if request.resume:
         run = RunFolder(Path(request.resume))
         config, told = resumed_config(request, run), []
     else:
         config, told = build_config(request)
         run = RunFolder(Path(request.out or f"runs/{config.network}_{config.data.dataset}"))
+    try:
+        return _prepare(request, run, config, told)
+    except BaseException:
+        run.unlock()
+        raise
+
+
+def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[str]) -> Trainer:
     devices = contexts(request.gpus)
     workers = Workers(config.train.kvstore)
+    if request.resume and workers.first:
+        told += run.lock()  # before the data are read, which may take long
     dataset = open_dataset(config.data, config.data.imageset)
     if not request.resume:
         config = with_classes(config, dataset)

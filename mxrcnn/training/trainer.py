@@ -332,9 +332,13 @@ class Trainer:
         self.summary_writer = _summary_writer() if writes else _no_writer
 
     def begin(self) -> list[str]:
-        """Start a new run: folder, symbols, first parameters. Returns what to tell the user."""
+        """Start a new run: folder, symbols, first parameters. Returns what to tell the user.
+
+        Raises RunLockedError if another training works there, CheckpointError if there is a run.
+        """
         params, told = self.network.first_params()
         if self.workers.first:
+            told += self.run.lock()
             test_symbol = self.network.detector.test_symbol(self.config.model)
             self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
         self._start(params, {})
@@ -352,12 +356,17 @@ class Trainer:
         self.network.start(params, momentum, self.schedule, self.state.step)
 
     def resume(self) -> list[str]:
-        """Go on from the run's last checkpoint; from the start if it has none."""
+        """Go on from the run's last checkpoint; from the start if it has none.
+
+        Returns what to tell the user. Raises RunLockedError if another training works there,
+        CheckpointError for a checkpoint that does not fit.
+        """
+        locked = self.run.lock() if self.workers.first else []
         if not self.run.steps():
             params, told = self.network.first_params()
             self._start(params, {})
             self._rewind_log()
-            return [*told, "no checkpoint yet: starting from the first step"]
+            return [*locked, *told, "no checkpoint yet: starting from the first step"]
         self.state, params, momentum = self.run.load_state()
         folder = self.run.folder("last")
         known = {key.partition(":")[2]: value for key, value in params.items()}
@@ -369,7 +378,7 @@ class Trainer:
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
         self._start(params, momentum)
         self._rewind_log()
-        return [f"resuming at step {self.state.step} of {self.total}"]
+        return [*locked, f"resuming at step {self.state.step} of {self.total}"]
 
     def _rewind_log(self) -> None:
         if self.workers.first:
@@ -468,9 +477,16 @@ class Trainer:
 def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
     """Run until the last epoch's end or a signal; checkpoints, validation and curves on the way.
 
-    Raises NonFiniteLossError (the last checkpoint stays good), DataError, or LoaderError when a
-    loader worker dies.
+    At its end others may train in the run folder. Raises NonFiniteLossError (the last checkpoint
+    stays good), DataError, or LoaderError when a loader worker dies.
     """
+    try:
+        return _train(trainer, num_workers)
+    finally:
+        trainer.run.unlock()
+
+
+def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
     config, state = trainer.config.train, trainer.state
     workers = default_workers() if num_workers is None else num_workers
     writer = trainer.summary_writer(str(trainer.run.path / "tensorboard"))

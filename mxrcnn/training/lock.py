@@ -1,0 +1,101 @@
+"""One training at a time in a run folder: a file lock that goes with the process, however it ends.
+
+`flock` locks an open file, not a process, so a child that inherits the file keeps the lock. This
+file is closed in every child, whether it is started (close-on-exec) or forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not Unix
+    fcntl = None  # type: ignore[assignment]
+
+#: what systems without such locks answer
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+#: the open lock files of this process
+_held: set[int] = set()
+
+
+class RunLockedError(RuntimeError):
+    """Another training works in the run folder; the message says which."""
+
+
+class RunLock:
+    """The right to train in a folder, given up by `release` or with the process.
+
+    `problem` says why the file system gave no lock, if it did not; training goes on without it.
+    Raises RunLockedError if another training has it, OSError if the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.problem = ""
+        path = folder / "training.lock"
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _flock(self._handle)
+        except BlockingIOError:
+            holder = _describe(os.pread(self._handle, 4096, 0))
+            os.close(self._handle)
+            raise RunLockedError(
+                f"{folder}: {holder} trains here already. Wait for it, or stop it; testing and "
+                "predicting with this run are possible meanwhile"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(self._handle)
+                raise
+            self.problem = (
+                f"{folder}: its file system has no locks ({os.strerror(error.errno)}): nothing "
+                "keeps a second training from writing to this run"
+            )
+        _held.add(self._handle)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, json.dumps(holder).encode() + b"\n", 0)
+
+    def release(self) -> None:
+        """Let others train here; once is enough."""
+        if self._handle in _held:
+            _held.discard(self._handle)
+            os.close(self._handle)
+        self._handle = -1
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(" ", "seconds")
+
+
+def _flock(handle: int) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _describe(content: bytes) -> str:
+    """Who holds a lock, from its file, which may not be written yet."""
+    try:
+        found = json.loads(content)
+        return f"process {found['pid']} on {found['host']}, since {found['since']},"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _forget_in_child() -> None:
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
