@@ -112,10 +112,11 @@ class TrainConfig:
 
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
-    val_every: epochs between validations, if there is a val_imageset (0: never). keep: how many
-    checkpoints to keep, besides the best. precision: of convolutions,
-    fp32 or bf16; parameters are float32 either way. kvstore: how workers train together, and
-    workers: how many; lr_scaling: whether lr grows with them, see `make_schedule`.
+    val_every: epochs between validations, if there is a val_imageset (0: never). val_metric: what
+    they score and what decides which checkpoint is the best; auto follows the data set, see
+    mxrcnn/evaluation/core.py. keep: how many checkpoints to keep, besides the best. precision: of
+    convolutions, fp32 or bf16; parameters are float32 either way. kvstore: how workers train
+    together, and workers: how many; lr_scaling: whether lr grows with them, see `make_schedule`.
     """
 
     batch_size: int = 1
@@ -134,6 +135,7 @@ class TrainConfig:
     checkpoint_steps: int = 0
     keep: int = 2
     val_every: int = 1
+    val_metric: Literal["auto", "voc07", "voc12", "coco"] = "auto"
     log_interval: int = 20
     tensorboard: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -289,8 +291,16 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+#: how runs behaved before these fields existed: a run goes on as it was begun
+_BEFORE_FIELDS = {"train": {"val_metric": "voc07"}}
+
+
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """The inverse of to_dict; fields that are not there get their defaults, unknown ones raise."""
+    """The inverse of to_dict; unknown fields raise.
+
+    Fields that are not there get their defaults, except where an older run behaved otherwise: such
+    a run has validated by voc07, whatever its data set, and keeps doing so.
+    """
     if "network" not in values:
         raise ConfigError("no network is named")
     config = make_config(values["network"])
@@ -298,10 +308,18 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         if key not in ("network", "model", "data", "train"):
             raise ConfigError(f"unknown setting {key}")
     sections = {
-        name: _build(getattr(config, name), values.get(name, {}), f"{name}.")
+        name: _build(getattr(config, name), _as_written(values, name), f"{name}.")
         for name in ("model", "data", "train")
     }
     return dataclasses.replace(config, **sections)
+
+
+def _as_written(values: Mapping[str, Any], section: str) -> Any:
+    """A section of a stored config, with what fields that are younger than it stood for."""
+    stored = values.get(section, {})
+    if section not in values or not isinstance(stored, Mapping):
+        return stored
+    return {**_BEFORE_FIELDS.get(section, {}), **stored}
 
 
 def dump_json(config: Config) -> str:

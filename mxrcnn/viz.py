@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from mxrcnn.data.records import Detections, ImageRecord
-from mxrcnn.evaluation.report import Report
+from mxrcnn.evaluation.report import Report, is_measured
 from mxrcnn.files import atomic_write, safe_name
 from symnet.masks import decode
 
@@ -315,8 +315,9 @@ def plot_losses(log_rows: Sequence[Mapping[str, Any]], path: str | Path) -> None
 
     Rows of kind "train" give the losses (names that end in "Loss"), accuracies ("Acc"), the
     learning rate and the speed, faint as logged and strong as a centred moving average; rows of
-    kind "val" give every other number, such as mAP. Where steps were logged twice, as after a
-    resume, the last row counts. Dotted lines are the starts of epochs.
+    kind "val" give every other number, under the name of their metric (`voc07 mAP`). Where steps
+    were logged twice, as after a resume, the last row counts. Dotted lines are the starts of
+    epochs.
     """
     train, val = (_log_rows(log_rows, kind) for kind in ("train", "val"))
     panels = _loss_panels(train, val)
@@ -383,13 +384,9 @@ def _envelope(curve: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.append(0.0, recall), np.append(best[:1] if len(best) else 0.0, best)
 
 
-def _measured(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
-
-
 def _ap_text(report: Report, name: str) -> str:
     ap = report.per_class[name].get("AP", math.nan)
-    return f"{ap:.3f}" if _measured(ap) else "-"
+    return f"{ap:.3f}" if is_measured(ap) else "-"
 
 
 def _class_figure(report: Report, name: str, color: str) -> Figure:
@@ -461,8 +458,8 @@ def _plot_curves(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
 def _plot_bars(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
     """AP by class, the best on top, with the number in a column on the right."""
     aps = {name: row.get("AP", math.nan) for name, row in report.per_class.items()}
-    lengths = {name: ap if _measured(ap) else 0.0 for name, ap in aps.items()}
-    order = sorted(aps, key=lambda name: (_measured(aps[name]), lengths[name]))
+    lengths = {name: ap if is_measured(ap) else 0.0 for name, ap in aps.items()}
+    order = sorted(aps, key=lambda name: (is_measured(aps[name]), lengths[name]))
     places = range(len(order))
     axes.barh(places, [lengths[n] for n in order], color=[colors[n] for n in order])
     for place, name in zip(places, order):
@@ -473,7 +470,7 @@ def _plot_bars(axes: Any, report: Report, colors: Mapping[str, str]) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.grid(False, axis="y")
-    name = next((n for n in ("mAP", "AP") if _measured(report.metrics.get(n, math.nan))), None)
+    name = next((n for n in ("mAP", "AP") if is_measured(report.metrics.get(n, math.nan))), None)
     if name:
         mean = report.metrics[name]
         axes.axvline(mean, color="black", linewidth=1.2, linestyle="--")
@@ -497,6 +494,7 @@ def _loss_panels(
 ) -> list[tuple[str, Sequence[Mapping[str, Any]], list[str]]]:
     """(title, rows, names of the series) of each panel that has something to show."""
     keys = _numeric_keys(train)
+    val = [_with_metric(row) for row in val]
     other = [key for key in _numeric_keys(val) if key not in ("step", "epoch")]
     panels = [
         ("Losses", train, [k for k in keys if k.lower().endswith("loss")]),
@@ -506,6 +504,14 @@ def _loss_panels(
         ("Images per second", train, [k for k in keys if k == "images_per_second"]),
     ]
     return [panel for panel in panels if panel[2]]
+
+
+def _with_metric(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a validation with its metric in the names of its numbers, so that those of different
+    metrics are different curves. Rows of older runs name none: theirs was voc07."""
+    metric = row.get("metric", "voc07")
+    own = ("step", "epoch")
+    return {key if key in own else f"{metric} {key}": value for key, value in row.items()}
 
 
 def _numeric_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -699,7 +699,7 @@ def write_run(folder: Path) -> Path:
     run.create(config, symbols)
     run.save(TrainState(3, 1, 0), params, {"conv1_1_bias": mx.nd.zeros(4)}, 1)
     run.append_log({"kind": "train", "step": 3, "epoch": 0, "loss": 1.0})
-    run.note_best(3, 0.5)
+    run.note_best(3, "voc07 mAP", 0.5)
     return run.path
 
 
@@ -878,6 +878,9 @@ def runs() -> Iterator[Case]:
             )
     for key, value in (("step", "x"), ("step", None), ("step", 77), ("step", [1]), ("mAP", "high")):
         text = json.dumps({"step": 3, "mAP": 0.5, key: value}).encode()
+        yield run_case(f"best with {key} {value}", "best.json", lambda _, t=text: t, "best run")
+    for key, value in (("metric", 3), ("metric", None), ("value", "high"), ("value", -1)):
+        text = json.dumps({"step": 3, "metric": "coco AP", "value": 0.5, key: value}).encode()
         yield run_case(f"best with {key} {value}", "best.json", lambda _, t=text: t, "best run")
     for old, new in (
         (b'"network": "', b'"network": "no'),

@@ -15,7 +15,7 @@ import pytest
 
 from mxrcnn.data.coco import load_coco
 from mxrcnn.data.records import Detections, ImageRecord
-from mxrcnn.evaluation.run import score
+from mxrcnn.evaluation.core import evaluate
 from tests.broken import changed, coco_folder
 from tests.conftest import REPO
 
@@ -109,7 +109,7 @@ def test_what_was_skipped_is_not_scored(tmp_path):
     path = coco_folder(tmp_path, json.dumps(broken).encode())
     dataset = load_coco(path, path.parent / "train", skip_bad=True)
     assert len(dataset.notes.skipped) == 3
-    report = score(
+    report = evaluate(
         dataset, {record.image_id: perfect(record) for record in dataset.records}, "coco"
     )
     assert report.metrics["AP"] == pytest.approx(1)

@@ -12,6 +12,7 @@ import pytest
 from mxrcnn.compat import mx
 from mxrcnn.training import checkpoint
 from mxrcnn.training.checkpoint import (
+    Best,
     CheckpointError,
     RunFolder,
     TrainState,
@@ -134,20 +135,34 @@ def test_the_newest_and_the_best_are_kept(run, keep, best, kept):
     for step in range(1, 6):
         save(run, step, keep)
         if step == best:
-            run.note_best(step, 0.5)
+            run.note_best(step, "voc07 mAP", 0.5)
     assert run.steps() == kept
 
 
 def test_best_is_the_highest_and_of_equals_the_first(run):
-    noted = [(3, 0.2, True), (4, 0.1, False), (5, 0.2, False), (6, 0.3, True)]
-    assert [run.note_best(step, value) for step, value, _ in noted] == [new for *_, new in noted]
-    assert run.best() == {"step": 6, "mAP": 0.3}
+    noted = [(3, 0.2, True), (4, 0.1, False), (5, 0.2, False), (6, 0.3, True), (7, -1, False)]
+    noted += [(8, float("nan"), False), (9, float("inf"), False)]
+    answers = [run.note_best(step, "voc07 mAP", value) for step, value, _ in noted]
+    assert answers == [new for *_, new in noted]
+    assert run.best() == Best(6, "voc07 mAP", 0.3)
+
+
+def test_numbers_of_another_metric_do_not_compare(run):
+    save(run, 6)
+    (run.path / "best.json").write_text('{"step": 6, "mAP": 0.7}')  # of an older version
+    assert run.best() == Best(6, "voc07 mAP", 0.7)
+    assert not run.note_best(7, "voc07 mAP", 0.6)
+    assert not run.note_best(8, "coco segm_AP", -1)  # nothing to measure replaces nothing
+    assert run.note_best(8, "coco segm_AP", 0.2)
+    assert not run.note_best(9, "coco segm_AP", 0.1)
+    assert run.best() == Best(8, "coco segm_AP", 0.2)
+    assert run.note_best(10, "coco AP", 0.1)
 
 
 def test_selection(run):
     for step in (3, 8, 12):
         save(run, step, keep=9)
-    run.note_best(8, 0.9)
+    run.note_best(8, "voc07 mAP", 0.9)
     picked = {which: run.folder(which).name for which in ("last", "best", "3", 12)}
     assert picked == {
         "last": "step-00000012",

@@ -17,7 +17,8 @@ from mxrcnn.config import make_config
 from mxrcnn.data.coco import load_coco, resolve_coco
 from mxrcnn.data.records import DataError, Dataset, Detections
 from mxrcnn.evaluation.coco import METRICS, detections_to_coco, evaluate_coco
-from mxrcnn.evaluation.run import draw_extremes, score
+from mxrcnn.evaluation.core import evaluate
+from mxrcnn.evaluation.run import draw_extremes
 from mxrcnn.evaluation.submission import write_coco_results
 from symnet.masks import decode, encode
 from tests.test_evaluation_voc import found, record
@@ -167,7 +168,7 @@ def published_case(shared_data) -> tuple[Dataset, dict]:
 
 def test_score_has_published_mask_numbers_beside_those_of_boxes(shared_data):
     truth, detections = published_case(shared_data)
-    report = score(truth, detections, "coco")
+    report = evaluate(truth, detections, "coco")
     expected = [float(number) for number in PUBLISHED["segm"].split()]
     segm = [report.metrics[f"segm_{name}"] for name in METRICS]
     np.testing.assert_allclose(segm, expected, atol=2e-4)  # scores are float32: some are equal now
@@ -178,11 +179,12 @@ def test_score_has_published_mask_numbers_beside_those_of_boxes(shared_data):
     measured = [row["segm_AP"] for row in report.per_class.values() if row["segm_AP"] >= 0]
     assert np.mean(measured) == pytest.approx(report.metrics["segm_AP"])
     assert "COCO segm metrics, pycocotools" in report.notes
-    head = report.table().splitlines()[0]
-    assert head.endswith("segm AP  segm AP50")
+    lines = report.table().splitlines()
+    assert lines[0] == "metric: coco, main number: segm_AP"
+    assert lines[2].endswith("segm AP  segm AP50")
     assert max(map(len, report.table().splitlines())) < 100
     unmasked = {i: found(d.boxes, d.scores, d.classes) for i, d in detections.items()}
-    assert list(score(truth, unmasked, "coco").metrics) == list(METRICS)
+    assert list(evaluate(truth, unmasked, "coco").metrics) == list(METRICS)
 
 
 def masked_detection() -> dict:
@@ -198,7 +200,7 @@ def test_objects_without_masks_leave_segm_out_with_a_note(masks):
     if masks is not None:
         records = [replace(records[0], masks=masks)]
     truth = Dataset("small", ("cat",), tuple(records))
-    report = score(truth, masked_detection(), "coco")
+    report = evaluate(truth, masked_detection(), "coco")
     assert list(report.metrics) == list(METRICS)
     note = next(n for n in report.notes if n.startswith("no segm metrics"))
     assert note.endswith(f"{2 if masks is None else 1} of the 2 objects have no mask")
@@ -211,7 +213,7 @@ def test_sizes_that_the_file_lacks_are_those_of_the_images(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     file = tmp_path / "set.json"
     file.write_text(json.dumps(document))
-    report = score(load_coco(file, class_names=["cat", "dog"]), masked_detection(), "coco")
+    report = evaluate(load_coco(file, class_names=["cat", "dog"]), masked_detection(), "coco")
     assert report.metrics["segm_AP"] == pytest.approx(1)
 
 
@@ -219,7 +221,7 @@ def test_a_detector_of_masks_that_finds_nothing():
     truth = Dataset("small", ("cat",), (replace(record(1, [(2, 2, 12, 12)]), masks=(SQUARE,)),))
     none = Detections.empty()
     nothing = {1: Detections(none.boxes, none.scores, none.classes, [])}
-    assert score(truth, nothing, "coco").metrics["segm_AP"] == 0
+    assert evaluate(truth, nothing, "coco").metrics["segm_AP"] == 0
 
 
 def test_pictures_show_masks_of_both_sides(shared_data, tmp_path):

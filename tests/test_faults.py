@@ -92,7 +92,7 @@ def assert_nothing_broken(run: Path, whole: RunFolder, at_least: int = 0) -> int
         state = [(f.folder(step) / "state.json").read_text() for f in (folder, whole)]
         assert state[0] == state[1]
     if (run / "best.json").exists():
-        assert folder.best()["step"] in folder.steps()
+        assert folder.best().step in folder.steps()
     if (run / "config.json").exists():
         assert folder.config().network == "faster_rcnn_vgg16"
         assert folder.symbol("test").list_outputs() == whole.symbol("test").list_outputs()

@@ -366,7 +366,7 @@ def test_bare_parameters_and_those_that_replace_them(run, tmp_path, config):
 def test_the_best_checkpoint_is_taken_if_there_is_one(tmp_path, config):
     folder = RunFolder(tmp_path)
     folder.create(config, {"test": get_detector(config.network).test_symbol(config.model)})
-    folder.note_best(1, 0.5)
+    folder.note_best(1, "voc07 mAP", 0.5)
     for step in (1, 2):
         folder.save(TrainState(step=step), random_params(config, step), {"x": mx.nd.ones(1)}, 1)
     assert "step-00000001" in Detector.load(tmp_path).source

@@ -188,6 +188,8 @@ def test_accuracy_and_speed_are_told_and_noted(run, tmp_path):
     note = json.loads((tmp_path / "fast" / "quantized.json").read_text())
     assert (note["precision"], note["imageset"], note["images"]) == ("int8", "2007_train", 1)
     assert set(note["measured"]["int8"]) == {"mAP", "images_per_second"}
+    assert note["metric"] == "voc07"
+    assert table.splitlines()[0].split() == ["voc07", "mAP", "images/s"]
 
 
 # --- what cannot be -----------------------------------------------------------------------------

@@ -197,6 +197,19 @@ def test_epochs_may_change(begin, epochs):
     assert prepare(TrainRequest(resume=str(run.path), **epochs)).total == 3 * EPOCH_STEPS
 
 
+def test_another_metric_from_now_on_is_told_and_kept(begin, capsys):
+    run = begin("run", data__val_imageset="2007_test").run
+    run.note_best(7, "voc07 mAP", 0.75)
+    resume(run.path)
+    assert "validation by voc07, VOC07 mAP, decides" in capsys.readouterr().out
+    trainer = resume(run.path, train__val_metric="coco")
+    told = capsys.readouterr().out
+    assert "validation by coco, COCO's AP@[.50:.95], decides" in told
+    assert "the best so far (voc07 mAP 0.7500 at step 7) does not compare" in told
+    assert trainer.validation.metric.name == "coco"
+    assert run.config().train.val_metric == "coco"
+
+
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(CheckpointError, match="is not a run folder"):
         resume(tmp_path)

@@ -92,7 +92,7 @@ def error_of(result: tuple[int, str, str]) -> str:
     ("name", "words"),
     [
         ("train", ["--resume", "--checkpoint-steps", "--set", "examples:", "Default: quick"]),
-        ("test", ["--metric", "{voc07,voc12,coco}", "best|last|N", "--params FILE"]),
+        ("test", ["--metric", "{auto,voc07,voc12,coco}", "best|last|N", "--params FILE"]),
         ("demo", ["IMAGE", "--threshold", "default: 0.5", "examples:"]),
         ("quantize", ["--precision {int8,bf16}", "--images N", "--imageset NAME", "examples:"]),
         ("convert", ["--to", "--partial", "--class-names", "example"]),
@@ -333,7 +333,10 @@ def test_folders_that_are_no_runs(tool, tmp_path, name, config, message):
         (["--log-interval", "0"], "train.log_interval=0"),
         (["--lr-decay-epoch", "7,x"], "train.lr_decay_epoch='x'"),
         (["--out", "/dev/null/run"], "/dev/null/run"),
-        (["--resume", "/no/such/run"], "only --epochs, --gpus and --num-workers may change"),
+        (
+            ["--resume", "/no/such/run"],
+            "only --epochs, --val-metric, --gpus and --num-workers may change",
+        ),
         (["--lr", "1e38", "--epochs", "1"], "step"),
     ],
 )

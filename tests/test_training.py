@@ -11,9 +11,10 @@ from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.evaluation.core import evaluate
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.training.checkpoint import Best, RunFolder
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
 from mxrcnn.training.trainer import Trainer, train
@@ -300,7 +301,8 @@ def test_what_a_run_leaves(begin, tmp_path):
     val_rows = [row for row in rows if row["kind"] == "val"]
     assert [(row["step"], row["epoch"]) for row in val_rows] == [(6, 1), (12, 2)]
     best = max(val_rows, key=lambda row: row["mAP"])
-    assert run.best() == {"step": best["step"], "mAP": best["mAP"]}
+    assert run.best() == Best(best["step"], "voc07 mAP", best["mAP"])
+    assert {row["metric"] for row in val_rows} == {"voc07"}
 
     assert (run.path / "losses.png").read_bytes().startswith(b"\x89PNG")
     events = list((run.path / "tensorboard").glob("events.out.tfevents*"))
@@ -312,12 +314,17 @@ def test_what_a_run_leaves(begin, tmp_path):
 
 def test_the_validation_is_that_of_the_saved_checkpoint(begin):
     """The number in best.json is what testing that checkpoint gives."""
-    trainer = begin(data__val_imageset="2007_test", train__epochs=3, train__lr=0.005)
+    settings = {"data__val_imageset": "2007_test", "train__val_metric": "coco"}
+    trainer = begin(**settings, train__epochs=3, train__lr=0.005)
     train(trainer, 0)
     detector = Detector.load(trainer.run.path, "best")
-    found = detector.predict_dataset(trainer.val_dataset, progress=False)
-    report = evaluate_voc(trainer.val_dataset.records, found, detector.class_names, metric="voc07")
-    assert report.metrics["mAP"] == trainer.run.best()["mAP"]
+    found = detector.predict_dataset(trainer.validation.dataset, progress=False)
+    report = evaluate(trainer.validation.dataset, found, "coco")
+    best = trainer.run.best()
+    assert best == Best(best.step, "coco AP", report.metrics["AP"])
+    row = next(r for r in trainer.run.read_log() if r["kind"] == "val" and r["step"] == best.step)
+    assert (row["metric"], row["AP"]) == ("coco", best.value)
+    assert row.keys() == {"kind", "step", "epoch", "metric", "AP", "AP50", "AP75"}
 
 
 def test_val_every(begin):

@@ -38,7 +38,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--imageset", metavar="NAME", help="to test on; default: the run's validation images"
     )
-    parser.add_argument("--metric", choices=("voc07", "voc12", "coco"), default="voc07")
+    parser.add_argument(
+        "--metric",
+        choices=("auto", "voc07", "voc12", "coco"),
+        default="auto",
+        help="auto (default): COCO's AP@[.50:.95] for COCO data, of boxes and of masks; VOC07 mAP "
+        "for VOC data",
+    )
     parser.add_argument(
         "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
     )

@@ -62,6 +62,12 @@ def parse_args() -> argparse.Namespace:
     how.add_argument("--lr", type=float)
     how.add_argument("--lr-decay-epoch", metavar="7,9", help="epochs after which lr falls tenfold")
     how.add_argument("--val-every", type=int, metavar="N", help="epochs between validations")
+    how.add_argument(
+        "--val-metric",
+        choices=("auto", "voc07", "voc12", "coco"),
+        help="what validation scores, which decides which checkpoint is the best; auto (default): "
+        "COCO's AP@[.50:.95] for COCO data (of masks, if the network has them), VOC07 mAP for VOC",
+    )
     how.add_argument("--checkpoint-steps", type=int, metavar="N", help="also save every N steps")
     how.add_argument("--seed", type=int)
     how.add_argument(
@@ -102,6 +108,7 @@ SETTINGS = {
     "lr_scaling": "train.lr_scaling",
     "lr_decay_epoch": "train.lr_decay_epoch",
     "val_every": "train.val_every",
+    "val_metric": "train.val_metric",
     "checkpoint_steps": "train.checkpoint_steps",
     "seed": "train.seed",
     "precision": "train.precision",

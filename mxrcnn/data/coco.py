@@ -159,7 +159,7 @@ def _joined(name: str, parts: Sequence[Dataset], class_names: tuple[str, ...]) -
                 )
             )
         notes.add(part.notes)
-    return Dataset(name, class_names, tuple(records), notes)
+    return Dataset(name, class_names, tuple(records), notes, metric="coco")
 
 
 def _load(
@@ -193,6 +193,7 @@ def _load(
         category_ids=ids,
         # who scores with COCO's own tools would meet there again what was skipped here
         annotation_file=None if pictures.used or notes.skipped else path,
+        metric="coco",
     )
 
 

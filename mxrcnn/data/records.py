@@ -153,6 +153,7 @@ class Dataset:
 
     category_ids: the COCO category id of each class name, in the same order.
     annotation_file: the COCO JSON that the records came from, if any.
+    metric: what these data are scored by unless asked otherwise, see mxrcnn/evaluation/core.py.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Dataset:
     notes: DataNotes = field(default_factory=DataNotes)
     category_ids: tuple[int, ...] | None = None
     annotation_file: Path | None = None
+    metric: str = "voc07"
 
     @property
     def num_classes(self) -> int:

@@ -62,7 +62,8 @@ def evaluate_coco(
         evaluation.summarize()
     metrics = dict(zip(METRICS, (float(value) for value in evaluation.stats)))
     per_class, curves = _per_class(evaluation, truth, found)
-    return Report(metrics, per_class, curves, [f"COCO {iou_type} metrics, pycocotools"])
+    notes = [f"COCO {iou_type} metrics, pycocotools"]
+    return Report(metrics, per_class, curves, notes, "coco", "AP")
 
 
 def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Report:
@@ -82,7 +83,7 @@ def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, 
         for name, row in report.per_class.items()
     }
     metrics = {f"segm_{name}": value for name, value in report.metrics.items()}
-    return Report(metrics, per_class, notes=report.notes)
+    return Report(metrics, per_class, {}, report.notes, report.metric, "segm_AP")
 
 
 def detections_to_coco(

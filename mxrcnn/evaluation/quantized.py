@@ -13,11 +13,16 @@ import numpy as np
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
+from mxrcnn.evaluation.core import AUTO, choose_metric
+from mxrcnn.evaluation.report import is_measured
 from mxrcnn.evaluation.run import choose_imageset, measure
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.training.checkpoint import RunFolder
+
+#: what the table shows of a report, as far as it is there
+_MAIN_NUMBERS = ("mAP", "AP", "segm_AP")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class QuantizeRequest:
     calibration_imageset: str | None = None
     images: int = 32
     imageset: str | None = None
-    metric: str = "voc07"
+    metric: str = AUTO
     checkpoint: str | None = None
     test: bool = True
 
@@ -47,6 +52,7 @@ def quantize_and_test(request: QuantizeRequest) -> str:
     config = override(RunFolder(Path(request.run)).config(), request.settings)
     # wrong names are known before the work begins
     dataset = open_dataset(config.data, choose_imageset(config, request.imageset))
+    choose_metric(dataset, request.metric)
     calibration, noted = None, {}
     if request.precision == "int8":
         calibration, noted = _calibration(config, request)
@@ -70,19 +76,21 @@ def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dic
 
 def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Dataset) -> str:
     """Both runs on the same images; returns a table."""
-    main = "AP" if request.metric == "coco" else "mAP"
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for name, run in (("fp32", request.run), (request.precision, str(out))):
         detector = Detector.load(run, request.checkpoint if run == request.run else None)
         detector.config = config
-        metrics = measure(detector, dataset, request.metric)[0].metrics
-        found[name] = {key: metrics[key] for key in (main, "images_per_second")}
+        report = measure(detector, dataset, request.metric)[0]
+        shown = [key for key in (*_MAIN_NUMBERS, "images_per_second") if key in report.metrics]
+        values = {key: report.metrics[key] for key in shown}
+        found[name] = {k: v if is_measured(v) else None for k, v in values.items()}
     path = out / "quantized.json"
+    note = {**json.loads(path.read_text()), "metric": report.metric, "measured": found}
     with atomic_write(path) as handle:
-        handle.write(json.dumps({**json.loads(path.read_text()), "measured": found}, indent=2))
-    rows = [f"{'':<6}{main:>10}{'images/s':>12}"]
-    rows += [
-        f"{name:<6}{values[main]:>10.4f}{values['images_per_second']:>12.2f}"
-        for name, values in found.items()
-    ]
+        handle.write(json.dumps(note, indent=2))
+    heads = [f"{report.metric} {key}" if key in _MAIN_NUMBERS else "images/s" for key in shown]
+    rows = [f"{'':<6}" + "".join(f"{head:>16}" for head in heads)]
+    for name, values in found.items():
+        texts = ["-" if v is None else f"{v:.4g}" for v in values.values()]
+        rows.append(f"{name:<6}" + "".join(f"{text:>16}" for text in texts))
     return "\n".join(rows)

@@ -20,7 +20,8 @@ class Report:
 
     metrics: the summary, by name; per_class: rows by class name, columns by name; curves: arrays
     for plots by class name (`recall`, `precision`, perhaps `scores`), not written to the JSON;
-    notes: sentences about how the numbers came about.
+    notes: sentences about how the numbers came about; metric: what was scored, such as "voc07", and
+    main: the name in `metrics` of the number that it is about, such as "mAP".
     NaN, and pycocotools' -1, mean that there was nothing to measure.
     """
 
@@ -28,10 +29,22 @@ class Report:
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    metric: str = ""
+    main: str = ""
+
+    @property
+    def label(self) -> str:
+        """The metric and its main number, such as "voc07 mAP": numbers of one label compare."""
+        return f"{self.metric} {self.main}"
+
+    @property
+    def value(self) -> float:
+        """The main number; NaN if the report has none."""
+        return self.metrics.get(self.main, math.nan)
 
     def table(self) -> str:
-        """Aligned plain text: a row a class, then the summary, then the notes."""
-        parts = []
+        """Aligned plain text: the metric, a row a class, the summary, and the notes."""
+        parts = [f"metric: {self.metric}, main number: {self.main}"] if self.metric else []
         if self.per_class:
             columns = list(dict.fromkeys(c for row in self.per_class.values() for c in row))
             head = ["class", *(c.replace("_", " ") for c in columns)]
@@ -47,8 +60,10 @@ class Report:
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metrics, per_class and notes, with null for what is not finite."""
+        """metric, main, metrics, per_class and notes, with null for what is not finite."""
         return {
+            "metric": self.metric or None,
+            "main": self.main or None,
             "metrics": _plain(self.metrics),
             "per_class": {name: _plain(row) for name, row in self.per_class.items()},
             "notes": list(self.notes),
@@ -56,6 +71,8 @@ class Report:
 
     def merge(self, other: Report) -> Report:
         """Both reports in one; a class in both gets the columns of both.
+
+        The metric and its main number are this report's, or the other's if it has none.
 
         Raises ValueError where both have the same metric, or column of a class, or curves of a
         class.
@@ -70,6 +87,8 @@ class Report:
             per_class,
             _union(self.curves, other.curves, "curves"),
             notes,
+            self.metric or other.metric,
+            self.main or other.main,
         )
 
 
@@ -95,8 +114,13 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
+def is_measured(value: float) -> bool:
+    """Whether a number of a report is one: neither NaN nor pycocotools' -1."""
+    return math.isfinite(value) and value != -1
+
+
 def _number(value: float) -> str:
-    if not math.isfinite(value) or value == -1:
+    if not is_measured(value):
         return "-"
     if isinstance(value, (int, np.integer)):
         return str(value)

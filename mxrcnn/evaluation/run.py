@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,19 +14,15 @@ from mxrcnn import viz
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
-from mxrcnn.data.coco import dataset_to_coco
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
-from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco, segm_report
+from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
 from mxrcnn.evaluation.submission import write_coco_results, write_voc_submission
-from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
-
-METRICS = ("voc07", "voc12", "coco")
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class TestRequest:
     run: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     imageset: str | None = None
-    metric: str = "voc07"
+    metric: str = AUTO
     checkpoint: str | None = None
     params: str | None = None
     precision: str | None = None
@@ -56,42 +51,6 @@ def choose_imageset(config: Config, imageset: str | None) -> str:
     if config.data.dataset == "synthetic":
         return "2007_test"
     raise ConfigError("which images? The run has no validation images; give --imageset")
-
-
-def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
-    """The data set in COCO's form: its own annotation file, but only what was loaded of it.
-
-    Images have the sizes of the records, which a file may lack and polygons need.
-    """
-    if dataset.annotation_file is None:
-        return dataset_to_coco(dataset)
-    truth = json.loads(Path(dataset.annotation_file).read_text(encoding="utf-8"))
-    images = {r.image_id: {"height": r.height, "width": r.width} for r in dataset.records}
-    categories = set(dataset.category_ids or ())
-    return {
-        **truth,
-        "images": [{**x, **images[x["id"]]} for x in truth["images"] if x["id"] in images],
-        "categories": [x for x in truth["categories"] if x["id"] in categories],
-        "annotations": [
-            x
-            for x in truth["annotations"]
-            if x["image_id"] in images and x["category_id"] in categories
-        ],
-    }
-
-
-def score(dataset: Dataset, detections: Mapping[ImageId, Detections], metric: str) -> Report:
-    """The report of a metric: voc07, voc12 or coco.
-
-    With coco, detections with masks are also scored by these: metrics and columns `segm_AP` ...
-    """
-    if metric == "coco":
-        truth, results = coco_ground_truth(dataset), detections_to_coco(detections, dataset)
-        report = evaluate_coco(truth, results)
-        if any(found.masks is not None for found in detections.values()):
-            report = report.merge(segm_report(truth, results))
-        return report
-    return evaluate_voc(dataset.records, detections, dataset.class_names, metric=metric)
 
 
 def draw_extremes(
@@ -133,7 +92,7 @@ def measure(
             proposals[record.image_id] = boxes
     rate = len(dataset) / (time.perf_counter() - start)
     recall = proposal_recall(dataset.records, proposals) if proposals else {}
-    report = score(dataset, detections, metric)
+    report = evaluate(dataset, detections, metric)
     return report.merge(Report({**recall, "images_per_second": rate})), detections
 
 
@@ -152,6 +111,7 @@ def run_test(
     detector.config = config
     imageset = choose_imageset(config, request.imageset)
     dataset = open_dataset(config.data, imageset)
+    choose_metric(dataset, request.metric)  # an unknown one is known before the work begins
 
     report, detections = measure(
         detector, dataset, request.metric, request.batch_size, request.num_workers

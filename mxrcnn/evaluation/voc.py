@@ -73,7 +73,7 @@ def evaluate_voc(
     if unanswered:
         notes.append(f"{unanswered} of {len(records)} images have no entry in the detections")
     mean = float(aps[seen].mean()) if seen.any() else float("nan")
-    return Report({"mAP": mean}, per_class, curves, notes)
+    return Report({"mAP": mean}, per_class, curves, notes, metric, "mAP")
 
 
 def _evaluate_class(

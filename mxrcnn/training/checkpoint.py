@@ -118,6 +118,15 @@ def join_params(args: Params, auxs: Params) -> Params:
     }
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: its step, its number, and what that is, such as "coco AP"."""
+
+    step: int
+    metric: str
+    value: float
+
+
 class RunFolder:
     """A run on disk: config, symbols, checkpoints, log."""
 
@@ -204,23 +213,34 @@ class RunFolder:
         matches = (_NAME.fullmatch(p.name) for p in self.checkpoints.iterdir())
         return sorted(int(m.group(1)) for m in matches if m)
 
-    def best(self) -> dict[str, Any] | None:
-        """{"step": ..., "mAP": ...} of the best validation so far."""
+    def best(self) -> Best | None:
+        """The best validation so far; CheckpointError for a broken best.json."""
         path = self.path / "best.json"
         if not path.is_file():
             return None
         best = _read_object(path)
-        if not (_is_number(best.get("step"), int) and _is_number(best.get("mAP"), int, float)):
-            raise CheckpointError(f"{path}: names no step and mAP")
-        return best
+        if "mAP" in best:  # as it was when every validation was by voc07
+            best = {"metric": "voc07 mAP", "value": best.pop("mAP"), **best}
+        step, metric, value = (best.get(key) for key in ("step", "metric", "value"))
+        if not (_is_number(step, int) and isinstance(metric, str)):
+            raise CheckpointError(f"{path}: names no step and metric")
+        if not (_is_number(value, int, float) and 0 <= value < float("inf")):
+            raise CheckpointError(f"{path}: value is {str(value)[:40]}")
+        return Best(step, metric, value)
 
-    def note_best(self, step: int, mean_ap: float) -> bool:
-        """Remember this step's checkpoint if its mAP is the best so far; says whether it is."""
+    def note_best(self, step: int, metric: str, value: float) -> bool:
+        """Remember this step's checkpoint if it is the best so far by that number; says whether.
+
+        A number of another metric does not compare: it is replaced. NaN, and the -1 of pycocotools,
+        mean that there was nothing to measure, and are never the best.
+        """
         best = self.best()
-        if not mean_ap >= 0 or (best is not None and best["mAP"] >= mean_ap):  # or it is NaN
+        if not 0 <= value < float("inf"):
+            return False
+        if best is not None and best.metric == metric and best.value >= value:
             return False
         with atomic_write(self.path / "best.json") as handle:
-            json.dump({"step": step, "mAP": mean_ap}, handle)
+            json.dump({"step": step, "metric": metric, "value": value}, handle)
         return True
 
     def folder(self, which: str | int = "last") -> Path:
@@ -235,7 +255,7 @@ class RunFolder:
                     f"{self.path} has no best checkpoint: it was trained without validation "
                     "(--val-imageset and --val-every); use --checkpoint last"
                 )
-            step = best["step"]
+            step = best.step
         else:
             step = steps[-1] if which == "last" else which
         known = {str(step): step for step in steps}
@@ -263,7 +283,7 @@ class RunFolder:
             _sync(self.checkpoints)
         best = self.best()
         for step in self.steps()[: -max(1, keep)]:
-            if best is None or step != best["step"]:
+            if best is None or step != best.step:
                 self._remove(self.checkpoints / f"step-{step:08d}")
         return final
 

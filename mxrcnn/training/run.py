@@ -159,14 +159,14 @@ def describe(dataset: Dataset) -> list[str]:
 def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
     """The run's configuration, with more or fewer epochs if asked; ConfigError for other wishes."""
     settings = {**request.settings, **parse_settings(request.words)}
-    changes = set(settings) - {"train.epochs", "epochs"}
+    changes = set(settings) - {"train.epochs", "epochs", "train.val_metric", "val_metric"}
     changes |= {
         f"--{name}" for name in ("preset", "out", "network", "kvstore") if getattr(request, name)
     }
     if changes:
         raise ConfigError(
-            "--resume takes the run's own settings; only --epochs, --gpus and --num-workers "
-            f"may change, not {', '.join(sorted(changes))}"
+            "--resume takes the run's own settings; only --epochs, --val-metric, --gpus and "
+            f"--num-workers may change, not {', '.join(sorted(changes))}"
         )
     config = override(run.config(), settings)
     here = number_of_workers() if started_together() else 1
@@ -217,6 +217,8 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[s
     told = trainer.resume() if request.resume else trainer.begin()
     if workers.first:
         say(told)
+        if trainer.validation is not None:
+            say([trainer.validation.describe(run.best())])
         if request.resume:
             run.write_config(config)  # other epochs stay when it is resumed again
     return trainer

@@ -27,8 +27,6 @@ from mxrcnn.data.loader import (
     training_shapes,
 )
 from mxrcnn.data.records import Dataset
-from mxrcnn.evaluation.voc import evaluate_voc
-from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import (
     CheckpointError,
     Params,
@@ -41,6 +39,7 @@ from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetric
 from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 from mxrcnn.training.signals import StopRequest
+from mxrcnn.training.validation import Validation, verdict
 from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
@@ -316,17 +315,19 @@ class Trainer:
         contexts: Sequence[mx.Context],
         workers: Workers | None = None,
     ) -> None:
-        self.config, self.run, self.val_dataset = config, run, val_dataset
+        self.config, self.run = config, run
         self.workers = workers or Workers()
         self.identity = DataIdentity.of(dataset, config.data.masks)
         self.plan = TrainingPlan(dataset, config, self.workers.count)
         self.network = Network(config, self.plan, contexts, self.workers)
+        self.validation: Validation | None = None
+        if val_dataset is not None:
+            self.validation = Validation(config, val_dataset, contexts[0])
         self.schedule = make_schedule(config.train, self.plan.steps)
         self.total = config.train.epochs * self.plan.steps
         self.metrics = RunningMetrics(self.network.detector.losses)
         self.state = TrainState()
         self.last: dict[str, float] = {}
-        self._validator: Detector | None = None
         self._stop_requests: deque[mx.nd.NDArray] = deque()
         writes = config.train.tensorboard and self.workers.first
         self.summary_writer = _summary_writer() if writes else _no_writer
@@ -401,7 +402,7 @@ class Trainer:
         """Whether an epoch has ended that is to be validated and has not been."""
         every, state = self.config.train.val_every, self.state
         if (
-            self.val_dataset is None
+            self.validation is None
             or not self.workers.first
             or not every
             or state.batch
@@ -413,23 +414,17 @@ class Trainer:
         rows = self.run.read_log()
         return not any(row["kind"] == "val" and row["step"] == state.step for row in rows)
 
-    def validate(self) -> float:
-        """Mean AP (VOC 2007) of the validation images with the current parameters, in 0..1."""
-        args, auxs = split_params(self.network.params())
-        if self._validator is None:
-            self._validator = Detector(
-                self.run.symbol("test"), args, auxs, self.config, self.network.contexts[0]
-            )
-        else:
-            self._validator.set_params(args, auxs)
-        found = self._validator.predict_dataset(self.val_dataset, progress=False)
-        names = self.config.data.class_names
-        report = evaluate_voc(self.val_dataset.records, found, names, metric="voc07")
-        mean_ap = report.metrics["mAP"]
-        row = {"kind": "val", "step": self.state.step, "epoch": self.state.epoch, "mAP": mean_ap}
-        self.run.note_best(self.state.step, mean_ap)
-        self.run.append_log(row)  # last: with it the validation is done
-        return mean_ap
+    def validate(self) -> tuple[dict[str, Any], str]:
+        """Score the current parameters on the validation images.
+
+        Returns the row that it adds to log.jsonl, and what to tell.
+        """
+        before, step = self.run.best(), self.state.step
+        report = self.validation.score(self.run, self.network.params())
+        is_best = self.run.note_best(step, report.label, report.value)
+        row = {"step": step, "epoch": self.state.epoch, **self.validation.log_row(report)}
+        self.run.append_log({"kind": "val", **row})  # last: with it the validation is done
+        return row, verdict(report, is_best, before)
 
     def advance(self) -> bool:
         """Count one update; says whether an epoch ended."""
@@ -505,9 +500,12 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
 
     def validate_if_due() -> None:
         if trainer.owes_validation():
-            mean_ap = trainer.validate()
-            bar.write(f"epoch {trainer.state.epoch}: validation mAP {mean_ap:.4f}")
-            _write_events(writer, {"step": trainer.state.step, "mAP": mean_ap})
+            row, told = trainer.validate()
+            bar.write(f"epoch {row.pop('epoch')}: {told}")
+            metric = row.pop("metric")
+            step = row.pop("step")
+            scored = {f"{metric}/{name}": v for name, v in row.items() if v is not None}
+            _write_events(writer, {"step": step, **scored})
 
     with (
         StopRequest() as stop,

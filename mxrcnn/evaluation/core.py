@@ -1,0 +1,133 @@
+"""Scoring: the one place that knows the metrics, and what of the detections counts in all of them.
+
+Testing, validation in training, tools/quantize.py and the checks all call `evaluate`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.config import ConfigError
+from mxrcnn.data.coco import dataset_to_coco
+from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco, segm_report
+from mxrcnn.evaluation.report import Report
+from mxrcnn.evaluation.voc import evaluate_voc
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to score detections.
+
+    title: for people. score: data set and detections -> Report. masks: whether masks are scored, if
+    the detector makes them. logged: the numbers of the report that validation logs, as far as they
+    are there; the main number is the report's `main`.
+    """
+
+    name: str
+    title: str
+    score: Callable[[Dataset, Mapping[ImageId, Detections]], Report]
+    masks: bool
+    logged: tuple[str, ...]
+
+
+def choose_metric(dataset: Dataset, asked: str = AUTO) -> Metric:
+    """The metric of that name; for "auto" the data set's own. ConfigError for another name."""
+    name = dataset.metric if asked == AUTO else asked
+    if name not in METRICS:
+        raise ConfigError(f"metric {name!r}: there are {', '.join((AUTO, *METRICS))}")
+    return METRICS[name]
+
+
+def evaluate(
+    dataset: Dataset, detections: Mapping[ImageId, Detections], metric: str = AUTO
+) -> Report:
+    """Score detections of a data set by a metric: auto, voc07, voc12 or coco.
+
+    auto is the data set's own: COCO's AP@[.50:.95] for COCO files, VOC07 mAP for Pascal VOC. In all
+    of them difficult and crowd objects are ignored, and so are detections of classes that the
+    image's file does not annotate (`ImageRecord.active_classes`); the notes count them. With coco,
+    detections with masks are also scored by these (`segm_AP` ...), and `segm_AP` is then the main
+    number. Raises ConfigError for another metric, and ValueError as `in_order` does.
+    """
+    chosen = choose_metric(dataset, metric)
+    counted, left_out = without_unannotated(dataset, detections)
+    report = chosen.score(dataset, counted)
+    if left_out:
+        report.notes.append(
+            f"{left_out} detections do not count: their image's file does not annotate their class"
+        )
+    return report
+
+
+def without_unannotated(
+    dataset: Dataset, detections: Mapping[ImageId, Detections]
+) -> tuple[Mapping[ImageId, Detections], int]:
+    """The detections without those of classes that their image's file does not annotate, and how
+    many these are. Whether an object of such a class is there, nobody knows."""
+    partly = {r.image_id: r.active_classes for r in dataset.records if r.active_classes is not None}
+    changed, left_out = {}, 0
+    for image_id in partly.keys() & detections.keys():
+        found = detections[image_id]
+        keep = np.isin(found.classes, partly[image_id])
+        changed[image_id] = found[keep]
+        left_out += int(len(found) - keep.sum())
+    return ({**detections, **changed} if left_out else detections), left_out
+
+
+def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """The data set in COCO's form: its own annotation file, but only what was loaded of it.
+
+    Images have the sizes of the records, which a file may lack and polygons need.
+    """
+    if dataset.annotation_file is None:
+        return dataset_to_coco(dataset)
+    truth = json.loads(Path(dataset.annotation_file).read_text(encoding="utf-8"))
+    images = {r.image_id: {"height": r.height, "width": r.width} for r in dataset.records}
+    categories = set(dataset.category_ids or ())
+    return {
+        **truth,
+        "images": [{**x, **images[x["id"]]} for x in truth["images"] if x["id"] in images],
+        "categories": [x for x in truth["categories"] if x["id"] in categories],
+        "annotations": [
+            x
+            for x in truth["annotations"]
+            if x["image_id"] in images and x["category_id"] in categories
+        ],
+    }
+
+
+def _score_coco(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> Report:
+    """Boxes, and masks where the detections have some."""
+    truth, results = coco_ground_truth(dataset), detections_to_coco(detections, dataset)
+    report = evaluate_coco(truth, results)
+    if any(found.masks is not None for found in detections.values()):
+        masks = segm_report(truth, results)
+        report = replace(report.merge(masks), main=masks.main or report.main)
+    return report
+
+
+def _score_voc(name: str, dataset: Dataset, detections: Mapping[ImageId, Detections]) -> Report:
+    return evaluate_voc(dataset.records, detections, dataset.class_names, metric=name)
+
+
+_COCO_LOGGED = ("AP", "AP50", "AP75", "segm_AP", "segm_AP50", "segm_AP75")
+
+#: the metrics by name, as in --metric and --val-metric
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("voc07", "VOC07 mAP", partial(_score_voc, "voc07"), False, ("mAP",)),
+        Metric("voc12", "VOC12 mAP (area)", partial(_score_voc, "voc12"), False, ("mAP",)),
+        Metric("coco", "COCO's AP@[.50:.95]", _score_coco, True, _COCO_LOGGED),
+    )
+}
