@@ -266,13 +266,14 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
     Values are of the field's type (lists become tuples). Raises ConfigError for unknown or
     ambiguous keys and wrong types.
     """
+    values: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         section, _, name = full_name(config, key).partition(".")
-        part = getattr(config, section)
-        hints = typing.get_type_hints(type(part))
-        part = _replace(part, {name: _coerce(key, value, hints[name])})
-        config = dataclasses.replace(config, **{section: part})
-    return config
+        hints = typing.get_type_hints(type(getattr(config, section)))
+        values.setdefault(section, {})[name] = _coerce(key, value, hints[name])
+    # all at once: a section checks its fields against each other
+    parts = {name: _replace(getattr(config, name), new) for name, new in values.items()}
+    return dataclasses.replace(config, **parts)
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

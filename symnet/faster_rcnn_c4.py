@@ -20,10 +20,6 @@ class ResNet50C4Config(ClassicConfig):
     units: tuple[int, ...] = (3, 4, 6, 3)
     norm: Literal["frozen", "batch"] = "frozen"
 
-    def __post_init__(self) -> None:
-        if len(self.units) != 4 or min(self.units) < 1:
-            raise ValueError(f"model.units={self.units!r}: four numbers from 1 are needed")
-
 
 @dataclass(frozen=True)
 class ResNet101C4Config(ResNet50C4Config):

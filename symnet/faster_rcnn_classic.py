@@ -21,6 +21,7 @@ from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import float32
 from symnet.metrics import classic_counts, rcnn_metrics, rpn_metrics
+from symnet.ranges import check_order, check_ranges
 from symnet.roi import crop_and_resize, decode_boxes, detections, roi_head, roi_losses
 from symnet.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
 from symnet.targets import RPNSampling, rpn_targets
@@ -70,6 +71,10 @@ class ClassicConfig:
     test_pre_nms_top_n: int = 2000
     test_max_detections: int = 100
     sampling_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_order(self, "rpn_bg_overlap", "rpn_fg_overlap")
 
     @property
     def anchors(self) -> AnchorSpec:

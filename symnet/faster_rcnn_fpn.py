@@ -21,6 +21,7 @@ from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.fpn import fpn, roi_align_levels
 from symnet.metrics import pyramid_counts, pyramid_metrics
+from symnet.ranges import check_order, check_ranges
 from symnet.roi import (
     box_head_losses,
     box_predictor,
@@ -92,6 +93,10 @@ class RCNNConfig:
     box_detections_per_img: int = 100
     bbox_log_clip: float = math.log(1000 / 16)
     sampling_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_order(self, "rpn_bg_iou_thresh", "rpn_fg_iou_thresh")
 
     @property
     def rpn_groups(self) -> int:

@@ -23,6 +23,7 @@ from symnet.faster_rcnn_fpn import (
     make_detector,
     train_stages,
 )
+from symnet.ranges import refuse
 from symnet.roi import box_predictor
 from symnet.rpn import pyramid_proposals, pyramid_rpn
 
@@ -52,6 +53,11 @@ class FasterRCNNV1bConfig(RCNNConfig):
     box_min_size: float = 0.0
     box_cut_last: bool = True
     box_pre_nms_top_n: int = 6000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rpn_channels:
+            refuse(self, "rpn_channels", "must be at least 1; there is no pyramid to take it from")
 
     @property
     def anchors(self) -> ClassicLevels:

@@ -26,6 +26,7 @@ from symnet.layers import (
     relu,
 )
 from symnet.metrics import fcos_counts, fcos_metrics
+from symnet.ranges import check_ranges, refuse
 from symnet.roi import cut_to_image, suppressed
 from symnet.targets import PointMatching, fcos_targets
 
@@ -89,6 +90,17 @@ class FCOSConfig:
     pre_nms_top_n: int = 1000
     nms_thresh: float = 0.6
     detections_per_img: int = 100
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        low, high = self.size_range
+        if high < 2 * low:
+            refuse(
+                self,
+                "size_range",
+                "objects between two levels would have no points: the second "
+                "number must be at least twice the first",
+            )
 
     @property
     def points(self) -> PyramidPoints:

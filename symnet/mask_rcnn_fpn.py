@@ -22,6 +22,7 @@ from symnet.faster_rcnn_fpn import (
     pool_rois,
     train_stages,
 )
+from symnet.ranges import refuse
 from symnet.roi import mask_head, mask_loss, of_class, with_batch_index
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class MaskFields:
 
     mask_channels: int = 256
     mini_mask: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.num_masks(1):
+            rois = self.box_batch_size_per_image
+            refuse(self, "box_positive_fraction", f"leaves none of {rois} RoIs to learn masks from")
 
     def num_masks(self, images: int) -> int:
         """F: room for as many RoIs as can be foreground."""

@@ -26,6 +26,7 @@ from mxrcnn.config import (
 )
 from mxrcnn.training.run import QUICK, TrainRequest, build_config
 from symnet import get_detector
+from symnet.ranges import RANGES
 
 NETWORK = "faster_rcnn_vgg16"
 #: build_config looks for full names only
@@ -201,18 +202,39 @@ VALUES = {
 }
 
 
+def numbers_of(name: str, hint: typing.Any) -> st.SearchStrategy:
+    """Values of a field with a range, and some of its ends."""
+    allowed = RANGES[name]
+    args = typing.get_args(hint)
+    least, greatest = allowed.least, min(allowed.greatest, 1e9)
+    if (args or (hint,))[0] is int:
+        number = st.integers(int(least) + allowed.above, int(greatest) - allowed.below)
+    else:
+        ends = {"exclude_min": allowed.above, "exclude_max": allowed.below}
+        number = st.floats(least, greatest, **ends)
+    if not args:
+        return number
+    count = allowed.count
+    return st.lists(number, min_size=count or 1, max_size=count or 4).map(tuple)
+
+
 def values_of(cls: type) -> st.SearchStrategy:
     """Instances of a config section with any allowed value in each field."""
     fields = {}
     for name, hint in typing.get_type_hints(cls).items():
-        if typing.get_origin(hint) is tuple:
+        if name in RANGES and cls not in (DataConfig, TrainConfig):
+            fields[name] = numbers_of(name, hint)
+        elif typing.get_origin(hint) is tuple:
             sizes = {"min_size": 3, "max_size": 3} if name in ("mean", "std") else {"max_size": 4}
             fields[name] = st.lists(VALUES[typing.get_args(hint)[0]], **sizes).map(tuple)
         elif typing.get_origin(hint) is typing.Literal:
             fields[name] = st.sampled_from(typing.get_args(hint))
         else:
             fields[name] = VALUES[hint]
-    return st.builds(cls, **fields)
+    made = st.fixed_dictionaries(fields)
+    if "rpn_bg_overlap" in fields:
+        made = made.filter(lambda values: values["rpn_bg_overlap"] <= values["rpn_fg_overlap"])
+    return made.map(lambda values: cls(**values))
 
 
 @given(

@@ -1,0 +1,144 @@
+"""What the numbers of a detector's config may be: one table for the configs of all networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `greatest`, all finite.
+
+    above, below: the end itself does not belong to it. count: how many numbers a field that is a
+    tuple must have; 0: any, but at least one.
+    """
+
+    least: float
+    greatest: float = math.inf
+    above: bool = False
+    below: bool = False
+    count: int = 0
+
+    def allows(self, value: Any) -> bool:
+        """Whether a field may have that value, a number or a tuple of numbers."""
+        if not isinstance(value, (tuple, list)):
+            return self._has(value)
+        right = len(value) == self.count if self.count else len(value) > 0
+        return right and all(self._has(number) for number in value)
+
+    def _has(self, number: float) -> bool:
+        if not self.least <= number <= self.greatest or number == math.inf:  # also refuses NaN
+            return False
+        at_least, at_greatest = number == self.least, number == self.greatest
+        return not ((self.above and at_least) or (self.below and at_greatest))
+
+    def __str__(self) -> str:
+        """What is allowed, as a message says it after "must be"."""
+        text = f"{'above' if self.above else 'at least'} {self.least:g}"
+        if self.greatest < math.inf:
+            text += f" and {'below' if self.below else 'at most'} {self.greatest:g}"
+        else:
+            text += ", and finite"
+        return f"{_WORDS[self.count]} numbers, each {text}" if self.count else text
+
+
+_WORDS = {2: "two", 4: "four", 5: "five"}
+
+POSITIVE = Range(0, above=True)
+FROM_0 = Range(0)
+FROM_1 = Range(1)
+#: -1 stands for "all"
+COUNT_OR_ALL = Range(-1)
+#: a share of something, an overlap
+SHARE = Range(0, 1)
+#: a threshold that some score is above
+SCORE = Range(0, 1, below=True)
+STDS = Range(0, above=True, count=4)
+
+#: of every field that is a number or a tuple of numbers, whatever the config
+RANGES = {
+    "num_classes": Range(2),  # the background and one class
+    "unused_classes": FROM_0,
+    "sampling_seed": FROM_0,
+    # the body
+    "width": POSITIVE,
+    "units": Range(1, count=4),
+    "trainable_layers": Range(0, 5),
+    "fc_dim": FROM_1,
+    "fpn_channels": FROM_1,
+    # anchors and points
+    "anchor_sizes": Range(0, above=True, count=5),  # one for each level of the pyramid
+    **dict.fromkeys(("anchor_scales", "anchor_ratios"), POSITIVE),
+    "size_range": Range(0, above=True, count=2),
+    "centre_radius": FROM_0,
+    # the region proposal network
+    "rpn_channels": FROM_0,
+    **dict.fromkeys(("rpn_batch_rois", "rpn_batch_size_per_image"), FROM_1),
+    **dict.fromkeys(("rpn_fg_fraction", "rpn_positive_fraction"), SHARE),
+    **dict.fromkeys(("rpn_fg_overlap", "rpn_fg_iou_thresh"), SHARE),
+    **dict.fromkeys(("rpn_bg_overlap", "rpn_bg_iou_thresh"), SHARE),
+    "rpn_bbox_stds": STDS,
+    # proposals
+    "rpn_nms_thresh": SHARE,
+    "rpn_score_thresh": SCORE,
+    "rpn_min_size": FROM_0,
+    **dict.fromkeys(("rpn_pre_topk", "rpn_pre_topk_test"), COUNT_OR_ALL),
+    **dict.fromkeys(("rpn_post_topk", "rpn_post_topk_test"), FROM_1),
+    **dict.fromkeys(("rpn_pre_nms_top_n", "rpn_pre_nms_top_n_test"), FROM_1),
+    **dict.fromkeys(("rpn_post_nms_top_n", "rpn_post_nms_top_n_test"), FROM_1),
+    # RoIs and the box head
+    **dict.fromkeys(("rcnn_batch_rois", "box_batch_size_per_image"), FROM_1),
+    **dict.fromkeys(("rcnn_fg_fraction", "box_positive_fraction"), SHARE),
+    **dict.fromkeys(("rcnn_fg_overlap", "box_fg_iou_thresh"), SHARE),
+    **dict.fromkeys(("rcnn_bbox_stds", "box_bbox_stds"), STDS),
+    **dict.fromkeys(("rcnn_pooled_size", "box_roi_size"), FROM_1),
+    "rcnn_dropout": SCORE,
+    "box_sampling_ratio": FROM_0,
+    "box_canonical_size": POSITIVE,
+    "box_canonical_level": FROM_0,
+    "box_level_offset": FROM_0,
+    "box_head_convs": FROM_0,
+    "box_head_dim": FROM_1,
+    "bbox_log_clip": FROM_0,
+    # masks
+    "mask_channels": FROM_1,
+    "mask_layers": FROM_0,
+    "mask_roi_size": FROM_1,
+    "mask_sampling_ratio": FROM_0,
+    "mini_mask": FROM_0,
+    # the head of FCOS and its losses
+    "head_layers": FROM_0,
+    "prior": Range(0, 1, above=True, below=True),
+    "focal_alpha": SHARE,
+    "focal_gamma": FROM_0,
+    # detections
+    **dict.fromkeys(("test_score_thresh", "box_score_thresh", "score_thresh"), SCORE),
+    **dict.fromkeys(("test_nms_thresh", "box_nms_thresh", "nms_thresh"), SHARE),
+    "box_min_size": FROM_0,
+    **dict.fromkeys(("test_pre_nms_top_n", "box_pre_nms_top_n"), COUNT_OR_ALL),
+    "pre_nms_top_n": FROM_1,
+    **dict.fromkeys(
+        ("test_max_detections", "box_detections_per_img", "detections_per_img"), FROM_1
+    ),
+}
+
+
+def refuse(config: Any, name: str, reason: str) -> None:
+    """ValueError that names a field of a config, its value, and what is wrong with it."""
+    raise ValueError(f"model.{name}={getattr(config, name)!r}: {reason}")
+
+
+def check_ranges(config: Any) -> None:
+    """ValueError that names the first field outside its range, its value, and the range."""
+    for name, allowed in RANGES.items():
+        if hasattr(config, name) and not allowed.allows(getattr(config, name)):
+            refuse(config, name, f"must be {allowed}")
+
+
+def check_order(config: Any, lower: str, upper: str) -> None:
+    """ValueError if one field is above another that bounds it."""
+    bound = getattr(config, upper)
+    if getattr(config, lower) > bound:
+        refuse(config, lower, f"must not be above model.{upper}={bound!r}")
