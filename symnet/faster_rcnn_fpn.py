@@ -274,6 +274,7 @@ def train_stages(
         box_stds=tuple(config.box_bbox_stds),
         box_offset=0,
         with_matched=True,
+        fill_with_background=False,
         seed=config.sampling_seed,
     )
     logits, deltas = box_head(config, stages.pyramid, rois)

@@ -1,7 +1,8 @@
 """The metrics of training, on the device and without waiting for it.
 
 Letters: B images, A anchors (all of an image), R RoIs an image, C classes with background 0.
-Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Label -1 never counts.
+Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Rows of label -1 add nothing
+to a sum.
 """
 
 from __future__ import annotations
@@ -34,9 +35,14 @@ def rpn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
 
 
 def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
-    """cls_prob (B, R, C), bbox_loss (B, R, 4C), label (B, R)."""
+    """cls_prob (B, R, C), bbox_loss (B, R, 4C), label (B, R).
+
+    The log loss is divided by all rows, as the loss that is trained.
+    """
     prob = mx.nd.reshape(cls_prob, shape=(-3, 0))
     pairs = _class_metrics("RCNN", prob, label.reshape((-1,)))
+    loss, _ = pairs["RCNNLogLoss"]
+    pairs["RCNNLogLoss"] = (loss, mx.nd.full((1,), label.size, ctx=loss.context))
     pairs["RCNNL1Loss"] = (bbox_loss.sum(), (label > 0).sum())
     return pairs
 

@@ -15,7 +15,7 @@ from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.targets import RoISampling, roi_targets
 
-#: pixels: a place is told to the nearest multiple
+#: places of proposals are rounded to multiples of so many pixels
 _ROUGH = 8
 
 
@@ -23,8 +23,10 @@ class ProposalTarget(mx.operator.CustomOp):
     """Samples each image's RoIs; a pure function of its inputs and the seed.
 
     The generator is seeded by the operator's seed, the image's objects and, so that every epoch
-    draws anew, roughly where its best proposal lies. Nothing needs saving, and neither threads nor
-    a resumed run nor other devices, which round otherwise in the last bit, change what is drawn.
+    draws anew, the place of its best proposal, rounded to _ROUGH pixels. So no random state needs
+    saving, and neither threads nor a resumed run change what is drawn. Another device, whose
+    arithmetic differs in the last bit, nearly always draws the same; not where a coordinate lies so
+    close to the border between two rounded values that the bit decides.
     """
 
     def __init__(self, prop: ProposalTargetProp) -> None:
@@ -39,7 +41,7 @@ class ProposalTarget(mx.operator.CustomOp):
         for image, objects in enumerate(gt_boxes):
             proposals = np.ascontiguousarray(rois[rois[:, 0] == image, 1:])
             real = objects[objects[:, 4] > 0]
-            place = np.rint(proposals[:1] / _ROUGH)
+            place = np.rint(proposals[:1] / _ROUGH) + np.float32(0)  # -0.0 becomes 0.0
             rng = np.random.default_rng([prop.seed, zlib.crc32(real), zlib.crc32(place)])
             boxes, *targets = roi_targets(
                 proposals, objects, prop.num_classes, prop.sampling, prop.coder, rng
@@ -59,8 +61,9 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
     """Inputs rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
 
     Outputs rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). batch_rois is
-    B*R, the RoIs of all images. with_matched adds matched (B*R,): the row of gt_boxes that a
-    foreground RoI belongs to, 0 for the others. No gradient flows to the inputs.
+    B*R, the RoIs of all images. fill_with_background: see RoISampling. with_matched adds matched
+    (B*R,): the row of gt_boxes that a foreground RoI belongs to, 0 for the others. No gradient
+    flows to the inputs.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         seed="0",
         box_offset="1",
         with_matched="False",
+        fill_with_background="True",
     ):
         super().__init__(need_top_grad=False)
         self.num_classes = int(num_classes)
@@ -83,6 +87,7 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
             num_samples=self.batch_rois // self.batch_images,
             fg_fraction=float(fg_fraction),
             fg_thresh=float(fg_overlap),
+            fill_with_background=str(fill_with_background) == "True",
         )
         stds = ast.literal_eval(str(box_stds))
         self.coder = BoxCoder(stds=stds, offset=float(box_offset))

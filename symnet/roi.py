@@ -42,7 +42,8 @@ def roi_losses(
 ) -> tuple[Symbol, Symbol]:
     """The class loss and the box loss, each summed over RoIs and divided by num_samples = B*R.
 
-    label (B*R,), -1 for RoIs that fill up and do not count; bbox_target, bbox_weight (B*R, 4C).
+    label (B*R,), -1 for rows that add nothing to the class loss, though it is divided by all rows;
+    bbox_target, bbox_weight (B*R, 4C).
     """
     cls_prob = mx.sym.SoftmaxOutput(
         cls_score, label, normalization="batch", use_ignore=True, ignore_label=-1, name="cls_prob"

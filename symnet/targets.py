@@ -149,12 +149,18 @@ def rpn_targets(
 
 @dataclass(frozen=True)
 class RoISampling:
-    """How many RoIs of an image the box head learns from, and what counts as foreground."""
+    """How many RoIs of an image the box head learns from, and what counts as foreground.
+
+    fill_with_background: with fewer candidates than num_samples, background RoIs are repeated and
+    every row counts, as in the original MXNet graph, whose class loss divides by all rows. Off, the
+    remaining rows have label -1: for losses that divide by the number of counted rows.
+    """
 
     num_samples: int = 128
     fg_fraction: float = 0.25
     fg_thresh: float = 0.5
     bg_thresh_low: float = 0.0
+    fill_with_background: bool = True
 
 
 def _distinct(boxes: np.ndarray) -> np.ndarray:
@@ -179,8 +185,9 @@ def roi_targets(
 
     Fast R-CNN, section 2.3: the objects join the proposals (P, 4); a quarter of the RoIs is
     foreground, and each RoI has targets only in the four columns of its class. Repeated proposals
-    count once. Where there are fewer candidates than RoIs, the rest repeats a sampled box with
-    label -1 and weights 0: it takes part in no loss.
+    count once. Where there are fewer candidates than RoIs, the remaining rows repeat the sampled
+    background in turn (see RoISampling). Without background they repeat the first box with label
+    -1 and weights 0.
     """
     count = sampling.num_samples
     objects = real_objects(gt_boxes)
@@ -197,6 +204,8 @@ def roi_targets(
     fg = choose(fg, round(count * sampling.fg_fraction), rng)
     bg = np.flatnonzero((best < sampling.fg_thresh) & (best >= sampling.bg_thresh_low))
     bg = choose(bg, count - len(fg), rng)
+    if sampling.fill_with_background and len(bg):
+        bg = np.resize(bg, count - len(fg))
     kept = np.concatenate([fg, bg])
 
     rois = np.zeros((count, 4), np.float32)
@@ -229,9 +238,10 @@ def expand_by_class(
 class PointMatching:
     """Which object a point of FCOS belongs to; lengths are in strides of the point's level.
 
-    size_range: the least and the largest of a point's largest distance to the sides of its object;
-    from 0 on the first level, to infinity on the last. centre_radius: a point is no further than
-    that from the object's centre, in x and in y; 0 is off.
+    size_range: a point's largest distance to the sides of its object lies strictly between these
+    bounds, as in torchvision; from 0 on the first level, to infinity on the last. A distance that
+    equals a bound fits neither level. centre_radius: a point is nearer than that to the object's
+    centre, in x and in y; 0 is off.
     """
 
     size_range: tuple[float, float] = (4.0, 8.0)
@@ -258,7 +268,7 @@ def match_points(
     low = np.where(levels == 0, 0, rule.size_range[0] * stride[:, 0])[:, None]
     high = np.where(levels == len(strides) - 1, np.inf, rule.size_range[1] * stride[:, 0])[:, None]
     farthest = ltrb.max(axis=2)
-    ours = (ltrb.min(axis=2) > 0) & (farthest >= low) & (farthest <= high)
+    ours = (ltrb.min(axis=2) > 0) & (farthest > low) & (farthest < high)
     if rule.centre_radius > 0:
         # half the difference of left and right is the distance to the centre
         away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2

@@ -4,12 +4,15 @@ SoftmaxOutput and MakeLoss hand back gradients of losses that they never compute
 are written out in float64 and differentiated numerically.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from symnet import get_detector
 from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
+from symnet.metrics import rcnn_metrics
 from symnet.roi import roi_losses
 from symnet.rpn import rpn_head, rpn_losses
 from symnet.targets import pad_objects
@@ -270,6 +273,27 @@ def test_without_objects_the_box_losses_are_exactly_0(config, images):
     for layer in ("rpn_cls_score", "cls_score", "conv1_1"):
         assert gradients[f"{layer}_weight"].any()
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("proposals", [20, 3])
+def test_the_class_loss_in_the_log_is_the_one_that_is_trained(config, proposals):
+    """Also where there are fewer proposals than RoIs to sample, as in small images."""
+    config = replace(config, rpn_post_topk=proposals)
+    image = one_image(config, 4)
+    outputs, gradients = train_pass(config, [image])
+    label = outputs["label_blockgrad"]
+    logits = np.log(outputs["cls_prob_reshape"][0])
+
+    def logged(bias):
+        scores = np.exp(logits + bias)
+        prob = scores / scores.sum(axis=1, keepdims=True)
+        arrays = (mx.nd.array(x) for x in (prob[None], outputs["bbox_loss_reshape"], label))
+        loss, count = rcnn_metrics(*arrays)["RCNNLogLoss"]
+        return (loss / count).asscalar()
+
+    expected = numeric_gradient(logged, np.zeros(config.num_classes), step=1e-2)
+    np.testing.assert_allclose(gradients["cls_score_bias"], expected, atol=2e-4)
+    assert np.abs(expected).max() > 0.02
 
 
 def test_the_box_head_s_gradients_in_the_graph(config):

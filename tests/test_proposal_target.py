@@ -68,15 +68,14 @@ def test_it_is_roi_targets_image_by_image(images):
     np.testing.assert_array_equal(found["rois"][:, 0], np.repeat(np.arange(images), 64))
     for image in range(images):
         proposals = np.ascontiguousarray(rois[rois[:, 0] == image, 1:])
+        place = np.rint(proposals[:1] / 8) + np.float32(0)
         expected = roi_targets(
             proposals,
             gt_boxes[image],
             5,
             RoISampling(64, 0.5, 0.6),
             BoxCoder(stds=(0.1, 0.2, 0.3, 0.4), offset=1),
-            np.random.default_rng(
-                [7, zlib.crc32(gt_boxes[image]), zlib.crc32(np.rint(proposals[:1] / 8))]
-            ),
+            np.random.default_rng([7, zlib.crc32(gt_boxes[image]), zlib.crc32(place)]),
         )
         rows = slice(64 * image, 64 * (image + 1))
         np.testing.assert_array_equal(found["rois"][rows, 1:], expected[0])
@@ -130,6 +129,15 @@ def test_what_is_drawn_does_not_depend_on_the_place_in_the_batch():
     np.testing.assert_array_equal(both["rois"][128:, 1:], alone["rois"][:, 1:])
 
 
+def test_a_place_of_minus_zero_draws_as_zero_does():
+    rois, gt_boxes = make_inputs(1)
+    rois[0, 1:] = 1e-9, 1e-9, 40, 40
+    minus = rois.copy()
+    minus[0, 1:3] = -1e-9
+    np.testing.assert_array_equal(run(rois, gt_boxes)["label"], run(minus, gt_boxes)["label"])
+    np.testing.assert_allclose(run(rois, gt_boxes)["rois"], run(minus, gt_boxes)["rois"], atol=1e-6)
+
+
 def test_flat_batched_and_padded_objects_are_the_same():
     rois, gt_boxes = make_inputs(1)
     flat = run(rois, gt_boxes[0])
@@ -148,13 +156,15 @@ def test_images_without_objects_are_background():
     assert not found["bbox_weight"][64:].any()
 
 
-def test_fewer_candidates_than_rois_and_proposals_that_are_not_finite():
+@pytest.mark.parametrize(("fill", "counted"), [(True, 128), (False, 10 + 6)])
+def test_fewer_candidates_than_rois_and_proposals_that_are_not_finite(fill, counted):
     rois, gt_boxes = make_inputs(1, proposals=20)
     rois[::2, 1:] = np.nan
-    found = run(rois, gt_boxes)
+    found = run(rois, gt_boxes, fill_with_background=fill)
     assert np.isfinite(found["rois"]).all()
     assert np.isfinite(found["bbox_target"]).all()
-    assert (found["label"] >= 0).sum() == 10 + 6
+    assert (found["label"] >= 0).sum() == counted
+    assert len(np.unique(found["rois"][found["label"] >= 0], axis=0)) == 10 + 6
     assert not found["bbox_weight"][found["label"] <= 0].any()
 
 

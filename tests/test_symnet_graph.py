@@ -511,8 +511,9 @@ def test_bf16_trains_with_nearly_the_same_loss(name):
     exact, low = (Small(name, {**scratch, "train.precision": p}) for p in ("fp32", "bf16"))
     first = exact.detector.losses[0]  # later ones may be of other RoIs
     one, other = (np.divide(*small.update()[0][first]) for small in (exact, low))
-    assert one != other
     assert one == pytest.approx(other, rel=0.05)
+    pairs = zip(exact.gradients().values(), low.gradients().values())
+    assert any((a != b).asnumpy().any() for a, b in pairs if a is not None)
     check_update(low)
 
 

@@ -205,10 +205,25 @@ def test_without_foreground_but_objects():
 
 def test_repeated_proposals_count_once():
     proposals = np.repeat([[0, 0, 100, 100], [200, 200, 300, 300]], 1000, axis=0)
-    rois, labels, _, _ = roi(proposals, [[400, 400, 450, 450, 1]])
+    rois, labels, _, _ = roi(
+        proposals, [[400, 400, 450, 450, 1]], count=16, fill_with_background=False
+    )
     assert (labels == 0).sum() == 2
     assert (labels == 1).sum() == 1
     assert len(np.unique(rois[labels >= 0], axis=0)) == 3
+    assert (labels == -1).sum() == 13
+
+
+def test_background_fills_up_evenly_and_counts():
+    """As in the original graph: its class loss divides by all rows."""
+    proposals = [[0, 0, 100, 100], [200, 200, 300, 300]]
+    rois, labels, targets, weights = roi(proposals, [[400, 400, 450, 450, 1]], count=16)
+    assert labels.tolist() == [1] + 15 * [0]
+    boxes, times = np.unique(rois[labels == 0], axis=0, return_counts=True)
+    np.testing.assert_array_equal(boxes, proposals)
+    assert sorted(times) == [7, 8]
+    assert not targets[labels == 0].any()
+    assert not weights[labels == 0].any()
 
 
 def test_padded_objects_change_nothing():

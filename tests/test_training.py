@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mxrcnn.compat import mx
-from mxrcnn.config import ConfigError, override
+from mxrcnn.config import ConfigError, make_config, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.core import evaluate
@@ -17,7 +17,7 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import Best, RunFolder
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
-from mxrcnn.training.trainer import Trainer, train
+from mxrcnn.training.trainer import Trainer, seeded_model, train
 from symnet.faster_rcnn_vgg16 import DETECTOR
 from tests.factories import TINY, tiny_config
 
@@ -80,6 +80,7 @@ def test_the_six_metrics_equal_slow_ones():
     rpn_rows = np.stack([rpn_prob[:, k].ravel() for k in (0, 1)], axis=1)
     rpn_acc, rpn_log = slow_class_metrics(rpn_rows, rpn_label.ravel())
     rcnn_acc, rcnn_log = slow_class_metrics(prob.reshape(-1, classes), label.ravel())
+    rcnn_log *= (label >= 0).mean()  # trained and logged per row, be it counted or not
     expected = {
         "RPNAcc": rpn_acc,
         "RPNLogLoss": rpn_log,
@@ -339,6 +340,13 @@ def test_tensorboard_that_is_not_installed(begin, monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="--tensorboard needs tensorboardX: pip install"):
         begin(train__tensorboard=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("network", ["faster_rcnn_vgg16", "mask_rcnn_r50_fpn", "fcos_r50_fpn"])
+def test_the_seed_reaches_the_sampling_of_rois(network):
+    config = override(make_config(network), {"train.seed": 5})
+    model = seeded_model(config)
+    assert getattr(model, "sampling_seed", None) == (None if "fcos" in network else 5)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(begin, tmp_path):

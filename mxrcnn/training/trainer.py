@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool
     return get_detector(config.network).init(config.model, name, shape, rng, scratch)
 
 
+def seeded_model(config: Config) -> Any:
+    """The model's config with train.seed added to its sampling_seed, if it samples in the graph."""
+    model = config.model
+    if "sampling_seed" not in {field.name for field in fields(model)}:
+        return model
+    return replace(model, sampling_seed=model.sampling_seed + config.train.seed)
+
+
 def _check_arrays(path: Path, arrays: Params, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """CheckpointError for arrays that a network with these shapes does not have, or not finite."""
     for name, value in arrays.items():
@@ -116,7 +124,7 @@ class Network:
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
         with precision(config.train.precision), partial_batches(self.parts > 1):
-            self.symbol = self.detector.train_symbol(config.model, images // devices)
+            self.symbol = self.detector.train_symbol(seeded_model(config), images // devices)
         size = plan.largest_size()
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
         targets = self.detector.assign_targets(config.model, nobody, np.random.default_rng(0))
