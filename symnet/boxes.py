@@ -13,24 +13,34 @@ import numpy as np
 
 
 def areas(boxes: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Areas (N,) of boxes (N, 4); an inverted box has area 0."""
-    sides = np.maximum(boxes[:, 2:4] - boxes[:, 0:2] + offset, 0)
-    return sides[:, 0] * sides[:, 1]
+    """Areas (...) of boxes (..., 4); an inverted box has area 0."""
+    sides = np.maximum(boxes[..., 2:4] - boxes[..., 0:2] + offset, 0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def intersections(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
     """Shared areas (N, M) of boxes (N, 4) and others (M, 4)."""
-    width = np.minimum.outer(boxes[:, 2], others[:, 2])
-    width -= np.maximum.outer(boxes[:, 0], others[:, 0])
-    height = np.minimum.outer(boxes[:, 3], others[:, 3])
-    height -= np.maximum.outer(boxes[:, 1], others[:, 1])
+    return paired_intersections(boxes[:, None], others, offset)
+
+
+def paired_intersections(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Shared areas (...) of each of boxes (..., 4) with its partner in others (..., 4)."""
+    width = np.minimum(boxes[..., 2], others[..., 2])
+    width -= np.maximum(boxes[..., 0], others[..., 0])
+    height = np.minimum(boxes[..., 3], others[..., 3])
+    height -= np.maximum(boxes[..., 1], others[..., 1])
     return np.maximum(width + offset, 0) * np.maximum(height + offset, 0)
 
 
 def iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
     """Intersection over union (N, M) of boxes (N, 4) and others (M, 4); 0 where both are empty."""
-    shared = intersections(boxes, others, offset)
-    union = np.add.outer(areas(boxes, offset), areas(others, offset)) - shared
+    return paired_iou(boxes[:, None], others, offset)
+
+
+def paired_iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """Intersection over union (...) of each of boxes (..., 4) with its partner in others."""
+    shared = paired_intersections(boxes, others, offset)
+    union = areas(boxes, offset) + areas(others, offset) - shared
     return shared / np.maximum(union, np.finfo(np.float32).tiny)
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symnet.boxes import BoxCoder, areas, iou
-
-IGNORE = -1
+from symnet.matching import IGNORE, match_anchors
 
 
 def real_objects(gt_boxes: np.ndarray) -> np.ndarray:
@@ -28,59 +27,6 @@ def choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     if len(candidates) <= count:
         return candidates
     return rng.choice(candidates, size=count, replace=False, shuffle=False)
-
-
-def claim_best(overlaps: np.ndarray) -> np.ndarray:
-    """One anchor for each object: its best one, no anchor twice.
-
-    overlaps (A, G). Returns (G,) anchor indices; -1 for an object that no free anchor overlaps.
-    Where objects want the same anchor, the one that overlaps it most gets it and the others take
-    their next best. Each round settles at least one object; nearly always there is one round.
-    """
-    overlaps = overlaps.copy()
-    claimed = np.full(overlaps.shape[1], -1, np.int64)
-    pending = np.arange(overlaps.shape[1])
-    while len(pending):
-        wanted = overlaps[:, pending].argmax(axis=0)
-        value = overlaps[wanted, pending]
-        pending, wanted, value = (x[value > 0] for x in (pending, wanted, value))
-        order = np.argsort(-value, kind="stable")
-        _, first = np.unique(wanted[order], return_index=True)
-        winners = order[first]
-        claimed[pending[winners]] = wanted[winners]
-        overlaps[wanted[winners]] = 0
-        pending = np.delete(pending, winners)
-    return claimed
-
-
-def match_anchors(
-    overlaps: np.ndarray, fg_thresh: float, bg_thresh: float, own_anchor: bool = True
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label anchors by their overlaps (A, G) with the objects (Faster R-CNN, section 3.1.2).
-
-    Returns labels (A,), the matched object of each anchor (A,), and the anchors (<= G,) that
-    objects claim as their own. Foreground: overlap of at least fg_thresh with some object, or an
-    object's best overlap (ties included). Every object that any anchor overlaps has one anchor of
-    its own, matched to it, whatever the overlap; unless own_anchor is off.
-    """
-    num_anchors, num_objects = overlaps.shape
-    if not num_objects:
-        nobody = np.zeros(num_anchors, np.int64)
-        return nobody, nobody, nobody[:0]
-    matched = overlaps.argmax(axis=1)
-    best = overlaps[np.arange(num_anchors), matched]
-    labels = np.full(num_anchors, IGNORE, np.int64)
-    labels[best < bg_thresh] = 0
-    labels[best >= fg_thresh] = 1
-    object_best = overlaps.max(axis=0)
-    labels[((overlaps == object_best) & (object_best > 0)).any(axis=1)] = 1
-    if not own_anchor:
-        return labels, matched, np.zeros(0, np.int64)
-    claimed = claim_best(overlaps)
-    objects = np.flatnonzero(claimed >= 0)
-    matched[claimed[objects]] = objects
-    labels[claimed[objects]] = 1
-    return labels, matched, claimed[objects]
 
 
 def candidate_anchors(anchors: np.ndarray, height: float, width: float) -> np.ndarray:
@@ -125,25 +71,37 @@ def rpn_targets(
     labels = np.full(len(anchors), IGNORE, np.float32)
     targets = np.zeros((len(anchors), 4), np.float32)
     weights = np.zeros((len(anchors), 4), np.float32)
-    inside = np.arange(len(anchors))
+    inside, candidates = np.arange(len(anchors)), anchors
     if sampling.inside_only:
         inside = candidate_anchors(anchors, *image_size)
+        candidates = anchors[inside]
     objects = real_objects(gt_boxes)
-    overlaps = iou(anchors[inside], objects[:, :4], coder.offset)
-    match, matched, own = match_anchors(
-        overlaps, sampling.fg_thresh, sampling.bg_thresh, sampling.own_anchor
+    match = match_anchors(
+        candidates,
+        objects[:, :4],
+        sampling.fg_thresh,
+        sampling.bg_thresh,
+        sampling.own_anchor,
+        coder.offset,
     )
 
     max_fg = int(sampling.num_samples * sampling.fg_fraction)
-    own = choose(own, max_fg, rng)
-    others = np.setdiff1d(np.flatnonzero(match == 1), own)
-    fg = np.concatenate([own, choose(others, max_fg - len(own), rng)])
-    bg = choose(np.flatnonzero(match == 0), sampling.num_samples - len(fg), rng)
+    chosen = choose(np.arange(len(match.own)), max_fg, rng)
+    own = match.own[chosen]
+    others = np.setdiff1d(np.flatnonzero(match.labels == 1), own)
+    others = choose(others, max_fg - len(own), rng)
+    bg = choose(
+        np.flatnonzero(match.labels == 0), sampling.num_samples - len(own) - len(others), rng
+    )
 
+    fg = inside[np.concatenate([own, others])]
     labels[inside[bg]] = 0
-    labels[inside[fg]] = 1
-    targets[inside[fg]] = coder.encode(anchors[inside[fg]], objects[matched[fg], :4])
-    weights[inside[fg]] = 1
+    labels[fg] = 1
+    if len(fg):
+        matched = iou(anchors[fg], objects[:, :4], coder.offset).argmax(axis=1)
+        matched[: len(own)] = match.owners[chosen]
+        targets[fg] = coder.encode(anchors[fg], objects[matched, :4])
+        weights[fg] = 1
     return labels, targets, weights
 
 

@@ -81,6 +81,102 @@ def slow_iou(a, b, offset=0):
     return width * height / union if union > 0 else 0.0
 
 
+# --- targets: the plain form, with the matrix (A, G) of all overlaps ------------------------------
+
+
+def plain_iou(boxes, others, offset=0.0):
+    """Intersection over union (N, M) of boxes (N, 4) and others (M, 4)."""
+    width = np.minimum.outer(boxes[:, 2], others[:, 2])
+    width -= np.maximum.outer(boxes[:, 0], others[:, 0])
+    height = np.minimum.outer(boxes[:, 3], others[:, 3])
+    height -= np.maximum.outer(boxes[:, 1], others[:, 1])
+    shared = np.maximum(width + offset, 0) * np.maximum(height + offset, 0)
+    area, other = (
+        np.prod(np.maximum(b[:, 2:4] - b[:, :2] + offset, 0), axis=1) for b in (boxes, others)
+    )
+    union = np.add.outer(area, other) - shared
+    return shared / np.maximum(union, np.finfo(np.float32).tiny)
+
+
+def plain_claims(overlaps):
+    """For each object (G,) of overlaps (A, G) the anchor that it claims, or -1.
+
+    Round by round each object wants its best free anchor, and the one that overlaps it most gets
+    it.
+    """
+    overlaps = overlaps.copy()
+    claimed = np.full(overlaps.shape[1], -1, np.int64)
+    pending = np.arange(overlaps.shape[1])
+    while len(pending):
+        wanted = overlaps[:, pending].argmax(axis=0)
+        value = overlaps[wanted, pending]
+        pending, wanted, value = (x[value > 0] for x in (pending, wanted, value))
+        order = np.argsort(-value, kind="stable")
+        _, first = np.unique(wanted[order], return_index=True)
+        winners = order[first]
+        claimed[pending[winners]] = wanted[winners]
+        overlaps[wanted[winners]] = 0
+        pending = np.delete(pending, winners)
+    return claimed
+
+
+def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor):
+    """Labels (A,), matched objects (A,) and claimed anchors of overlaps (A, G)."""
+    num_anchors, num_objects = overlaps.shape
+    if not num_objects:
+        nobody = np.zeros(num_anchors, np.int64)
+        return nobody, nobody, nobody[:0]
+    matched = overlaps.argmax(axis=1)
+    best = overlaps[np.arange(num_anchors), matched]
+    labels = np.full(num_anchors, -1, np.int64)
+    labels[best < bg_thresh] = 0
+    labels[best >= fg_thresh] = 1
+    object_best = overlaps.max(axis=0)
+    labels[((overlaps == object_best) & (object_best > 0)).any(axis=1)] = 1
+    if not own_anchor:
+        return labels, matched, np.zeros(0, np.int64)
+    claimed = plain_claims(overlaps)
+    objects = np.flatnonzero(claimed >= 0)
+    matched[claimed[objects]] = objects
+    labels[claimed[objects]] = 1
+    return labels, matched, claimed[objects]
+
+
+def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
+    """`symnet.targets.rpn_targets`, to the bit: the same labels, targets, weights and draws."""
+
+    def choose(candidates, count):
+        if len(candidates) <= count:
+            return candidates
+        return rng.choice(candidates, size=count, replace=False, shuffle=False)
+
+    inside = np.arange(len(anchors))
+    if sampling.inside_only:
+        x1, y1, x2, y2 = anchors.T
+        height, width = image_size
+        inside = np.flatnonzero((x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height))
+        if not len(inside):
+            inside = np.flatnonzero((x1 < width) & (y1 < height) & (x2 >= 0) & (y2 >= 0))
+    objects = gt_boxes[gt_boxes[:, 4] > 0]
+    overlaps = plain_iou(anchors[inside], objects[:, :4], coder.offset)
+    rule = sampling.fg_thresh, sampling.bg_thresh, sampling.own_anchor
+    match, matched, own = plain_match(overlaps, *rule)
+
+    max_fg = int(sampling.num_samples * sampling.fg_fraction)
+    own = choose(own, max_fg)
+    others = np.setdiff1d(np.flatnonzero(match == 1), own)
+    fg = np.concatenate([own, choose(others, max_fg - len(own))])
+    bg = choose(np.flatnonzero(match == 0), sampling.num_samples - len(fg))
+
+    labels = np.full(len(anchors), -1, np.float32)
+    targets, weights = np.zeros((2, len(anchors), 4), np.float32)
+    labels[inside[bg]] = 0
+    labels[inside[fg]] = 1
+    targets[inside[fg]] = coder.encode(anchors[inside[fg]], objects[matched[fg], :4])
+    weights[inside[fg]] = 1
+    return labels, targets, weights
+
+
 # --- detections ---------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ SOURCES = {
     for package in PACKAGES
     for path in sorted((REPO / package).rglob("*.py"))
 }
-PURE = [name for name in SOURCES if Path(name).stem in ("boxes", "anchors", "targets", "masks")]
+GEOMETRY = ("boxes", "anchors", "matching", "targets", "masks")
+PURE = [name for name in SOURCES if Path(name).stem in GEOMETRY]
 
 
 def imported_modules(source, package=""):

@@ -10,8 +10,6 @@ from symnet.boxes import BoxCoder, iou
 from symnet.targets import (
     RoISampling,
     RPNSampling,
-    claim_best,
-    match_anchors,
     pad_objects,
     roi_targets,
     rpn_targets,
@@ -79,13 +77,6 @@ def test_a_tiny_object_gets_a_positive():
     np.testing.assert_allclose(decoded[0], [300, 300, 312, 312], atol=0.01)
 
 
-def test_an_object_that_no_anchor_overlaps_makes_nothing_positive():
-    overlaps = np.zeros((50, 1))
-    labels, _, own = match_anchors(overlaps, 0.7, 0.3)
-    assert (labels == 0).all()
-    assert len(own) == 0
-
-
 def test_no_objects_are_all_background():
     _, labels, _, weights = rpn(np.zeros((0, 5)), (600, 1000))
     assert (labels == 0).sum() == 256
@@ -107,17 +98,6 @@ def test_rpn_targets_repeat_from_their_seed():
     first, again, other = (rpn(objects, (600, 1000), seed=s)[1] for s in (5, 5, 6))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-
-
-def test_claims_are_of_different_anchors_and_the_best_first():
-    overlaps = np.array([[0.9, 0.8, 0.0], [0.1, 0.3, 0.0], [0.0, 0.2, 0.0]])
-    np.testing.assert_array_equal(claim_best(overlaps), [0, 1, -1])
-
-
-def test_claims_of_many_copies_of_an_object():
-    overlaps = np.repeat(np.random.default_rng(0).random((500, 1)), 300, axis=1)
-    claimed = claim_best(overlaps)
-    assert len(set(claimed.tolist())) == 300
 
 
 def roi(proposals, gt_boxes, num_classes=21, count=128, seed=0, **options):
