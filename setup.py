@@ -21,8 +21,8 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 CONVERT = ["safetensors>=0.4", "h5py>=3.8"]
 
-# mxnet says that it needs NumPy below 2, which has none for Python 3.13; with symnet.compat it runs
-# with NumPy 2. There pip gets what else it needs, and then `pip install --no-deps mxnet==1.9.1`
+# mxnet says that it needs NumPy below 2, which has none for Python 3.13; with symnet.machine it
+# runs with NumPy 2. There pip gets what else it needs: `pip install --no-deps mxnet==1.9.1` follows
 OLD, NEW = "python_version < '3.13'", "python_version >= '3.13'"
 MXNET_NEEDS = [f"requests>=2.20,<3; {NEW}", f"graphviz>=0.8.1,<0.9; {NEW}"]
 

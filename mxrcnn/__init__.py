@@ -1,4 +1,9 @@
-"""mxrcnn: train, evaluate and deploy object detectors with Apache MXNet's symbolic API."""
+"""mxrcnn: train, evaluate and deploy object detectors with Apache MXNet's symbolic API.
+
+Importing it prepares any `import mxnet` that follows (symnet.machine), and loads nothing heavy.
+"""
+
+import symnet  # noqa: F401 - prepares the import of mxnet
 
 __version__ = "0.1.0"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from symnet import get_detector
-from symnet.compat import has_bf16
 from symnet.detector import DetectorDef
 from symnet.layers import UNSAFE_CELLS, unsafe_layers
+from symnet.machine.cores import has_bf16
 
 
 class ConfigError(ValueError):

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mxrcnn import __version__
+from symnet.machine import MISSED, PATCHED
+from symnet.machine.install import how_to_install, install_extra
 
 #: distributions by what asks for them in setup.py; "" is the core, which must be there
 PACKAGES = {
@@ -77,7 +79,7 @@ def _core_problems(packages: Mapping[str, Mapping[str, str | None]]) -> list[str
 
 def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str, Any], list[str]]:
     """(what MXNet says of itself, problems); it is imported, and computes something."""
-    from symnet.compat import how_to_install, mx
+    from symnet.compat import mx
 
     installed = [name for name, version in packages["engine"].items() if version]
     problems = []
@@ -105,26 +107,27 @@ def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str,
 
 def _machine() -> dict[str, Any]:
     from mxrcnn.bench.report import processor
-    from symnet import compat
+    from symnet.machine import cores
+    from symnet.machine.engine import uses_amx
 
-    flags = compat.cpu_flags()
+    flags = cores.cpu_flags()
     return {
         "processor": processor(),
         "flags": [name for name in CPU_FLAGS if name in flags],
-        "bf16_is_fast": compat.has_bf16(),
-        "int8_is_fast": compat.has_int8(),
-        "uses_amx": compat.uses_amx(),
+        "bf16_is_fast": cores.has_bf16(),
+        "int8_is_fast": cores.has_int8(),
+        "uses_amx": uses_amx(),
         "cores": os.cpu_count(),
-        "usable_cores": compat.logical_cores(),
-        "usable_physical_cores": compat.physical_cores(),
-        "cpu_quota": compat.cpu_quota(),
+        "usable_cores": cores.logical_cores(),
+        "usable_physical_cores": cores.physical_cores(),
+        "cpu_quota": cores.cpu_quota(),
         **_memory(),
     }
 
 
 def _memory() -> dict[str, int | None]:
     """Bytes of memory: in all, free to use, and the control group's limit."""
-    from symnet.compat import cgroup_texts
+    from symnet.machine.cores import cgroup_texts
 
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -167,8 +170,8 @@ def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
             f"{capability} (up to {_NEWEST_CARD} it has): use the CPU, or ONNX (tools/export.py)"
         ]
     return [
-        f"{cards[0]['name']} is not used: pip uninstall mxnet, then pip install 'mxrcnn[cu112]' "
-        "(in a clone: make clean install EXTRA=cu112)"
+        f"{cards[0]['name']} is not used: in the clone of mxrcnn, make clean install "
+        "EXTRA=cu112, or pip uninstall mxnet, then pip install '.[cu112]'"
     ]
 
 
@@ -178,7 +181,7 @@ def _advice(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
     for extra in filter(None, PACKAGES):
         absent = [name for name, version in packages[extra].items() if version is None]
         if absent:
-            lines.append(f"without {', '.join(absent)}: pip install 'mxrcnn[{extra}]' if you need")
+            lines.append(f"without {', '.join(absent)}: if you need it, {install_extra(extra)}")
     return lines
 
 
@@ -198,17 +201,16 @@ def examine() -> dict[str, Any]:
         "gpus": _gpus(),
         "mxnet": {},
         "machine": {},
-        "patched": {},
     }
     given = {name for name in os.environ if name.startswith(_SETTINGS)}
     try:
         found["mxnet"], problems = _engine(packages)
         found["problems"] += problems
         found["machine"] = _machine()
-        found["patched"] = dict(import_module("symnet.compat").PATCHED)
         found["advice"] += _gpu_advice(found["gpus"], found["mxnet"].get("gpus", 0))
     except ImportError as error:  # without NumPy our own modules do not load
         found["problems"].append(f"the rest could not be looked at ({_why(error)})")
+    found["patched"], found["missed"] = dict(PATCHED), dict(MISSED)
     names = sorted(name for name in os.environ if name.startswith(_SETTINGS))
     found["settings"] = {
         name: {"value": os.environ[name], "by": "you" if name in given else "mxrcnn"}
@@ -261,6 +263,9 @@ def describe(found: Mapping[str, Any]) -> str:
         "GPUs": [*gpus, f"usable by MXNet: {mxnet['gpus']}"] if mxnet else gpus,
         "settings": [f"{n}={s['value']} (by {s['by']})" for n, s in found["settings"].items()],
         "patched": [f"{what}: {why}" for what, why in found["patched"].items()],
+        "missed, as mxnet was imported before mxrcnn": [
+            f"{what}: {why}" for what, why in found["missed"].items()
+        ],
         "worth knowing": found["advice"],
         "missing or broken": found["problems"] or ["nothing"],
     }

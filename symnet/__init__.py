@@ -1,12 +1,15 @@
 """symnet: the networks. Graphs, operators, geometry and targets; imports nothing of mxrcnn.
 
-Names are resolved when they are first used, so that geometry and targets load without mxnet.
+Names are resolved when they are first used, so that geometry and targets load without mxnet. Any
+`import mxnet` that follows gets our settings (symnet.machine); that alone is done at once.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from symnet.machine.finder import install
 
 if TYPE_CHECKING:
     from symnet.detector import DetectorDef
@@ -36,6 +39,9 @@ _EXPORTS = {
 }
 
 __all__ = ["get_detector", "list_detectors", *_EXPORTS]
+
+
+install()
 
 
 def list_detectors() -> tuple[str, ...]:

@@ -76,6 +76,7 @@ def test_the_reader_of_imports(source, found):
         ("mxrcnn", sources_of("symnet")),
         ("tools", sources_of("symnet", "mxrcnn")),
         ("symnet.compat", PURE),
+        ("symnet.machine", PURE),
         *[(name, SOURCES) for name in ("pickle", "dill", "cPickle", "joblib", "shelve")],
     ],
 )
@@ -84,7 +85,7 @@ def test_nobody_imports(module, sources):
 
 
 def test_one_place_imports_mxnet():
-    assert imports_of("mxnet", SOURCES) == [("symnet/compat.py", "mxnet")]
+    assert imports_of("mxnet", SOURCES) == [("symnet/machine/finder.py", "mxnet")]
 
 
 def test_xml_is_parsed_by_defusedxml_alone():

@@ -26,7 +26,8 @@ from mxrcnn.training.launch import free_port
 from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Trainer, step_seed
-from symnet import compat, get_detector
+from symnet import get_detector
+from symnet.machine import engine
 from tests.conftest import REPO
 from tests.factories import TINY, make_dataset, make_record, tiny_config
 
@@ -558,11 +559,11 @@ def test_a_run_is_resumed_by_as_many_workers(two_workers, monkeypatch):
 
 
 def test_local_workers_share_the_cores(monkeypatch):
-    monkeypatch.setattr("symnet.compat.physical_cores", lambda: 7)
+    monkeypatch.setattr("symnet.machine.engine.physical_cores", lambda: 7)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(12))
     for workers, threads, loaders in (("", 7, 6), ("2", 3, 3), ("99", 1, 1)):
         monkeypatch.setenv("MXRCNN_LOCAL_WORKERS", workers)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        compat.patch()
+        engine.set_environment()
         assert os.environ["OMP_NUM_THREADS"] == str(threads)
         assert default_workers() == loaders

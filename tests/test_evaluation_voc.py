@@ -20,7 +20,6 @@ from mxrcnn.evaluation.matching import (
     match_class,
 )
 from mxrcnn.evaluation.voc import average_precision, evaluate_voc
-from symnet import compat
 from tests import reference
 
 FAR = (200, 200, 220, 220)
@@ -115,7 +114,6 @@ def test_equals_the_devkit(metric, iou_thresh):
 
 @pytest.mark.parametrize("metric", ["voc07", "voc12"])
 def test_equals_gluoncv(metric):
-    compat.mx.nd  # noqa: B018 - loads mxnet with the NumPy names that gluoncv needs too
     metrics = pytest.importorskip("gluoncv.utils.metrics.voc_detection")
     kind = {"voc07": metrics.VOC07MApMetric, "voc12": metrics.VOCMApMetric}[metric]
     for seed in range(10):

@@ -539,7 +539,7 @@ def test_mistakes_are_told(run, photo_file, tmp_path, tool, monkeypatch):  # noq
     assert (code, "--check compares ONNX files" in errors) == (2, True)
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, _, errors = tool("export", run, "--to", tmp_path / "m.onnx")
-    assert (code, "pip install 'mxrcnn[onnx]'" in errors) == (1, True)
+    assert (code, "pip install '.[onnx]'" in errors) == (1, True)
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -61,7 +61,6 @@ GAINS = {
 
 def saved(name: str, path, **options):
     """A network of gluoncv with those values, and the file that it saves."""
-    mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from gluoncv.model_zoo import get_model
@@ -80,7 +79,6 @@ def saved(name: str, path, **options):
 
 
 def test_anchors_of_the_pyramid():
-    mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
     from gluoncv.model_zoo.rcnn.rpn.anchor import RPNAnchorGenerator
 
     config = override(make_config("faster_rcnn_r50_fpn"), GLUONCV).model

@@ -574,9 +574,9 @@ def test_train_and_test_graphs_have_the_same_parameters(small):
 WITHOUT_US = """
 import importlib.util, sys
 import numpy as np
-spec = importlib.util.spec_from_file_location("names", sys.argv[1] + "/symnet/compat.py")
+spec = importlib.util.spec_from_file_location("names", sys.argv[1] + "/symnet/machine/names.py")
 names = importlib.util.module_from_spec(spec); spec.loader.exec_module(names)
-names.patch()
+names.restore_names()
 import mxnet as mx
 folder = sys.argv[2]
 inputs = mx.nd.load(folder + "/inputs")

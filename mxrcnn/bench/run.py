@@ -18,7 +18,7 @@ from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_
 from mxrcnn.bench.sides import Side, SideError
 from mxrcnn.compat import has_bf16, has_int8
 from mxrcnn.config import Config, ConfigError, check_precision, full_name, parse_settings
-from symnet.compat import physical_cores
+from symnet.machine.cores import physical_cores
 
 MODES = ("train", "infer")
 #: the least number of images from files

@@ -39,8 +39,8 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from symnet import get_detector
-from symnet.compat import local_workers, logical_cores
 from symnet.detector import ImageTargetsInput
+from symnet.machine.cores import local_workers, logical_cores
 from symnet.targets import pad_objects
 
 

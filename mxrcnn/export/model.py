@@ -12,6 +12,7 @@ from mxrcnn.config import Config, make_config, override
 from mxrcnn.export import ExportError
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.training.checkpoint import join_params, save_arrays
+from symnet.machine.install import install_extra
 
 if TYPE_CHECKING:
     import onnx
@@ -90,7 +91,8 @@ def onnx_model(detector: Detector) -> onnx.ModelProto:
 
         from mxrcnn.export.graph import to_onnx
     except ImportError as error:
-        raise ExportError(f"ONNX needs packages: pip install 'mxrcnn[onnx]' ({error})") from None
+        needed = install_extra("onnx")
+        raise ExportError(f"ONNX needs packages: {needed} ({error})") from None
     symbol, names = _without_proposals(detector.symbol)
     side = 8 * detector.pad_multiple
     model = to_onnx(

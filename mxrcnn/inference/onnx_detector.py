@@ -10,6 +10,7 @@ from mxrcnn.export import ExportError
 from mxrcnn.export.model import config_of
 from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import CheckpointError, Params
+from symnet.machine.install import install_extra
 
 
 class OnnxDetector(Detector):
@@ -21,7 +22,7 @@ class OnnxDetector(Detector):
             import onnxruntime
         except ImportError as error:
             raise ExportError(
-                f"{path} needs onnxruntime: pip install 'mxrcnn[onnx]' ({error})"
+                f"{path} needs onnxruntime: {install_extra('onnx')} ({error})"
             ) from None
         if not Path(path).is_file():
             raise CheckpointError(f"{path}: no such file")

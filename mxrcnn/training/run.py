@@ -25,6 +25,7 @@ from mxrcnn.training.trainer import Trainer, TrainResult, train
 from mxrcnn.training.workers import Workers
 from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors
+from symnet.machine.install import install_extra
 
 DEFAULT_NETWORK = "faster_rcnn_vgg16"
 
@@ -68,7 +69,7 @@ def contexts(gpus: str | None) -> list[mx.Context]:
     if not all(0 <= number < available for number in numbers):
         raise ConfigError(
             f"--gpus {gpus}: MXNet sees {available} GPUs here. It needs mxnet-cu112 "
-            "(pip install 'mxrcnn[cu112]') and a driver; without --gpus it runs on the CPU"
+            f"({install_extra('cu112')}) and a driver; without --gpus it runs on the CPU"
         )
     return [mx.gpu(number) for number in numbers]
 

@@ -45,6 +45,7 @@ from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import SHARE, partial_batches, precision
+from symnet.machine.install import install_extra
 
 #: of one device: arrays by name
 Arrays = dict[str, mx.nd.NDArray]
@@ -570,9 +571,8 @@ def _summary_writer() -> Callable[[str], Any]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ConfigError(
-            "--tensorboard needs tensorboardX: pip install 'mxrcnn[tensorboard]'"
-        ) from None
+        needed = install_extra("tensorboard")
+        raise ConfigError(f"--tensorboard needs tensorboardX: {needed}") from None
     return SummaryWriter
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from mxrcnn.training.checkpoint import load_arrays, split_params
 from mxrcnn.weights.pth import PthError, read_pth
+from symnet.machine.install import install_extra
 
 #: safetensors' names of types, and NumPy's
 _SAFETENSORS = {
@@ -30,7 +31,7 @@ class WeightsError(ValueError):
 
 
 def _missing(path: Path, package: str) -> WeightsError:
-    return WeightsError(f"{path}: reading it needs {package}: pip install 'mxrcnn[convert]'")
+    return WeightsError(f"{path}: reading it needs {package}: {install_extra('convert')}")
 
 
 #: unpacked bytes of an .npz that are always read, and what more may be for each of its own

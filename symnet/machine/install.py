@@ -1,0 +1,24 @@
+"""The commands that install what is missing. mxrcnn is in no package index: a clone has it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def install_extra(name: str) -> str:
+    """The command that installs an extra of setup.py, and where to run it."""
+    return f"pip install '.[{name}]' in the clone of mxrcnn"
+
+
+def how_to_install() -> str:
+    """The commands that bring MXNet to this Python."""
+    new = sys.version_info >= (3, 13)  # MXNet says that it needs NumPy 1, which ends at Python 3.12
+    commands = "; ".join(
+        f"{where}: pip install '.[{name}]'"
+        + (f" && pip install --no-deps {package}==1.9.1" if new else "")
+        for where, name, package in (
+            ("on CPUs", "cpu", "mxnet"),
+            ("on NVIDIA GPUs with a driver", "cu112", "mxnet-cu112"),
+        )
+    )
+    return f"in the clone of mxrcnn, {commands}"
