@@ -547,7 +547,8 @@ def _plot_series(
     if title == "Losses":
         axes.set_ylim(0, 1.1 * max(tops) or 1)
     if len(names) > 1 or title == "Validation":
-        axes.legend(fontsize=9, framealpha=0.9, ncol=2 if len(names) > 3 else 1)
+        place = "upper right" if title == "Losses" else "lower right"  # "best" is slow
+        axes.legend(loc=place, fontsize=9, framealpha=0.9, ncol=2 if len(names) > 3 else 1)
 
 
 def _smoothed(values: np.ndarray, reach: int) -> np.ndarray:

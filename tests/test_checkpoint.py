@@ -1,6 +1,7 @@
 """Run folders: checkpoints that are whole or absent, which of them are kept, and the log."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -325,6 +326,23 @@ def test_rewinding_the_log(run):
     assert [row["step"] for row in run.read_log()] == [1, 2, 2]
     run.append_log({"kind": "train", "step": 3})
     assert len(run.read_log()) == 4
+
+
+def test_the_log_is_strict_json(run):
+    """NaN is none, and neither are the infinities; older logs have them."""
+    run.path.mkdir()
+    bad = {"mAP": math.nan, "loss": -math.inf, "more": [math.inf, {"AP": math.nan, "n": 3}]}
+    run.log.write_text(json.dumps({"kind": "val", "step": 1, **bad}) + "\n")
+    run.rewind_log(9)
+    run.append_log({"kind": "val", "step": 2, **bad})
+    with pytest.raises(TypeError):
+        run.append_log({"step": 3, "mAP": object()})
+    rows = [
+        json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+        for line in run.log.read_text().splitlines()
+    ]
+    good = {"kind": "val", "mAP": None, "loss": None, "more": [None, {"AP": None, "n": 3}]}
+    assert rows == [{"step": step, **good} for step in (1, 2)] == run.read_log()
 
 
 def test_no_momentum_yet(run):

@@ -156,7 +156,8 @@ def test_a_finished_run_stays_as_it_is(begin):
 
 
 def test_the_log_goes_on_where_the_checkpoint_was(begin, monkeypatch):
-    trainer = begin("run", train__epochs=2, train__log_interval=1, train__checkpoint_steps=5)
+    settings = {"train__log_interval": 1, "train__checkpoint_steps": 5, "train__tensorboard": True}
+    trainer = begin("run", train__epochs=2, **settings)
     save = Trainer.save
 
     def save_until_10(trainer: Trainer) -> None:
@@ -171,6 +172,24 @@ def test_the_log_goes_on_where_the_checkpoint_was(begin, monkeypatch):
     assert (trainer.run.steps()[-1], trainer.run.read_log()[-1]["step"]) == (5, 10)
     train(resume(trainer.run.path), 0)
     assert [row["step"] for row in trainer.run.read_log()] == list(range(1, 25))
+    assert shown_by_tensorboard(trainer.run.path, "RPNLogLoss") == list(range(1, 25))
+
+
+def shown_by_tensorboard(run: Path, name: str) -> list[int]:
+    """The steps of a curve: a file's START drops what was read of its step and later ones."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    steps: list[int] = []
+    for path in sorted((run / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:  # records: length, its checksum, the event, its checksum
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            if event.session_log.status == SessionLog.START:
+                steps = [step for step in steps if step < event.step]
+            steps += [event.step for value in event.summary.value if value.tag == name]
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -431,9 +450,9 @@ KILLER = """
     import os, runpy, signal, sys
     script, where, count, *sys.argv[1:] = sys.argv[1:]
     sys.path[:0] = [os.path.dirname(script), os.path.dirname(os.path.dirname(script))]
-    from mxrcnn.training import checkpoint, trainer
+    from mxrcnn.training import checkpoint, curves, trainer
     *way, name = where.split(".")
-    owner = {"checkpoint": checkpoint, "trainer": trainer}[way[0]]
+    owner = {"checkpoint": checkpoint, "curves": curves, "trainer": trainer}[way[0]]
     for part in way[1:]:
         owner = getattr(owner, part)
     real, calls = getattr(owner, name), []
@@ -461,7 +480,7 @@ KILLER = """
         ("checkpoint.RunFolder.append_log", 13, [9, 12]),
         ("trainer.Trainer.validate", 1, [21, 24]),
         ("trainer.RunFolder.note_best", 2, [45, 48]),
-        ("trainer.viz.plot_losses", 1, [57, 60]),
+        ("curves.viz.plot_losses", 1, [57, 60]),
     ],
 )
 def test_killed_at_a_chosen_place(data_root, tmp_path, whole, where, count, steps):

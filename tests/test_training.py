@@ -14,10 +14,12 @@ from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.core import evaluate
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
+from mxrcnn.training import curves
 from mxrcnn.training.checkpoint import Best, RunFolder
+from mxrcnn.training.curves import LossPlot
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
-from mxrcnn.training.trainer import Trainer, seeded_model, train
+from mxrcnn.training.trainer import Trainer, _postfix, seeded_model, train
 from symnet.faster_rcnn_vgg16 import DETECTOR
 from tests.factories import TINY, tiny_config
 
@@ -106,7 +108,9 @@ def test_metrics_of_a_batch_without_any_label():
     metrics = RunningMetrics(DETECTOR.losses)
     metrics.add(0, ("a",), {name: [pair] for name, pair in pairs.items()})
     metrics.absorb(everything=True)
-    assert metrics.take() == dict.fromkeys(METRICS, 0.0)
+    means = metrics.take()
+    assert means == {**dict.fromkeys(METRICS), "RCNNLogLoss": 0.0}  # of all rows
+    assert _postfix({**means, "images_per_second": 2.0}).startswith("RPNLog - RPNL1 - ")
 
 
 def pair(total: float, count: float):
@@ -333,6 +337,43 @@ def test_val_every(begin):
     train(trainer, 0)
     rows = [row["epoch"] for row in trainer.run.read_log() if row["kind"] == "val"]
     assert rows == [2, 4, 5]  # and always after the last
+
+
+def test_losses_are_drawn_at_checkpoints_and_a_failure_stops_nothing(begin, monkeypatch, capsys):
+    drawn = []
+
+    def fail(rows, path):
+        drawn.append(rows[-1]["step"])
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(curves, "EVERY", 0.0)
+    monkeypatch.setattr(curves, "SHARE", 1e9)
+    monkeypatch.setattr(curves.viz, "plot_losses", fail)
+    trainer = begin(train__epochs=2, train__log_interval=1, train__checkpoint_steps=4)
+    assert train(trainer, 0).step == 12
+    assert drawn == [4, 6, 8, 12, 12]
+    assert capsys.readouterr().out.count("losses.png was not drawn: RuntimeError: no font") == 5
+
+
+def test_losses_are_drawn_once_a_minute_and_for_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    clock, drawn, seconds = [0.0], [], 0.5
+
+    def draw(rows, path):
+        drawn.append(clock[0])
+        clock[0] += seconds
+
+    monkeypatch.setattr(curves.viz, "plot_losses", draw)
+    monkeypatch.setattr(curves.time, "monotonic", lambda: clock[0])
+    plot = LossPlot(RunFolder(tmp_path), print)
+    for now in range(1, 200, 7):
+        clock[0] = float(now)
+        plot.draw_if_due()
+    assert drawn == [64, 127, 190]
+    seconds = 3.0
+    for now in range(300, 1000, 7):
+        clock[0] = max(clock[0], float(now))
+        plot.draw_if_due()
+    assert drawn[3:] == [300, 608, 916]
 
 
 def test_tensorboard_that_is_not_installed(begin, monkeypatch, tmp_path):

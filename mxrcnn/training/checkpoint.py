@@ -8,10 +8,12 @@ folder of that name is whole. Random states need no saving: every draw is seeded
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,20 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds a JSON {type(found).__name__}, not an object")
     return found
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    """A row of the log as a line of strict JSON."""
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with None in the place of NaN and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_number(value: Any, *kinds: type) -> bool:
@@ -319,9 +335,9 @@ class RunFolder:
         )
 
     def append_log(self, row: dict[str, Any]) -> None:
-        """Add one row to log.jsonl."""
+        """Add one row to log.jsonl; numbers that are not finite, which JSON lacks, become null."""
         with self.log.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+            handle.write(_row(row))
 
     def read_log(self) -> list[dict[str, Any]]:
         """The rows of log.jsonl up to the first that is none; a crash may have cut the last."""
@@ -342,4 +358,4 @@ class RunFolder:
         """Drop rows of steps after `step`: a resumed run will write them again."""
         rows = [row for row in self.read_log() if row.get("step", 0) <= step]
         with atomic_write(self.log) as handle:
-            handle.writelines(json.dumps(row) + "\n" for row in rows)
+            handle.writelines(map(_row, rows))

@@ -73,10 +73,16 @@ class RunningMetrics:
 
     def take(
         self, total: Callable[[str, mx.nd.NDArray], mx.nd.NDArray] | None = None
-    ) -> dict[str, float]:
-        """The means of what was absorbed since the last time; see Workers.total for `total`."""
+    ) -> dict[str, float | None]:
+        """The means of what was absorbed since the last time; see Workers.total for `total`.
+
+        None where there were no samples, or where the mean of what is no loss is not finite.
+        """
         names, pairs = list(self._totals), np.array(list(self._totals.values()))
         self._totals = {}
         if total is not None and names:
             pairs = total("metrics", mx.nd.array(pairs)).asnumpy().astype(np.float64)
-        return {name: float(s / c) if c else 0.0 for name, (s, c) in zip(names, pairs)}
+        return {
+            name: float(s / c) if c and np.isfinite(s) else None
+            for name, (s, c) in zip(names, pairs)
+        }

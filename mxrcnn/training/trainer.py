@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mxrcnn import viz
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_precision, check_shapes, dump_json
 from mxrcnn.data.identity import DataIdentity
@@ -35,6 +34,7 @@ from mxrcnn.training.checkpoint import (
     join_params,
     split_params,
 )
+from mxrcnn.training.curves import Events, LossPlot
 from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
 from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
 from mxrcnn.training.schedule import StepSchedule, make_schedule
@@ -45,7 +45,6 @@ from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.layers import SHARE, partial_batches, precision
-from symnet.machine.install import install_extra
 
 #: of one device: arrays by name
 Arrays = dict[str, mx.nd.NDArray]
@@ -53,11 +52,12 @@ Arrays = dict[str, mx.nd.NDArray]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended: the step reached, the signal that stopped it or None, last metrics."""
+    """How a training ended: the step reached, the signal that stopped it or None, and the last
+    metrics, None for those without samples."""
 
     step: int
     stopped_by: int | None
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
 
 
 def _check_masks(config: Config, detector: DetectorDef) -> None:
@@ -336,10 +336,10 @@ class Trainer:
         self.total = config.train.epochs * self.plan.steps
         self.metrics = RunningMetrics(self.network.detector.losses)
         self.state = TrainState()
-        self.last: dict[str, float] = {}
+        self.last: dict[str, float | None] = {}
         self._stop_requests: deque[mx.nd.NDArray] = deque()
         writes = config.train.tensorboard and self.workers.first
-        self.summary_writer = _summary_writer() if writes else _no_writer
+        self.events = Events(run.path / "tensorboard", writes)
 
     def begin(self) -> list[str]:
         """Start a new run: folder, symbols, first parameters. Returns what to tell the user.
@@ -444,8 +444,11 @@ class Trainer:
         )
         return ended
 
-    def log(self, seconds: float, waited: float, images: int) -> dict[str, float]:
-        """Write a row of log.jsonl: means since the last row, rate, the share of time waited."""
+    def log(self, seconds: float, waited: float, images: int) -> dict[str, Any]:
+        """Write a row of log.jsonl: means since the last row, rate, the share of time waited.
+
+        A metric without samples is None.
+        """
         self.metrics.absorb(everything=self.state.step == self.total)
         if not self.metrics.has_news:  # the row is of no more steps than are left in flight
             self.metrics.absorb(everything=True)
@@ -457,7 +460,7 @@ class Trainer:
             "lr": self.schedule(self.state.step - 1),
             "images_per_second": round(images * self.workers.count / seconds, 4),
             "waiting": round(waited / seconds, 4),
-            **{name: round(value, 6) for name, value in self.last.items()},
+            **{k: None if v is None else round(v, 6) for k, v in self.last.items()},
         }
         if self.workers.first:
             self.run.append_log(row)
@@ -493,7 +496,8 @@ def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
 def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
     config, state = trainer.config.train, trainer.state
     workers = default_workers() if num_workers is None else num_workers
-    writer = trainer.summary_writer(str(trainer.run.path / "tensorboard"))
+    events = trainer.events
+    events.open(state.step)
     plans = itertools.islice(
         trainer.plan.stream(state.epoch, state.batch, trainer.workers.rank),
         max(0, trainer.total - state.step),
@@ -506,6 +510,7 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
         smoothing=0.05,
         disable=not trainer.workers.first,
     )
+    plot = LossPlot(trainer.run, bar.write) if trainer.workers.first else None
 
     def validate_if_due() -> None:
         if trainer.owes_validation():
@@ -513,8 +518,7 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
             bar.write(f"epoch {row.pop('epoch')}: {told}")
             metric = row.pop("metric")
             step = row.pop("step")
-            scored = {f"{metric}/{name}": v for name, v in row.items() if v is not None}
-            _write_events(writer, {"step": step, **scored})
+            events.write(step, {f"{metric}/{name}": value for name, value in row.items()})
 
     with (
         StopRequest() as stop,
@@ -545,40 +549,26 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
                 row = trainer.log(now - since, waited, images)
                 since, waited, images = now, 0.0, 0
                 bar.set_postfix_str(_postfix(row))
-                _write_events(writer, row)
+                events.write(step, row)
             if epoch_ended or (config.checkpoint_steps and step % config.checkpoint_steps == 0):
                 trainer.save()
                 validate_if_due()
+                if plot is not None:
+                    plot.draw_if_due()
                 since, waited, images = time.perf_counter(), 0.0, 0
         trainer.network.catch_up()
         trainer.save()
-    if trainer.workers.first:
-        viz.plot_losses(trainer.run.read_log(), trainer.run.path / "losses.png")
+    events.close()
+    if plot is not None:
+        plot.draw()
     stopped_by = stop.signum or (int(signal.SIGTERM) if stopped else None)
     return TrainResult(trainer.state.step, stopped_by, trainer.last)
 
 
-def _postfix(row: dict[str, float]) -> str:
-    losses = [f"{k.replace('Loss', '')} {v:.3f}" for k, v in row.items() if k.endswith("Loss")]
+def _postfix(row: Mapping[str, Any]) -> str:
+    losses = [
+        f"{name.replace('Loss', '')} {'-' if value is None else format(value, '.3f')}"
+        for name, value in row.items()
+        if name.endswith("Loss")
+    ]
     return f"{' '.join(losses)} {row['images_per_second']:.2f} img/s"
-
-
-def _no_writer(path: str) -> None:
-    """No event files."""
-
-
-def _summary_writer() -> Callable[[str], Any]:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        needed = install_extra("tensorboard")
-        raise ConfigError(f"--tensorboard needs tensorboardX: {needed}") from None
-    return SummaryWriter
-
-
-def _write_events(writer, row: dict[str, float]) -> None:
-    if writer is not None:
-        for name, value in row.items():
-            if name not in ("kind", "step"):
-                writer.add_scalar(name, value, row["step"])
-        writer.flush()
