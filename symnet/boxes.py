@@ -44,6 +44,12 @@ def paired_iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np
     return shared / np.maximum(union, np.finfo(np.float32).tiny)
 
 
+def paired_coverage(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
+    """The share (...) of each of boxes (..., 4) that lies in its partner in others (..., 4)."""
+    shared = paired_intersections(boxes, others, offset)
+    return shared / np.maximum(areas(boxes, offset), np.finfo(np.float32).tiny)
+
+
 def clip_boxes(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
     """Boxes (N, 4) cut to 0..width and 0..height."""
     return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))

@@ -43,7 +43,9 @@ class ClassicConfig:
     """The classic values. Scales are in strides: 8, 16, 32 are anchors of 128, 256, 512 pixels.
 
     width thins every layer of body and RPN. roi_op: how RoIs are cut out of the feature map, see
-    `pool_rois`.
+    `pool_rois`. ignore_overlap: anchors and RoIs that match no object are left out of the losses if
+    more than that share of their area lies in a crowd or difficult object; 0, as in the original:
+    they are background.
     """
 
     num_classes: int = 21
@@ -70,6 +72,7 @@ class ClassicConfig:
     test_score_thresh: float = 1e-3
     test_pre_nms_top_n: int = 2000
     test_max_detections: int = 100
+    ignore_overlap: float = 0.0
     sampling_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -162,6 +165,7 @@ def _sample_rois(config: ClassicConfig, proposals: Symbol, images: int) -> Symbo
         fg_fraction=config.rcnn_fg_fraction,
         fg_overlap=config.rcnn_fg_overlap,
         box_stds=tuple(config.rcnn_bbox_stds),
+        ignore_overlap=config.ignore_overlap,
         seed=config.sampling_seed,
     )
 
@@ -251,6 +255,7 @@ def assign_targets(
         config.rpn_fg_fraction,
         config.rpn_fg_overlap,
         config.rpn_bg_overlap,
+        ignore_overlap=config.ignore_overlap,
     )
     labels, targets, weights = rpn_targets(
         config.anchors.grid(height, width),

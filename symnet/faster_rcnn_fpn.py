@@ -55,9 +55,11 @@ class RCNNConfig:
     beside the classes' own that only take part in the softmax, such as those of the 10 ids that
     COCO leaves out. bbox_log_clip bounds decoded dw and dh; 0: not at all. box_cut_last: boxes are
     cut to the image after NMS, not before it. box_best_class: a RoI can only become an object of
-    its best class (matterport). box_pre_nms_top_n alone is not torchvision's, which has no limit:
-    MXNet's NMS of all 90,000 candidates takes 3 s, however few are above the score threshold; of
-    the best 5,000 16 ms."""
+    its best class (matterport). ignore_overlap: anchors and RoIs that match no object are left out
+    of the losses if more than that share of their area lies in a crowd or difficult object; 0, as
+    in torchvision: they are background. box_pre_nms_top_n alone is not torchvision's, which has no
+    limit: MXNet's NMS of all 90,000 candidates takes 3 s, however few are above the score
+    threshold; of the best 5,000 16 ms."""
 
     num_classes: int = 91
     unused_classes: int = 0
@@ -92,6 +94,7 @@ class RCNNConfig:
     box_pre_nms_top_n: int = 5000
     box_detections_per_img: int = 100
     bbox_log_clip: float = math.log(1000 / 16)
+    ignore_overlap: float = 0.0
     sampling_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -275,6 +278,7 @@ def train_stages(
         box_offset=0,
         with_matched=True,
         fill_with_background=False,
+        ignore_overlap=config.ignore_overlap,
         seed=config.sampling_seed,
     )
     logits, deltas = box_head(config, stages.pyramid, rois)
@@ -354,6 +358,7 @@ def assign_targets(
         config.rpn_bg_iou_thresh,
         inside_only=False,
         own_anchor=config.rpn_own_anchor,
+        ignore_overlap=config.ignore_overlap,
     )
     anchors = config.anchors.grid(*image.padded_size)
     coder = BoxCoder(stds=config.rpn_bbox_stds)

@@ -67,6 +67,9 @@ class FCOSConfig:
     centred: points are the centres of cells (torchvision: their corners). size_range and
     centre_radius (0: off), in strides, are those of PointMatching. background_channel: torchvision
     has a class channel also for the background, which is always negative and never detected.
+    ignore_overlap: above 0, points that match no object and lie in a crowd or difficult object are
+    left out of the losses (a point has no area, so any value does the same); 0, as in torchvision:
+    they are background.
     """
 
     num_classes: int = 91
@@ -90,6 +93,7 @@ class FCOSConfig:
     pre_nms_top_n: int = 1000
     nms_thresh: float = 0.6
     detections_per_img: int = 100
+    ignore_overlap: float = 0.0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -191,8 +195,9 @@ def l1_loss(ltrb: Symbol, target: Symbol) -> Symbol:
 def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> list[Symbol]:
     """The three losses (1,), sums divided by the foreground points of all images, and their number.
 
-    labels: label (B, N), -1 for background and k - 1 for class k; ltrb (B, N, 4) in strides;
-    centerness (B, N). Only foreground points have a box and a centerness loss.
+    labels: label (B, N), k - 1 for class k, -1 for background and, with ignore_overlap, -2 for
+    points without any loss; ltrb (B, N, 4) in strides; centerness (B, N). Only foreground points
+    have a box and a centerness loss.
     """
     label, ltrb_target, centerness_target = labels
     first = int(config.background_channel)
@@ -207,8 +212,11 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
         mx.sym.one_hot(mx.sym.relu(label) + first, depth=channels), mx.sym.expand_dims(fg, axis=2)
     )
     box_loss = {"giou": giou_loss, "l1": l1_loss}[config.box_loss](ltrb, ltrb_target)
+    class_loss = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
+    if config.ignore_overlap:
+        class_loss = mx.sym.broadcast_mul(class_loss, mx.sym.expand_dims(label >= -1, axis=2))
     losses = {
-        "loss_classification": focal_loss(logits, target, config.focal_alpha, config.focal_gamma),
+        "loss_classification": class_loss,
         "loss_bbox_regression": box_loss * fg,
         "loss_bbox_ctrness": binary_cross_entropy(centerness, centerness_target) * fg,
     }

@@ -11,12 +11,12 @@ computed in blocks and not kept: memory grows with P, and never with A * G.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from symnet.boxes import intersections, paired_iou
+from symnet.boxes import intersections, paired_coverage, paired_iou
 
 IGNORE = -1
 
@@ -31,11 +31,19 @@ class Pairs:
     """The pairs of a chunk and an object that can overlap, by chunk, then by object.
 
     chunks, objects (P,): who they are. highest (P,): the largest overlap of each. anchors,
-    overlaps: all overlaps of at least `least`, and whose they are.
+    overlaps: all overlaps of at least `least`, and whose they are. measure: what an overlap is.
     """
 
-    def __init__(self, anchors: np.ndarray, boxes: np.ndarray, offset: float, least: float) -> None:
+    def __init__(
+        self,
+        anchors: np.ndarray,
+        boxes: np.ndarray,
+        offset: float,
+        least: float,
+        measure: Callable[..., np.ndarray] = paired_iou,
+    ) -> None:
         self._boxes, self._offset, self._count = boxes, offset, len(anchors)
+        self._measure = measure
         # the last chunk is filled up with copies of the last anchor
         columns = np.empty((4, -(-len(anchors) // CHUNK) * CHUNK), anchors.dtype)
         columns[:, : len(anchors)] = anchors.T
@@ -57,7 +65,7 @@ class Pairs:
             block = pairs[start : start + BLOCK]
             anchors = np.moveaxis(self._columns[:, self.chunks[block]], 0, -1)
             boxes = self._boxes[self.objects[block], None]
-            yield block, paired_iou(anchors, boxes, self._offset)
+            yield block, self._measure(anchors, boxes, self._offset)
 
     def _places(self, pairs: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The anchors in those columns of pairs; a copy is what it is a copy of."""
@@ -156,3 +164,14 @@ def match_anchors(
     own, owners = pairs.claims() if own_anchor else (nobody, nobody)
     labels[own] = 1
     return AnchorMatch(labels, own, owners)
+
+
+def anchors_within(
+    anchors: np.ndarray, regions: np.ndarray, share: float, offset: float = 0.0
+) -> np.ndarray:
+    """The anchors (A, 4) of which more than `share` of their area lies in one of regions (I, 4).
+
+    Indices; an anchor is named once for each such region.
+    """
+    pairs = Pairs(anchors, regions, offset, share, paired_coverage)
+    return pairs.anchors[pairs.overlaps > share]

@@ -61,9 +61,9 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
     """Inputs rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
 
     Outputs rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). batch_rois is
-    B*R, the RoIs of all images. fill_with_background: see RoISampling. with_matched adds matched
-    (B*R,): the row of gt_boxes that a foreground RoI belongs to, 0 for the others. No gradient
-    flows to the inputs.
+    B*R, the RoIs of all images. fill_with_background, ignore_overlap: see RoISampling.
+    with_matched adds matched (B*R,): the row of gt_boxes that a foreground RoI belongs to, 0 for
+    the others. No gradient flows to the inputs.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         box_offset="1",
         with_matched="False",
         fill_with_background="True",
+        ignore_overlap="0",
     ):
         super().__init__(need_top_grad=False)
         self.num_classes = int(num_classes)
@@ -88,6 +89,7 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
             fg_fraction=float(fg_fraction),
             fg_thresh=float(fg_overlap),
             fill_with_background=str(fill_with_background) == "True",
+            ignore_overlap=float(ignore_overlap),
         )
         stds = ast.literal_eval(str(box_stds))
         self.coder = BoxCoder(stds=stds, offset=float(box_offset))

@@ -62,6 +62,7 @@ RANGES = {
     "num_classes": Range(2),  # the background and one class
     "unused_classes": FROM_0,
     "sampling_seed": FROM_0,
+    "ignore_overlap": Range(0, 1, below=True),
     # the body
     "width": POSITIVE,
     "units": Range(1, count=4),

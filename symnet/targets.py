@@ -1,9 +1,10 @@
 """What the losses should ask for: matching anchors and proposals to objects, and sampling.
 
-Letters: A anchors (all of an image), P proposals, R RoIs, N points, G objects, C classes with
-background 0. Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1, object). Those
-of FCOS alone are -1 background, k - 1 class k.
-gt_boxes (G, 5): xyxy and class; a row of class <= 0 is padding.
+Letters: A anchors (all of an image), P proposals, R RoIs, N points, G objects, I ignore regions,
+C classes with background 0. Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1,
+object). Those of FCOS alone are -2 ignored, -1 background, k - 1 class k.
+gt_boxes (G, 5): xyxy and class. Rows of class -2 are ignore regions: crowds and difficult objects,
+in which nothing is known to be background. Other rows of class <= 0 are padding.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from symnet.boxes import BoxCoder, areas, iou
-from symnet.matching import IGNORE, match_anchors
+from symnet.matching import IGNORE, anchors_within, match_anchors
+
+#: the class of an ignore region in gt_boxes, and the label of FCOS's points in one
+REGION = -2
 
 
 def real_objects(gt_boxes: np.ndarray) -> np.ndarray:
     """The rows of gt_boxes (G, 5) that are objects, without the padding."""
     return gt_boxes[gt_boxes[:, 4] > 0]
+
+
+def ignore_regions(gt_boxes: np.ndarray) -> np.ndarray:
+    """The boxes (I, 4) of the rows of gt_boxes (G, 5) that are ignore regions."""
+    return gt_boxes[gt_boxes[:, 4] == REGION, :4]
 
 
 def choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,7 +53,8 @@ class RPNSampling:
 
     inside_only: anchors that cross the image's border are left out. own_anchor: every object that
     any anchor overlaps has an anchor matched to it; without, as in torchvision, an object's best
-    anchor is foreground but belongs to the object that it overlaps most.
+    anchor is foreground but belongs to the object that it overlaps most. ignore_overlap: an anchor
+    is not background if more than that share of its area lies in an ignore region; 0 is off.
     """
 
     num_samples: int = 256
@@ -53,6 +63,7 @@ class RPNSampling:
     bg_thresh: float = 0.3
     inside_only: bool = True
     own_anchor: bool = True
+    ignore_overlap: float = 0.0
 
 
 def rpn_targets(
@@ -84,6 +95,10 @@ def rpn_targets(
         sampling.own_anchor,
         coder.offset,
     )
+    if sampling.ignore_overlap:
+        regions = ignore_regions(gt_boxes)
+        inner = anchors_within(candidates, regions, sampling.ignore_overlap, coder.offset)
+        match.labels[inner[match.labels[inner] == 0]] = IGNORE
 
     max_fg = int(sampling.num_samples * sampling.fg_fraction)
     chosen = choose(np.arange(len(match.own)), max_fg, rng)
@@ -112,6 +127,8 @@ class RoISampling:
     fill_with_background: with fewer candidates than num_samples, background RoIs are repeated and
     every row counts, as in the original MXNet graph, whose class loss divides by all rows. Off, the
     remaining rows have label -1: for losses that divide by the number of counted rows.
+    ignore_overlap: a RoI is not background if more than that share of its area lies in an ignore
+    region; 0 is off.
     """
 
     num_samples: int = 128
@@ -119,6 +136,7 @@ class RoISampling:
     fg_thresh: float = 0.5
     bg_thresh_low: float = 0.0
     fill_with_background: bool = True
+    ignore_overlap: float = 0.0
 
 
 def _distinct(boxes: np.ndarray) -> np.ndarray:
@@ -160,7 +178,11 @@ def roi_targets(
 
     fg = np.flatnonzero(best >= sampling.fg_thresh)
     fg = choose(fg, round(count * sampling.fg_fraction), rng)
-    bg = np.flatnonzero((best < sampling.fg_thresh) & (best >= sampling.bg_thresh_low))
+    is_bg = (best < sampling.fg_thresh) & (best >= sampling.bg_thresh_low)
+    if sampling.ignore_overlap:
+        regions = ignore_regions(gt_boxes)
+        is_bg[anchors_within(boxes, regions, sampling.ignore_overlap, coder.offset)] = False
+    bg = np.flatnonzero(is_bg)
     bg = choose(bg, count - len(fg), rng)
     if sampling.fill_with_background and len(bg):
         bg = np.resize(bg, count - len(fg))
@@ -247,12 +269,16 @@ def fcos_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (N,), LTRB targets (N, 4) in strides and centerness (N,), float32, of the points
 
-    points (N, 2), levels (N,), strides one a level. Background has label -1, and 0 otherwise.
+    points (N, 2), levels (N,), strides one a level. Background has label -1, and 0 otherwise. A
+    point has no area: one that belongs to no object and lies inside an ignore region has label -2.
     Centerness is equation 3 of FCOS: sqrt(min(l, r) min(t, b) / (max(l, r) max(t, b))).
     """
     objects = real_objects(gt_boxes)
     matched, distances = match_points(points, levels, strides, objects[:, :4], rule)
-    labels = np.full(len(points), IGNORE, np.float32)
+    labels = np.full(len(points), -1, np.float32)
+    regions = ignore_regions(gt_boxes)
+    inside = (points[:, None] > regions[:, :2]) & (points[:, None] < regions[:, 2:])
+    labels[inside.all(axis=2).any(axis=1)] = REGION
     ltrb = np.zeros((len(points), 4), np.float32)
     centerness = np.zeros(len(points), np.float32)
     fg = np.flatnonzero(matched >= 0)

@@ -104,7 +104,7 @@ class TrainingPlan:
             for side in (True, False)
             if (wide == side).any()
         ]
-        self.capacity = max(1, *(int(trainable_objects(r, data).sum()) for r in records))
+        self.capacity = max(1, *(_rows(r, config) for r in records))
 
     @property
     def steps(self) -> int:
@@ -180,6 +180,18 @@ def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int)
     ]
 
 
+def _with_regions(config: Config) -> bool:
+    """Whether ignore regions go to the network, see the field ignore_overlap of model configs."""
+    return config.model.ignore_overlap > 0
+
+
+def _rows(record: ImageRecord, config: Config) -> int:
+    """How many rows of gt_boxes an image has."""
+    if _with_regions(config):
+        return len(record)
+    return int(trainable_objects(record, config.data).sum())
+
+
 def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch:
     """Decode, transform and assign targets: the arrays of one batch.
 
@@ -187,7 +199,11 @@ def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch
     (B, num_classes) float32: 1 for the classes that the image is annotated for.
     """
     detector = get_detector(config.network)
-    samples = [load_sample(r, config.data, flip) for r, flip in zip(plan.records, plan.flips)]
+    regions = _with_regions(config)
+    samples = [
+        load_sample(record, config.data, flip, regions)
+        for record, flip in zip(plan.records, plan.flips)
+    ]
     targets = [
         detector.assign_targets(
             config.model,

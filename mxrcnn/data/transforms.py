@@ -17,14 +17,16 @@ from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, ImageRecord
 from symnet.boxes import flip_boxes
 from symnet.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
+from symnet.targets import REGION
 
 
 @dataclass(frozen=True)
 class Sample:
     """One network image: image (3, h, w) float32, im_info (3,) h, w, scale, gt_boxes (N, 5).
 
-    gt_masks: None, or a row for each of gt_boxes: bits (N, h, ceil(w / 8)) uint8 in the image's
-    pixels, or mini masks (N, S, ceil(S / 8)) that lie in their boxes.
+    Ignore regions are the last rows of gt_boxes, with class -2. gt_masks: None, or a row for each
+    of gt_boxes: bits (N, h, ceil(w / 8)) uint8 in the image's pixels, or mini masks
+    (N, S, ceil(S / 8)) that lie in their boxes; those of regions are empty.
     """
 
     image: np.ndarray
@@ -111,8 +113,13 @@ def check_masks(record: ImageRecord, data: DataConfig) -> None:
             raise DataError(record.path, f"object {i} has no mask, which data.masks=True needs")
 
 
-def load_sample(record: ImageRecord, data: DataConfig, flip: bool = False) -> Sample:
-    """The network image of a record with its objects.
+def load_sample(
+    record: ImageRecord, data: DataConfig, flip: bool = False, regions: bool = False
+) -> Sample:
+    """The network image of a record with its objects; with `regions` also its ignore regions.
+
+    Ignore regions are the boxes of the objects that are not trained on: crowds, and difficult ones
+    unless data.use_difficult.
 
     Raises DataError if the file cannot be decoded or is of another size, and where masks are wanted
     but missing or broken.
@@ -123,15 +130,19 @@ def load_sample(record: ImageRecord, data: DataConfig, flip: bool = False) -> Sa
     keep = trainable_objects(record, data)
     height, width = sample.size
     ratio = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2, np.float32)
+    ignored = ~keep & regions
     boxes = record.boxes[keep] * ratio
     masks = None
     if data.masks:
         masks = _network_masks(record, np.flatnonzero(keep), pixels.shape[:2], sample.size)
         masks = mini_masks(masks, boxes, data.mini_mask) if data.mini_mask else masks
         masks = pack(flip_masks(masks) if flip else masks)
+        masks = np.pad(masks, ((0, ignored.sum()), (0, 0), (0, 0)))
+    boxes = np.concatenate([boxes, record.boxes[ignored] * ratio])
     if flip:
         boxes = flip_boxes(boxes, width)
-    gt_boxes = np.concatenate([boxes, record.classes[keep, None]], axis=1).astype(np.float32)
+    classes = np.append(record.classes[keep], np.full(ignored.sum(), REGION))
+    gt_boxes = np.concatenate([boxes, classes[:, None]], axis=1).astype(np.float32)
     return replace(sample, gt_boxes=gt_boxes, gt_masks=masks)
 
 

@@ -18,6 +18,7 @@ from mxrcnn.config import (
 )
 from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.schedule import lr_scale
 from mxrcnn.training.server import number_of_workers, started_together
@@ -157,6 +158,21 @@ def describe(dataset: Dataset) -> list[str]:
     return [f"{head} ({classes})", *(f"  {line}" for line in dataset.notes.lines())]
 
 
+def describe_untrained(config: Config, dataset: Dataset) -> list[str]:
+    """What becomes of the crowds and difficult objects, if there are any."""
+    count = sum(int((~trainable_objects(r, config.data)).sum()) for r in dataset.records)
+    if not count:
+        return []
+    share = config.model.ignore_overlap
+    kind = "crowds" if config.data.use_difficult else "crowds and difficult objects"
+    if share:
+        what = f"has no loss (ignore_overlap={share:g})"
+    else:
+        what = "is background (--set ignore_overlap=0.5: has no loss)"
+    told = f"{dataset.name}: {count} {kind} are not trained on; what lies in them and matches no"
+    return [f"{told} object {what}"]
+
+
 def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
     """The run's configuration, with more or fewer epochs if asked; ConfigError for other wishes."""
     settings = {**request.settings, **parse_settings(request.words)}
@@ -209,7 +225,8 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[s
     val_dataset = None
     if config.data.val_imageset and config.train.val_every and workers.first:
         val_dataset = open_dataset(config.data, config.data.val_imageset)
-    told += [*describe(dataset), *(describe(val_dataset) if val_dataset else ())]
+    told += [*describe(dataset), *describe_untrained(config, dataset)]
+    told += describe(val_dataset) if val_dataset else ()
     if workers.count > 1:
         told.append(describe_workers(config))
     if workers.first:
