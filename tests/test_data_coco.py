@@ -195,10 +195,13 @@ def test_exif_orientation_reads_the_files(folder, document):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (100, 80)).save(folder.root / "a.png", exif=exif)
+    assert folder.load(document).records[0].height == 80
+    with pytest.raises(DataError, match=r"a\.png: .*exif_orientation=false keeps"):
+        folder.load(document, exif_orientation=True)
+    document["images"][0].update(height=101, width=80)
     upright = folder.load(document, exif_orientation=True)
     assert [(r.height, r.width) for r in upright.records] == [(100, 80), (80, 100)]
     assert upright.notes.size_mismatch == 1
-    assert folder.load(document).records[0].height == 80
 
 
 # Where images are

@@ -420,6 +420,11 @@ def test_exif_orientation_by_config_only(tmp_path, exif):
     tags[ORIENTATION_TAG] = 6
     image.save(path, exif=tags)
 
+    if exif:
+        xml = root / "VOC2007/Annotations/a.xml"
+        sides = ("<width>64</width><height>40</height>", "<width>40</width><height>64</height>")
+        xml.write_text(xml.read_text().replace(*sides))
+
     assert not DataConfig().exif_orientation
     record = load_voc(root, "2007_train", exif_orientation=exif)[0]
     data = DataConfig(short_side=0, long_side=0, mean=(0, 0, 0), exif_orientation=exif)

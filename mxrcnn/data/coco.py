@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mxrcnn.data.images import check_pixels, image_size, opened, path_inside
+from mxrcnn.data.images import check_pixels, image_size, opened, path_inside, size_error
 from mxrcnn.data.records import (
     DataError,
     DataNotes,
@@ -426,6 +426,8 @@ def _read_image_entry(
     stated = tuple(_side(path, where, entry, side) for side in ("height", "width"))
     if exists and (rules.exif_orientation or None in stated):
         height, width = image_size(file, rules.exif_orientation)
+        if stated == (width, height) != (height, width):
+            raise size_error(file, (height, width), stated, rules.exif_orientation)
         if None not in stated and stated != (height, width):
             notes.note_size(file, stated, (height, width))
     elif None in stated:

@@ -68,6 +68,24 @@ def path_inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def size_error(
+    path: str | Path, found: tuple[float, float], stated: tuple[float, float], upright: bool
+) -> DataError:
+    """The error for an image of another (height, width) than its annotation states.
+
+    upright: whether it was turned by its EXIF orientation. Where that is what made the difference,
+    the error names the setting.
+    """
+    sizes = f"{found[1]:g} x {found[0]:g} pixels, and {stated[1]:g} x {stated[0]:g}"
+    advice = ""
+    if found == stated[::-1]:
+        advice = "; exif_orientation cannot help, as the file has no such tag: correct one of them"
+        if orientation(path) in SIDEWAYS:
+            keeps = "keeps images as they are stored" if upright else "turns images upright"
+            advice = f"; --set exif_orientation={'false' if upright else 'true'} {keeps}"
+    return DataError(path, f"the file is {sizes} by its annotation{advice}")
+
+
 def check_pixels(path: str | Path, height: int, width: int) -> None:
     """DataError for an image of more pixels than Pillow's limit against decompression bombs."""
     limit = Image.MAX_IMAGE_PIXELS

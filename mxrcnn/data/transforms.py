@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mxrcnn.config import DataConfig
-from mxrcnn.data.images import read_image
+from mxrcnn.data.images import read_image, size_error
 from mxrcnn.data.records import DataError, ImageRecord
 from symnet.boxes import flip_boxes
 from symnet.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
@@ -149,14 +149,9 @@ def load_sample(
 def read_pixels(record: ImageRecord, exif_orientation: bool = False) -> np.ndarray:
     """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if they have another size."""
     pixels = read_image(record.path, exif_orientation)
-    (height, width), stated = pixels.shape[:2], (record.height, record.width)
-    if (height, width) != stated:
-        turned = "; --set exif_orientation=true turns images upright" * (stated == (width, height))
-        raise DataError(
-            record.path,
-            f"the file is {width} x {height} pixels, and {record.width} x {record.height} by its "
-            f"annotation{turned}",
-        )
+    found, stated = pixels.shape[:2], (record.height, record.width)
+    if found != stated:
+        raise size_error(record.path, found, stated, exif_orientation)
     return pixels
 
 

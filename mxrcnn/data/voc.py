@@ -19,7 +19,7 @@ import numpy as np
 from defusedxml import ElementTree
 from tqdm import tqdm
 
-from mxrcnn.data.images import image_size, path_inside
+from mxrcnn.data.images import image_size, path_inside, size_error
 from mxrcnn.data.records import DataError, DataNotes, Dataset, ImageRecord, clean_boxes
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ VOC_CLASSES = (
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
 PROGRESS_FROM = 2000
-CLASS_LIST_LINE = re.compile(r"(\S+)\s+(-1|0|1)")
+CLASS_LIST_LINE = re.compile(r"(\S.*?)\s+(-1|0|1)")
 
 
 class _Entry(NamedTuple):
@@ -95,14 +95,18 @@ def load_voc(
 
     root holds `VOC{year}/`, itself or in its `VOCdevkit/`. Image ids are the stems; where years are
     joined and a stem occurs twice, every id gets its year in front (2007_000012).
-    In a class's own list (`000012 -1`) images marked -1 are left out.
+    Names may have spaces. A list whose lines all end in -1, 0 or 1 is a class's own (`000012 -1`),
+    whose images marked -1 are left out, unless one of its lines, as a whole, names an image or an
+    annotation (`photo -1.jpg`): then all lines are names.
 
     class_names: names in order; "voc" for the 20 standard ones; "auto" or None for the names in the
-    files, sorted, or the 20 standard ones if all names are among them.
+    files, sorted (if there is no object at all, the 20 standard ones).
     skip_bad: leave out bad images and say why in `notes.skipped`, instead of raising.
     exif_orientation: sizes are those of images turned upright by their EXIF orientation.
     require_annotations: with False, an image without an XML file has no objects.
 
+    The image file's own size counts; an annotation that states another one is noted. If it states
+    height and width exchanged, its boxes are of the image turned the other way: an error.
     A box with xmax <= xmin or ymax <= ymin in the file is dropped and counted, though by VOC's
     inclusive corners xmin == xmax could be one pixel: in practice it is a stray click.
     Raises DataError, naming file and field.
@@ -116,7 +120,7 @@ def load_voc(
     records = []
     for item in read:
         with skipping(notes, skip_bad):
-            records.append(_record(item, class_of, prefix, notes))
+            records.append(_record(item, class_of, prefix, notes, exif_orientation))
     if not records:
         raise DataError(root, f"{imageset} has no usable image; first: {notes.skipped[0]}")
     return Dataset(name=imageset, class_names=names, records=tuple(records), notes=notes)
@@ -166,7 +170,7 @@ def _list_entries(root: Path, imageset: str) -> list[_Entry]:
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not (year and split and listing.is_file()):
             raise DataError(root, f"no image set {part!r}; there is: {_what_is_there(devkit)}")
-        entries += [_Entry(folder, year, stem, listing) for stem in _read_stems(listing)]
+        entries += [_Entry(folder, year, stem, listing) for stem in _read_stems(folder, listing)]
     times = Counter((entry.year, entry.stem) for entry in entries)
     repeated = [entry for entry in entries if times[entry.year, entry.stem] > 1]
     if repeated:
@@ -186,21 +190,24 @@ def _what_is_there(devkit: Path) -> str:
     return ", ".join(found) or "no VOC{year}/ImageSets/Main/*.txt at all"
 
 
-def _read_stems(listing: Path) -> list[str]:
+def _read_stems(folder: Path, listing: Path) -> list[str]:
     try:
         lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(listing, f"unreadable list: {error}") from error
-    stems = []
-    for line in filter(None, lines):
-        marked = CLASS_LIST_LINE.fullmatch(line)
-        if marked is None:
-            stems.append(line)
-        elif marked[2] != "-1":
-            stems.append(marked[1])
+    stems = list(filter(None, lines))
+    marked = [CLASS_LIST_LINE.fullmatch(line) for line in stems]
+    if all(marked) and not any(_is_there(folder, line) for line in stems):
+        stems = [line[1] for line in marked if line[2] != "-1"]
     if not stems:
         raise DataError(listing, "lists no images")
     return stems
+
+
+def _is_there(folder: Path, stem: str) -> bool:
+    """Whether VOC{year} has an annotation or an image of that name."""
+    names = ("Annotations/{}.xml", *("JPEGImages/{}" + ending for ending in ENDINGS))
+    return any(isfile(f"{folder}/{name.format(stem)}") for name in names)
 
 
 def _read_all(
@@ -315,23 +322,30 @@ def _choose_classes(
     if class_names is not None and class_names != "auto":
         return check_class_names(root, class_names)
     found = {name for item in read for name in item.annotation.names}
-    return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
+    return tuple(sorted(found)) or VOC_CLASSES
 
 
-def _record(item: _Read, class_of: dict[str, int], prefix: bool, notes: DataNotes) -> ImageRecord:
+def _record(
+    item: _Read, class_of: dict[str, int], prefix: bool, notes: DataNotes, upright: bool
+) -> ImageRecord:
     annotation, entry = item.annotation, item.entry
     for name in annotation.names:
         if name not in class_of:
             nearest = closest(name, class_of)
+            standard = "; class_names=voc would be the 20 of VOC" * (name in VOC_CLASSES)
             raise DataError(
-                annotation.path, f"unknown class {name!r}; the closest known is {nearest!r}"
+                annotation.path,
+                f"unknown class {name!r}; the closest known is {nearest!r}{standard}",
             )
+    size = item.height, item.width
+    if annotation.size == size[::-1] != size:
+        raise size_error(item.image, size, annotation.size, upright)
     boxes = annotation.boxes - (1, 1, 0, 0)
     stray = (annotation.boxes[:, 2:] <= annotation.boxes[:, :2]).any(axis=1)
-    boxes, keep = clean_boxes(boxes, item.height, item.width, notes, item.image, stray)
+    boxes, keep = clean_boxes(boxes, *size, notes, item.image, stray)
     boxes = boxes[keep]
-    if annotation.size is not None and annotation.size != (item.height, item.width):
-        notes.note_size(item.image, annotation.size, (item.height, item.width))
+    if annotation.size not in (None, size):
+        notes.note_size(item.image, annotation.size, size)
     classes = np.array([class_of[name] for name in annotation.names], np.int64)
     return ImageRecord(
         image_id=f"{entry.year}_{entry.stem}" if prefix else entry.stem,
