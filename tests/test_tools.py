@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ import pytest
 from PIL import Image
 
 from mxrcnn.compat import mx
+from mxrcnn.data import DATASETS
+from mxrcnn.data.records import Dataset
 from mxrcnn.data.synthetic import SHAPES, ensure_synthetic
+from mxrcnn.data.voc import load_voc
 from mxrcnn.inference.detector import Detector
 from tests.conftest import REPO
 from tests.factories import TINY, Picture, make_voc, noise
@@ -370,6 +374,34 @@ def test_a_gpu_that_is_not_there(tool, trained):
 
 def test_data_without_its_folder(tool):
     assert error_of(tool("train", "--dataset", "voc")) == "--dataset voc needs --data-root"
+
+
+def test_a_data_set_of_ones_own(tool, trained, data_root, tmp_path, monkeypatch):
+    """A line in DATASETS is enough to train on it, to test on it and to check it."""
+    asked = []
+
+    def mine(data, imageset, class_names):
+        asked.append((data.root, imageset, class_names))
+        records = load_voc(data_root, "2007_test").records
+        return Dataset(
+            imageset, SHAPES, tuple(replace(r, classes=r.classes % 5 + 1) for r in records)
+        )
+
+    tools = {"train": (), "check_data": (), "test": (trained,), "quantize": (trained,)}
+    for name, args in tools.items():
+        message = error_of(tool(name, *args, "--dataset", "mine", "--data-root", "x"))
+        assert message == "no data set 'mine'; there are: synthetic, voc, coco"
+    monkeypatch.setitem(DATASETS, "mine", mine)
+    words = ("--dataset", "mine", "--data-root", "x", "--imageset", "easy")
+    code, out, errors = tool("check_data", *words)
+    assert code == 0, errors
+    assert "easy" in out
+    code, out, errors = tool("test", trained, *words, "--pictures", 0, "--out", tmp_path)
+    assert code == 0, errors
+    code, out, _ = tool("train", *words, "--out", "/dev/null/run", "--set", *WORDS)
+    assert code == 1
+    assert "data set mine" in out
+    assert asked == [("x", "easy", "auto"), ("x", "easy", SHAPES), ("x", "easy", "auto")]
 
 
 def test_a_second_training_does_not_overwrite_the_first(tool, trained, data_root):

@@ -23,7 +23,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", choices=("synthetic", "voc", "coco"), default="synthetic")
+    parser.add_argument(
+        "--dataset",
+        metavar="KIND",
+        help="voc, coco or another of mxrcnn.data.DATASETS; default: synthetic",
+    )
     parser.add_argument("--data-root", metavar="DIR")
     parser.add_argument(
         "--imageset",

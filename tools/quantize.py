@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--out", metavar="DIR", help="default: RUN_int8, or RUN_bf16")
     parser.add_argument(
-        "--dataset", choices=("synthetic", "voc", "coco"), help="default: the run's"
+        "--dataset",
+        metavar="KIND",
+        help="voc, coco or another of mxrcnn.data.DATASETS; default: the run's",
     )
     parser.add_argument("--data-root", metavar="DIR", help="default: the run's")
     parser.add_argument(

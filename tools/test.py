@@ -18,7 +18,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("run", help="the run's folder, as tools/train.py made it")
     parser.add_argument(
-        "--dataset", choices=("synthetic", "voc", "coco"), help="default: the run's"
+        "--dataset",
+        metavar="KIND",
+        help="voc, coco or another of mxrcnn.data.DATASETS; default: the run's",
     )
     parser.add_argument("--data-root", metavar="DIR", help="default: the run's")
     parser.add_argument("--imageset", help="default: the run's validation images")

@@ -43,7 +43,11 @@ def parse_args() -> argparse.Namespace:
     what.add_argument("--resume", metavar="RUN", help="go on with a run; takes its settings")
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=("synthetic", "voc", "coco"))
+    data.add_argument(
+        "--dataset",
+        metavar="KIND",
+        help="voc, coco or another of mxrcnn.data.DATASETS; default: synthetic",
+    )
     data.add_argument("--data-root", metavar="DIR")
     data.add_argument("--imageset", help="such as 2007_trainval+2012_trainval, or train2017")
     data.add_argument("--val-imageset", help="images to validate on (see --val-every)")

@@ -40,7 +40,8 @@ def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) ->
     return _open_coco(data, "+".join(splits), class_names)
 
 
-#: the kinds of data set, as in `--dataset`
+#: the kinds of data set, as in `--dataset`: a function of the settings, the image set's name and
+#: the class names (a list, or "auto" or "voc"). This table is all that the command lines look at.
 DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
     "synthetic": _open_synthetic,
     "voc": _open_voc,
@@ -48,13 +49,18 @@ DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
 }
 
 
+def check_dataset(name: str) -> None:
+    """ConfigError for an unknown kind of data set."""
+    if name not in DATASETS:
+        raise ConfigError(f"no data set {name!r}; there are: {', '.join(DATASETS)}")
+
+
 def read_annotations(data: DataConfig, imageset: str) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
     No image is decoded. Raises as `open_dataset` does.
     """
-    if data.dataset not in DATASETS:
-        raise ConfigError(f"no data set {data.dataset!r}; there are: {', '.join(DATASETS)}")
+    check_dataset(data.dataset)
     names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
     return DATASETS[data.dataset](data, imageset, names)
 

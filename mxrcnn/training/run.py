@@ -16,7 +16,7 @@ from mxrcnn.config import (
     override,
     parse_settings,
 )
-from mxrcnn.data import open_dataset
+from mxrcnn.data import check_dataset, open_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.training.checkpoint import RunFolder
@@ -113,6 +113,7 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
     config = override(config, settings)
     config = _with_workers(config, request)
     told.append(f"{network}, preset {preset}, data set {dataset}")
+    check_dataset(dataset)
     if dataset != "synthetic" and "data.root" not in settings:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
     if not config.train.pretrained:
