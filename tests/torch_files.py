@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.weights.pth import _Program
+from mxrcnn.weights.torch_pickle import Program
 
 TORCH = Path(__file__).parent / "data" / "torch"
 
@@ -71,7 +71,7 @@ def write_pth(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 def write_torchs(path: Path, name: str, value: Callable[[str, tuple], np.ndarray]) -> Path:
     """A checkpoint with the pickle that torch wrote for a model, and values by name and shape."""
     pickle = gzip.decompress((TORCH / f"{name}.pkl.gz").read_bytes())
-    state = _Program().run(pickle)
+    state = Program().run(pickle)
     storages = {
         entry.storage.key: np.asarray(value(key, entry.shape)).tobytes()
         for key, entry in state.items()

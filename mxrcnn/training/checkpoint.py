@@ -23,6 +23,7 @@ from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
 from mxrcnn.training.lock import RunLock
 from mxrcnn.training.params_file import ParamsFileError, check_params_file
+from mxrcnn.weights.budget import BudgetError
 
 _NAME = re.compile(r"step-(\d{8})")
 Params = dict[str, mx.nd.NDArray]
@@ -105,6 +106,8 @@ def load_arrays(path: Path) -> Params:
     try:
         check_params_file(path)
         arrays = mx.nd.load(str(path))
+    except BudgetError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except ParamsFileError as error:
         raise CheckpointError(f"{path}: not a whole MXNet parameter file: {error}") from None
     except mx.MXNetError as error:

@@ -12,6 +12,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from mxrcnn.weights.budget import ByteBudget
+
 MAGIC = 0x112
 #: how an array begins: since MXNet 1.0, and since 0.12. Older ones begin with their dimensions
 _V2, _V1 = 0xF993FAC9, 0xF993FAC8
@@ -53,7 +55,11 @@ class _Reader:
 
 
 def check_params_file(path: Path) -> None:
-    """ParamsFileError unless MXNet can read all of the file; OSError if it cannot be opened."""
+    """ParamsFileError unless MXNet can read all of the file; OSError if it cannot be opened.
+
+    BudgetError if its arrays would take too much memory.
+    """
+    budget = ByteBudget(path, packed=False)
     with path.open("rb") as handle:
         reader = _Reader(handle, path.stat().st_size)
         magic, _, count = reader.numbers("QQQ")
@@ -63,13 +69,14 @@ def check_params_file(path: Path) -> None:
             raise ParamsFileError(f"it claims {count} arrays")
         for number in range(count):
             try:
-                _check_array(reader)
+                budget.take(f"array {number + 1} of {count}", *_array(reader))
             except ParamsFileError as error:
                 raise ParamsFileError(f"array {number + 1} of {count}: {error}") from None
         _check_names(reader, count)
 
 
-def _check_array(reader: _Reader) -> None:
+def _array(reader: _Reader) -> tuple[int, int]:
+    """Pass over an array; how many elements it has, and the bytes of each."""
     (first,) = reader.numbers("I")
     if first == _V2:
         (storage,) = reader.numbers("i")
@@ -86,6 +93,7 @@ def _check_array(reader: _Reader) -> None:
     if device not in _DEVICES or kind not in _ITEMSIZES:
         raise ParamsFileError(f"unknown device {device} or type {kind}")
     reader.skip(math.prod(sides) * _ITEMSIZES[kind])
+    return math.prod(sides), _ITEMSIZES[kind]
 
 
 def _check_names(reader: _Reader, count: int) -> None:

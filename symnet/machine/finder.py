@@ -83,7 +83,7 @@ def install() -> None:
         )
 
 
-class _LazyMXNet(types.ModuleType):
+class _LazyMXNet:
     """Stands for mxnet, and imports it (about a second) when something of it is asked for.
 
     So the modules of graphs can be read for their configs and targets, as loader workers do,
@@ -102,4 +102,4 @@ class _LazyMXNet(types.ModuleType):
         return getattr(mxnet, name)
 
 
-mx = _LazyMXNet("mxnet")
+mx = _LazyMXNet()
