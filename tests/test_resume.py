@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +25,13 @@ import pytest
 
 from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, load_json
+from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.lock import RunLock, RunLockedError
 from mxrcnn.training.run import TrainRequest, prepare, run_training
+from mxrcnn.training.same_data import Continuation, continue_with, remember_data
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer, train
 from tests.factories import TINY
@@ -131,6 +136,27 @@ def test_more_epochs_later_equal_more_epochs_at_once(begin, tmp_path, monkeypatc
     assert_same_end(tmp_path / "longer", tmp_path / "whole")
 
 
+def test_what_may_change_changes_no_bits_and_stays(begin, data_root, tmp_path, monkeypatch):
+    train(begin("whole", train__epochs=2), 0)
+    trainer = begin("changed", train__epochs=2)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 7)
+        train(trainer, 0)
+    path = trainer.run.path
+    moved = shutil.copytree(data_root, tmp_path / "moved")
+    words = ("checkpoint_steps=5", f"data.root={moved}")
+    resumed = prepare(
+        TrainRequest(resume=str(path), settings={"train.log_interval": 7}, words=words)
+    )
+    train(resumed, 0)
+    kept = load_json(path / "config.json")
+    assert (kept.train.checkpoint_steps, kept.train.log_interval) == (5, 7)
+    assert kept.data.root == str(moved)
+    assert [row["step"] for row in resumed.run.read_log()] == [14, 21, 24]
+    assert resumed.run.steps()[-2:] == [20, 24]
+    assert_same_end(path, tmp_path / "whole")
+
+
 def test_a_run_without_a_checkpoint_starts_again(begin, tmp_path, capsys):
     train(begin("whole"), 0)
     trainer = begin("broken off")
@@ -196,8 +222,8 @@ def shown_by_tensorboard(run: Path, name: str) -> list[int]:
     ("request_with", "named"),
     [
         ({"settings": {"train.lr": 1.0}}, "train.lr"),
-        ({"settings": {"train.seed": 1, "data.root": "x"}}, "data.root, train.seed"),
-        ({"words": ["width=0.5"]}, "width"),
+        ({"settings": {"train.seed": 1, "data.root": "x"}}, "train.seed"),
+        ({"words": ["width=0.5", "batch_size=4"]}, "model.width, train.batch_size"),
         ({"preset": "quick"}, "--preset"),
         ({"out": "elsewhere"}, "--out"),
         ({"network": "faster_rcnn_vgg16"}, "--network"),
@@ -219,7 +245,8 @@ def test_epochs_may_change(begin, epochs):
 def test_another_metric_from_now_on_is_told_and_kept(begin, capsys):
     run = begin("run", data__val_imageset="2007_test").run
     run.note_best(7, "voc07 mAP", 0.75)
-    resume(run.path)
+    run.unlock()
+    resume(run.path).run.unlock()
     assert "validation by voc07, VOC07 mAP, decides" in capsys.readouterr().out
     trainer = resume(run.path, train__val_metric="coco")
     told = capsys.readouterr().out
@@ -285,6 +312,126 @@ def test_a_hang_up_stops_unless_it_is_ignored():
             signal.signal(signal.SIGHUP, before)
 
 
+# Other data
+
+
+def voc_without(data_root: Path, folder: Path, missing: int) -> Path:
+    """A copy of the data without the last images of its list."""
+    shutil.copytree(data_root, folder)
+    names = folder / "VOC2007" / "ImageSets" / "Main" / "train.txt"
+    names.write_text("\n".join(names.read_text().split()[:-missing]) + "\n")
+    return folder
+
+
+def test_other_data_are_refused_or_accepted_from_the_next_epoch_on(
+    begin, data_root, tmp_path, monkeypatch, capsys
+):
+    """12 steps an epoch become 6: epochs 2 and 3 are of the new data, and so is the decay."""
+    trainer = begin("run", train__epochs=4, train__lr_decay_epoch=(3,), train__log_interval=1)
+    path = trainer.run.path
+    with monkeypatch.context() as patched:
+        stop_at(patched, 14)
+        train(trainer, 0)
+    root = voc_without(data_root, tmp_path / "fewer", 6)
+    last = sorted((data_root / "VOC2007" / "Annotations").iterdir())[11].stem
+    changed = TrainRequest(resume=str(path), settings={"data.root": str(root)}, data_changed=True)
+    with pytest.raises(
+        CheckpointError, match=f"6 images removed: .*{last}.*--data-changed"
+    ) as told:
+        prepare(dataclasses.replace(changed, data_changed=False))
+    assert str(path / "checkpoints" / "step-00000014") in str(told.value)
+    assert load_json(path / "config.json").data.root == str(
+        data_root
+    )  # what failed changes nothing
+
+    first = prepare(changed)
+    assert (first.state, first.total) == (TrainState(14, 2, 0), 26)
+    assert "the rest of epoch 1 is left out\nepoch 2 begins with the" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        stop_at(patched, 17)
+        train(first, 0)
+    second = resume(path)
+    assert (second.state, second.total) == (TrainState(17, 2, 3), 26)
+    assert train(second, 0).step == 26
+    assert second.state == TrainState(26, 4, 0)
+    rows = [row for row in second.run.read_log() if row["step"] > 14]
+    assert [row["epoch"] for row in rows[:3]] == [2.1667, 2.3333, 2.5]
+    assert rows[-1]["epoch"] == 4
+    rates = [row["lr"] for row in rows]
+    assert rates == pytest.approx([rates[0]] * 6 + [rates[0] / 10] * 6)
+    assert len(list((path / "data").iterdir())) == 2
+
+
+IDENTITY = DataIdentity(("dog",), ("a", "b", "c"), ("1", "2", "3"))
+OTHERS = {
+    "added": (
+        dict(image_ids=("a", "b", "c", "d"), hashes=("1", "2", "3", "4")),
+        "1 image added: d",
+    ),
+    "removed": (dict(image_ids=("a", "c"), hashes=("1", "3")), "1 image removed: b"),
+    "changed": (dict(hashes=("1", "9", "3")), "1 image changed .*: b"),
+    "order": (dict(image_ids=("b", "a", "c"), hashes=("2", "1", "3")), "in another order"),
+    "classes": (dict(class_names=("cat",)), "1 class added: cat"),
+}
+
+
+@pytest.fixture
+def saved(tmp_path) -> RunFolder:
+    """A run folder whose checkpoint is of IDENTITY, batch 2 of epoch 1, 3 steps an epoch."""
+    run = RunFolder(tmp_path / "run")
+    remember_data(run, IDENTITY)
+    run.save(TrainState(5, 1, 2, IDENTITY.hash), {"arg:a": mx.nd.ones(1)}, {}, 1)
+    return run
+
+
+@pytest.mark.parametrize(("fields", "message"), OTHERS.values(), ids=OTHERS)
+def test_what_differs_is_told(saved, fields, message):
+    state, now = saved.load_state()[0], dataclasses.replace(IDENTITY, **fields)
+    with pytest.raises(CheckpointError, match=f"step-00000005 was trained on other .*{message}"):
+        continue_with(saved, state, now, 3, False)
+    found = continue_with(saved, state, now, 3, True)
+    assert found.state == TrainState(5, 2, 0)
+    assert re.search(message, found.told[0])
+    assert continue_with(saved, dataclasses.replace(state, step=6, epoch=2, batch=0), now, 3, True)
+    (saved.path / "data" / f"{IDENTITY.hash}.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"what differs is not known, as .*json cannot be"):
+        continue_with(saved, state, now, 3, False)
+
+
+def test_the_same_data_go_on(saved):
+    state = saved.load_state()[0]
+    assert continue_with(saved, state, IDENTITY, 3, False) == Continuation(state)
+    assert "are the same" in continue_with(saved, state, IDENTITY, 3, True).told[0]
+    with pytest.raises(CheckpointError, match=r"state\.json: batch 2, and an epoch has 2"):
+        continue_with(saved, state, IDENTITY, 2, False)
+
+
+def test_older_checkpoints_do_not_say_what_data_they_are_of(saved):
+    path = saved.folder() / "state.json"
+    path.write_text('{"step": 5, "epoch": 1, "batch": 2}')
+    state = saved.load_state()[0]
+    (line,) = continue_with(saved, state, IDENTITY, 3, False).told
+    assert line.startswith(f"{saved.folder()} does not say what data it was trained on")
+    for steps in (2, 4):  # fewer than the position, and others than the steps done
+        with pytest.raises(CheckpointError, match=f"step 5 was batch 2 of epoch 1, .*make {steps}"):
+            continue_with(saved, state, IDENTITY, steps, False)
+    assert continue_with(saved, state, IDENTITY, 2, True).state == TrainState(5, 2, 0)
+    path.write_text('{"step": 5, "epoch": 1, "batch": 2, "data": "../x"}')
+    with pytest.raises(CheckpointError, match=r"state\.json: data is \.\./x, not a hash"):
+        saved.load_state()
+
+
+def test_a_new_checkpoint_says_what_data_it_is_of(begin):
+    trainer = begin("run")
+    trainer.save()
+    folder = trainer.run.folder()
+    assert json.loads((folder / "state.json").read_text())["data"] == trainer.identity.hash
+    stored = json.loads((trainer.run.path / "data" / f"{trainer.identity.hash}.json").read_text())
+    assert DataIdentity.from_json(stored) == trainer.identity
+    with pytest.raises(ConfigError, match="--data-changed goes with --resume"):
+        prepare(TrainRequest(data_changed=True))
+
+
 # One at a time
 
 
@@ -319,7 +466,7 @@ def test_a_child_does_not_keep_the_lock(tmp_path):
     script = """
         import os, pathlib, signal, subprocess, sys, time
         from mxrcnn.training.lock import RunLock
-        RunLock(pathlib.Path(sys.argv[1]))
+        lock = RunLock(pathlib.Path(sys.argv[1]))
         started = subprocess.Popen(["sleep", "60"], close_fds=False)
         child = os.fork()
         if not child:

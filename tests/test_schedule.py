@@ -4,6 +4,7 @@ import pytest
 
 from mxrcnn.compat import mx
 from mxrcnn.config import TrainConfig
+from mxrcnn.training.checkpoint import TrainState
 from mxrcnn.training.optimizer import _Scheduler
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 
@@ -35,6 +36,17 @@ def test_a_milestone_inside_the_warmup_counts():
 def test_config_gives_epochs_and_the_schedule_has_steps(epochs, milestones):
     train = TrainConfig(lr=0.5, lr_decay_epoch=epochs, warmup_steps=3, warmup_factor=0.2)
     assert make_schedule(train, 10) == StepSchedule(0.5, milestones, 0.1, 3, 0.2)
+
+
+def test_epochs_of_another_length_after_a_change_of_data():
+    """25 steps of 10 an epoch were done; the next epoch, 3, begins with 4 steps an epoch."""
+    first = TrainState(25, 3, 0).first_step(4)
+    train = TrainConfig(lr=1.0, lr_decay_epoch=(2, 3, 5))
+    schedule = make_schedule(train, 4, first)
+    rates = [schedule(step) for step in (25, 32, 33, 40)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert [TrainState(s, e, b).first_step(10) for s, e, b in ((0, 0, 0), (25, 2, 5))] == [0, 0]
+    assert [TrainState(25 + s, 3 + s // 4, s % 4).first_step(4) for s in range(9)] == [first] * 9
 
 
 @pytest.mark.parametrize("done", [0, 1, 4, 5, 50])

@@ -40,7 +40,18 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         "--out", metavar="DIR", help="the run's folder (default: runs/NETWORK_DATASET)"
     )
-    what.add_argument("--resume", metavar="RUN", help="go on with a run; takes its settings")
+    what.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run; takes its settings. --epochs, --val-metric, --data-root, "
+        "--checkpoint-steps and --log-interval may be changed, and stay so",
+    )
+    what.add_argument(
+        "--data-changed",
+        action="store_true",
+        help="with --resume: go on although the data are others than before, from the next "
+        "epoch's start; without it that is an error that says what differs",
+    )
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -143,6 +154,7 @@ def main() -> int:
                 gpus=args.gpus,
                 kvstore=args.kvstore,
                 num_workers=args.num_workers,
+                data_changed=args.data_changed,
             )
         )
 

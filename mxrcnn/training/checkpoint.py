@@ -14,7 +14,7 @@ import re
 import shutil
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,27 @@ def _is_number(value: Any, *kinds: type) -> bool:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a training stands: updates done, and the next batch as epoch and index."""
+    """Where a training stands: updates done, and the next batch as epoch and index.
+
+    data: the hash of the data that epoch and batch are of; "" in checkpoints that do not say it.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    data: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in ("step", "epoch", "batch"):
+            value = getattr(self, name)
             if not (_is_number(value, int) and 0 <= value < 1 << 53):
                 raise ValueError(f"{name} is {str(value)[:40]}, not a count")
+        if not (isinstance(self.data, str) and re.fullmatch("[0-9a-f]{0,64}", self.data)):
+            raise ValueError(f"data is {str(self.data)[:40]}, not a hash")
+
+    def first_step(self, epoch_steps: int) -> int:
+        """The step at which epoch 0 began, had every epoch so many steps: 0 unless data changed."""
+        return self.step - self.batch - self.epoch * epoch_steps
 
 
 def _sync(path: Path) -> None:

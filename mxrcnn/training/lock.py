@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import weakref
 from datetime import datetime
 from pathlib import Path
 
@@ -40,36 +41,40 @@ class RunLock:
         folder.mkdir(parents=True, exist_ok=True)
         self.problem = ""
         path = folder / "training.lock"
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _flock(self._handle)
+            _flock(handle)
         except BlockingIOError:
-            holder = _describe(os.pread(self._handle, 4096, 0))
-            os.close(self._handle)
+            holder = _describe(os.pread(handle, 4096, 0))
+            os.close(handle)
             raise RunLockedError(
                 f"{folder}: {holder} trains here already. Wait for it, or stop it; testing and "
                 "predicting with this run are possible meanwhile"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                os.close(self._handle)
+                os.close(handle)
                 raise
             self.problem = (
                 f"{folder}: its file system has no locks ({os.strerror(error.errno)}): nothing "
                 "keeps a second training from writing to this run"
             )
-        _held.add(self._handle)
+        _held.add(handle)
+        self._release = weakref.finalize(self, _close, handle)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, json.dumps(holder).encode() + b"\n", 0)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(holder).encode() + b"\n", 0)
 
     def release(self) -> None:
         """Let others train here; once is enough."""
-        if self._handle in _held:
-            _held.discard(self._handle)
-            os.close(self._handle)
-        self._handle = -1
+        self._release()
+
+
+def _close(handle: int) -> None:
+    if handle in _held:  # not in a forked child
+        _held.discard(handle)
+        os.close(handle)
 
 
 def _now() -> str:

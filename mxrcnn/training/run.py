@@ -56,6 +56,7 @@ class TrainRequest:
     gpus: str | None = None
     kvstore: str | None = None
     num_workers: int | None = None
+    data_changed: bool = False
 
 
 def contexts(gpus: str | None) -> list[mx.Context]:
@@ -174,19 +175,31 @@ def describe_untrained(config: Config, dataset: Dataset) -> list[str]:
     return [f"{told} object {what}"]
 
 
+#: the settings that a resumed run may change: none of them changes what a step does
+RESUMABLE = {
+    "train.epochs": "--epochs",
+    "train.val_metric": "--val-metric",
+    "data.root": "--data-root",
+    "train.checkpoint_steps": "--checkpoint-steps",
+    "train.log_interval": "--log-interval",
+}
+
+
 def resumed_config(request: TrainRequest, run: RunFolder) -> Config:
-    """The run's configuration, with more or fewer epochs if asked; ConfigError for other wishes."""
+    """The run's configuration with the few changes that are allowed; ConfigError for others."""
+    config = run.config()
     settings = {**request.settings, **parse_settings(request.words)}
-    changes = set(settings) - {"train.epochs", "epochs", "train.val_metric", "val_metric"}
+    settings = {full_name(config, key): value for key, value in settings.items()}
+    changes = set(settings) - set(RESUMABLE)
     changes |= {
         f"--{name}" for name in ("preset", "out", "network", "kvstore") if getattr(request, name)
     }
     if changes:
         raise ConfigError(
-            "--resume takes the run's own settings; only --epochs, --val-metric, --gpus and "
-            f"--num-workers may change, not {', '.join(sorted(changes))}"
+            f"--resume takes the run's own settings; only {', '.join(RESUMABLE.values())}, --gpus "
+            f"and --num-workers may change, not {', '.join(sorted(changes))}"
         )
-    config = override(run.config(), settings)
+    config = override(config, settings)
     here = number_of_workers() if started_together() else 1
     if config.train.workers != here:
         raise ConfigError(
@@ -206,6 +219,8 @@ def prepare(request: TrainRequest) -> Trainer:
         run = RunFolder(Path(request.resume))
         config, told = resumed_config(request, run), []
     else:
+        if request.data_changed:
+            raise ConfigError("--data-changed goes with --resume: a new run takes any data")
         config, told = build_config(request)
         run = RunFolder(Path(request.out or f"runs/{config.network}_{config.data.dataset}"))
     try:
@@ -233,13 +248,13 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[s
     if workers.first:
         say(told)
     trainer = Trainer(config, run, dataset, val_dataset, devices, workers)
-    told = trainer.resume() if request.resume else trainer.begin()
+    told = trainer.resume(request.data_changed) if request.resume else trainer.begin()
     if workers.first:
         say(told)
         if trainer.validation is not None:
             say([trainer.validation.describe(run.best())])
         if request.resume:
-            run.write_config(config)  # other epochs stay when it is resumed again
+            run.write_config(config)  # what was changed stays when it is resumed again
     return trainer
 
 

@@ -10,7 +10,10 @@ from mxrcnn.config import TrainConfig
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """lr times decay to the power of the milestones passed; milestones and steps count updates."""
+    """lr times decay to the power of the milestones passed; milestones and steps count updates.
+
+    A milestone below 0 was passed before the data, and with them an epoch's length, changed.
+    """
 
     lr: float
     milestones: tuple[int, ...]
@@ -39,8 +42,8 @@ def lr_scale(train: TrainConfig) -> int:
     return train.workers if scaled else 1
 
 
-def make_schedule(train: TrainConfig, steps_per_epoch: int) -> StepSchedule:
-    """The schedule that a training configuration describes.
+def make_schedule(train: TrainConfig, steps_per_epoch: int, first_step: int = 0) -> StepSchedule:
+    """The schedule that a training configuration describes; see TrainState.first_step.
 
     A scaled learning rate begins where one worker's would, and is reached after the configuration's
     own warm-up, but no sooner than after SCALED_WARMUP steps, or an epoch if that is shorter.
@@ -51,7 +54,7 @@ def make_schedule(train: TrainConfig, steps_per_epoch: int) -> StepSchedule:
         warmup_steps = max(warmup_steps, min(SCALED_WARMUP, steps_per_epoch))
     return StepSchedule(
         scale * train.lr,
-        tuple(sorted(epoch * steps_per_epoch for epoch in train.lr_decay_epoch)),
+        tuple(sorted(first_step + epoch * steps_per_epoch for epoch in train.lr_decay_epoch)),
         train.lr_decay,
         warmup_steps,
         factor,

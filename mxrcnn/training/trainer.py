@@ -37,6 +37,7 @@ from mxrcnn.training.checkpoint import (
 from mxrcnn.training.curves import Events, LossPlot
 from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
 from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
+from mxrcnn.training.same_data import begun_with_others, continue_with, remember_data
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.validation import Validation, verdict
@@ -332,14 +333,19 @@ class Trainer:
         self.validation: Validation | None = None
         if val_dataset is not None:
             self.validation = Validation(config, val_dataset, contexts[0])
-        self.schedule = make_schedule(config.train, self.plan.steps)
-        self.total = config.train.epochs * self.plan.steps
         self.metrics = RunningMetrics(self.network.detector.losses)
-        self.state = TrainState()
+        self._go_to(TrainState(data=self.identity.hash))
         self.last: dict[str, float | None] = {}
         self._stop_requests: deque[mx.nd.NDArray] = deque()
         writes = config.train.tensorboard and self.workers.first
         self.events = Events(run.path / "tensorboard", writes)
+
+    def _go_to(self, state: TrainState) -> None:
+        """Stand at that place, from which on all epochs are of the present data."""
+        first, steps = state.first_step(self.plan.steps), self.plan.steps
+        self.state = replace(state, data=self.identity.hash)
+        self.schedule = make_schedule(self.config.train, steps, first)
+        self.total = first + self.config.train.epochs * steps
 
     def begin(self) -> list[str]:
         """Start a new run: folder, symbols, first parameters. Returns what to tell the user.
@@ -363,21 +369,28 @@ class Trainer:
                 "where they go on": str(self.state),
             }
         )
+        if self.workers.first:
+            remember_data(self.run, self.identity)
         self.network.start(params, momentum, self.schedule, self.state.step)
 
-    def resume(self) -> list[str]:
+    def resume(self, data_changed: bool = False) -> list[str]:
         """Go on from the run's last checkpoint; from the start if it has none.
 
-        Returns what to tell the user. Raises RunLockedError if another training works there,
-        CheckpointError for a checkpoint that does not fit.
+        data_changed: accept other data, from the next epoch's start. Returns what to tell the user.
+        Raises RunLockedError if another training works there, CheckpointError for a checkpoint that
+        does not fit, or is of other data.
         """
         locked = self.run.lock() if self.workers.first else []
         if not self.run.steps():
             params, told = self.network.first_params()
+            if begun_with_others(self.run, self.identity):
+                told.append("these are other data than it was begun with")
             self._start(params, {})
             self._rewind_log()
             return [*locked, *told, "no checkpoint yet: starting from the first step"]
-        self.state, params, momentum = self.run.load_state()
+        state, params, momentum = self.run.load_state()
+        found = continue_with(self.run, state, self.identity, self.plan.steps, data_changed)
+        self._go_to(found.state)
         folder = self.run.folder("last")
         known = {key.partition(":")[2]: value for key, value in params.items()}
         needed = {**self.network.shapes, **self.network.aux_shapes}
@@ -388,7 +401,7 @@ class Trainer:
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
         self._start(params, momentum)
         self._rewind_log()
-        return [*locked, f"resuming at step {self.state.step} of {self.total}"]
+        return [*locked, *found.told, f"resuming at step {self.state.step} of {self.total}"]
 
     def _rewind_log(self) -> None:
         if self.workers.first:
@@ -439,9 +452,8 @@ class Trainer:
         """Count one update; says whether an epoch ended."""
         state = self.state
         ended = state.batch + 1 == self.plan.steps
-        self.state = TrainState(
-            state.step + 1, state.epoch + ended, 0 if ended else state.batch + 1
-        )
+        place = {"epoch": state.epoch + ended, "batch": 0 if ended else state.batch + 1}
+        self.state = replace(state, step=state.step + 1, **place)
         return ended
 
     def log(self, seconds: float, waited: float, images: int) -> dict[str, Any]:
@@ -456,7 +468,7 @@ class Trainer:
         row = {
             "kind": "train",
             "step": self.state.step,
-            "epoch": round(self.state.step / self.plan.steps, 4),
+            "epoch": round(self.state.epoch + self.state.batch / self.plan.steps, 4),
             "lr": self.schedule(self.state.step - 1),
             "images_per_second": round(images * self.workers.count / seconds, 4),
             "waiting": round(waited / seconds, 4),
