@@ -3,15 +3,25 @@
 Importing it prepares any `import mxnet` that follows (symnet.machine), and loads nothing heavy.
 """
 
+from importlib import import_module
+from typing import Any
+
 import symnet  # noqa: F401 - prepares the import of mxnet
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
-    """`mxrcnn.Detector`, loaded when it is asked for."""
-    if name == "Detector":
-        from mxrcnn.inference.detector import Detector
+#: what the package offers, and the modules that have it: loaded when it is asked for
+_EXPORTS = {
+    "Detections": "mxrcnn.data.records",
+    "Detector": "mxrcnn.inference.detector",
+    "Predictor": "mxrcnn.inference.predictor",
+}
 
-        return Detector
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'mxrcnn' has no attribute {name!r}")

@@ -109,8 +109,9 @@ def _machine() -> dict[str, Any]:
     from mxrcnn.bench.report import processor
     from symnet.machine import cores
     from symnet.machine.engine import uses_amx
+    from symnet.machine.memory import read_memory
 
-    flags = cores.cpu_flags()
+    memory, flags = read_memory(), cores.cpu_flags()
     return {
         "processor": processor(),
         "flags": [name for name in CPU_FLAGS if name in flags],
@@ -121,25 +122,10 @@ def _machine() -> dict[str, Any]:
         "usable_cores": cores.logical_cores(),
         "usable_physical_cores": cores.physical_cores(),
         "cpu_quota": cores.cpu_quota(),
-        **_memory(),
+        "memory": memory.total,
+        "memory_available": memory.available,
+        "memory_limit": memory.limit,
     }
-
-
-def _memory() -> dict[str, int | None]:
-    """Bytes of memory: in all, free to use, and the control group's limit."""
-    from symnet.machine.cores import cgroup_texts
-
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    known = {name: int(rest.split()[0]) * 1024 for name, rest in (x.split(":") for x in lines)}
-    total = known.get("MemTotal")
-    texts = cgroup_texts("memory", "memory.max")
-    texts += cgroup_texts("memory", "memory.limit_in_bytes")
-    limits = [int(text) for text in texts if text != "max"]
-    limit = min((n for n in limits if total is None or n < total), default=None)
-    return {"memory": total, "memory_available": known.get("MemAvailable"), "memory_limit": limit}
 
 
 def _gpus() -> list[dict[str, str]]:

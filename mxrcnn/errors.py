@@ -23,10 +23,15 @@ USER_ERRORS = (
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print such an error to stderr and exit with code 1; after Ctrl-C with 130."""
+    """Print such an error, or that there is no MXNet, to stderr and exit with code 1; after Ctrl-C with 130."""
     try:
         yield
     except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ImportError as error:
+        if error.name != "mxnet":
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

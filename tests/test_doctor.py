@@ -19,6 +19,7 @@ import pytest
 from mxrcnn import doctor
 from symnet.machine import cores
 from symnet.machine.install import how_to_install
+from symnet.machine.memory import read_memory
 from tests.conftest import REPO
 
 
@@ -205,7 +206,7 @@ def test_memory_of_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
     monkeypatch.setattr(cores, "_OWN_CGROUPS", tmp_path / "own")
     (tmp_path / "own").write_text("0::/\n")
-    assert doctor._memory()["memory_limit"] is None
+    assert read_memory().limit is None
     for text, limit in (("max", None), (str(2**60), None), (str(2**29), 2**29)):
         (tmp_path / "memory.max").write_text(text)
-        assert doctor._memory()["memory_limit"] == limit
+        assert read_memory().limit == limit

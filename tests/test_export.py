@@ -20,7 +20,8 @@ from mxrcnn.export.check import agreement
 from mxrcnn.export.graph import OnnxGraph, add_symbol, to_onnx
 from mxrcnn.export.model import export_onnx, export_symbol, onnx_model
 from mxrcnn.inference.detector import Detector
-from mxrcnn.inference.onnx_detector import OnnxDetector
+from mxrcnn.inference.onnx_engine import OnnxEngine
+from mxrcnn.inference.predictor import Predictor
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
 from symnet.compat import mx
@@ -335,12 +336,12 @@ def photos(shared_data) -> list[np.ndarray]:
 @pytest.fixture(
     scope="module", params=VARIANTS, ids=lambda v: "-".join([v[0], *map(str, v[1].values())])
 )
-def pair(request, tmp_path_factory) -> tuple[Detector, OnnxDetector]:
+def pair(request, tmp_path_factory) -> tuple[Detector, Predictor]:
     """A detector of random weights, and itself exported."""
     detector = make_detector(*request.param)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(detector, path)
-    return detector, OnnxDetector(path)
+    return detector, Predictor.load(path)
 
 
 def assert_agree(ours: Detections, theirs: Detections, least: int = 10) -> None:
@@ -398,7 +399,7 @@ def test_no_detections(name, photos, tmp_path):
             value[:] = -50
     detector = Detector(detector.symbol, args, auxs, detector.config)
     path = export_onnx(detector, tmp_path / "model.onnx")
-    for found in (detector.predict(photos[0]), OnnxDetector(path).predict(photos[0])):
+    for found in (detector.predict(photos[0]), Predictor.load(path).predict(photos[0])):
         assert len(found) == 0
 
 
@@ -517,13 +518,13 @@ def test_the_tools(run, photo_file, tmp_path, tool):  # noqa: F811
 
 
 def test_a_difference_fails(run, photo_file, tmp_path, tool, monkeypatch):  # noqa: F811
-    forward = OnnxDetector.forward
+    run_graph = OnnxEngine._run
 
-    def away(self, data, im_info):
-        outputs = forward(self, data, im_info)
+    def away(self, inputs):
+        outputs = run_graph(self, inputs)
         return {**outputs, "det_scores": outputs["det_scores"] + 0.01}
 
-    monkeypatch.setattr(OnnxDetector, "forward", away)
+    monkeypatch.setattr(OnnxEngine, "_run", away)
     code, _, errors = tool("export", run, "--to", tmp_path / "m.onnx", "--check", photo_file)
     assert code == 1
     assert "does not find what the run finds" in errors
@@ -546,4 +547,4 @@ def test_foreign_files_are_refused(tmp_path):
     model = to_onnx(mx.sym.relu(V("x")), {}, {"x": [1]}, {"x": (1,)}, {"y": [1]})
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(CheckpointError, match=r"metadata is not that of tools/export\.py"):
-        OnnxDetector(tmp_path / "foreign.onnx")
+        Predictor.load(tmp_path / "foreign.onnx")

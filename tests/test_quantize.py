@@ -15,7 +15,6 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.data.voc import load_voc
 from mxrcnn.evaluation.quantized import QuantizeRequest, quantize_and_test
 from mxrcnn.inference.detector import Detector
-from mxrcnn.inference.executors import KEPT_SHAPES, Executors
 from mxrcnn.inference.quantize import quantize, quantize_run
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.trainer import first_value
@@ -212,34 +211,3 @@ def test_refusals(run, dataset, tmp_path):
         quantize_run(run, tmp_path / "none", "fp16", dataset)
     assert not (tmp_path / "none").exists()
     assert not list(tmp_path.glob(".*partial"))
-
-
-# --- executors ----------------------------------------------------------------------------------
-
-
-def test_shapes_are_bound_once_and_the_oldest_let_go(monkeypatch):
-    bound = []
-    symbol = mx.sym.broadcast_mul(mx.sym.Variable("data"), mx.sym.Variable("scale"))
-    original = mx.sym.Symbol.bind
-
-    def bind(self, context, args, **options):
-        bound.append(args["data"].shape)
-        return original(self, context, args, **options)
-
-    monkeypatch.setattr(mx.sym.Symbol, "bind", bind)
-    executors = Executors(symbol, {"scale": mx.nd.array([3])}, {}, mx.cpu())
-
-    def run(count):
-        executors.start(data=np.full((count,), 2, np.float32))
-        (out,) = executors.finish()
-        np.testing.assert_array_equal(out, np.full((count,), 6))
-
-    symbol_shapes = range(1, KEPT_SHAPES + 1)
-    for count in [*symbol_shapes, *symbol_shapes]:
-        run(count)
-    assert bound == [(count,) for count in symbol_shapes]
-    run(KEPT_SHAPES + 1)  # the first goes
-    run(2)
-    assert bound[KEPT_SHAPES:] == [(KEPT_SHAPES + 1,)]
-    run(1)
-    assert bound[-1] == (1,)

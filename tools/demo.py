@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Detect objects in images: prints them and draws them.
 
+A .onnx file runs in onnxruntime and needs no mxnet.
+
 examples:
   python tools/demo.py runs/voc07 street.jpg people.jpg --out pictures
-  python tools/demo.py voc07.onnx street.jpg
+  python tools/demo.py runs/voc07 street.jpg --classes person dog --max-detections 10
+  python tools/demo.py voc07.onnx street.jpg --provider cuda
 """
 
 import argparse
@@ -21,40 +24,54 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: %(default)s")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
+    )
+    parser.add_argument("--max-detections", type=int, metavar="N", help="the best N of an image")
+    parser.add_argument(
+        "--exif",
+        choices=("upright", "stored"),
+        default="upright",
+        help="turn photos by their EXIF tag, or take them as stored; default: %(default)s",
+    )
     parser.add_argument("--checkpoint", metavar="best|last|N")
-    parser.add_argument("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
+    parser.add_argument("--gpus", metavar="0", help="of runs: the GPU to use; default: the CPU")
+    parser.add_argument(
+        "--provider", help="of ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
     from mxrcnn.config import ConfigError
-    from mxrcnn.data.images import read_image
     from mxrcnn.errors import report_user_errors
-    from mxrcnn.inference.detector import Detector
-    from mxrcnn.inference.onnx_detector import OnnxDetector
-    from mxrcnn.training.run import contexts
-    from mxrcnn.viz import draw_detections
+    from mxrcnn.inference.predictor import Predictor
 
     with report_user_errors():
-        if args.run.endswith(".onnx"):
-            if args.checkpoint or args.gpus:
-                raise ConfigError("--checkpoint and --gpus are for runs, not for ONNX files")
-            detector = OnnxDetector(args.run)
-        else:
-            detector = Detector.load(args.run, args.checkpoint, context=contexts(args.gpus)[0])
-        names = detector.class_names
+        context = None
+        if args.gpus:
+            if args.run.endswith(".onnx"):
+                raise ConfigError("--gpus is for runs; for ONNX files: --provider cuda")
+            from mxrcnn.training.run import contexts
+
+            context = contexts(args.gpus)[0]
+        predictor = Predictor.load(
+            args.run, args.checkpoint, context=context, provider=args.provider
+        )
         Path(args.out).mkdir(parents=True, exist_ok=True)
         for place, path in enumerate(args.images, start=1):
-            pixels = read_image(path, detector.config.data.exif_orientation)
-            found = detector.predict(pixels)
+            found = predictor.predict(
+                path, args.threshold, args.classes, args.max_detections, args.exif
+            )
             picture = Path(args.out) / f"{place:03d}_{Path(path).stem}.png"
-            draw_detections(pixels, found, names, args.threshold).save(picture)
-            shown = found[found.scores >= args.threshold]
-            print(f"{path}: {len(shown)} objects, drawn in {picture}")
-            for box, score, k in zip(shown.boxes, shown.scores, shown.classes):
+            found.plot(path).save(picture)
+            width, height = found.size[::-1]
+            pixels = f"{width} x {height} pixels, {found.orientation}"
+            print(f"{path}: {len(found)} objects in {pixels}, drawn in {picture}")
+            for box, score, name in zip(found.boxes, found.scores, found.names):
                 place_text = " ".join(f"{value:7.1f}" for value in box)
-                print(f"  {names[int(k) - 1]:<16} {score:.3f}  {place_text}")
+                print(f"  {name:<16} {score:.3f}  {place_text}")
     return 0
 
 

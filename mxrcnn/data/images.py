@@ -48,7 +48,7 @@ def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
     """
     with opened(path) as image:
         image = ImageOps.exif_transpose(image) if exif_orientation else image
-        pixels = _rgb(Path(path), image)
+        pixels = as_rgb(path, image)
     return pixels
 
 
@@ -111,8 +111,11 @@ def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image
         raise DataError(path, f"not a readable {kind}: {error}") from error
 
 
-def _rgb(path: Path, image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded image of any mode."""
+def as_rgb(path: str | Path, image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 RGB of an image of any mode, as `read_image` has them.
+
+    path: what a DataError names.
+    """
     if image.mode == "F":
         raise DataError(path, "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
@@ -122,7 +125,7 @@ def _rgb(path: Path, image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _from_wide_grey(path: Path, grey: np.ndarray) -> np.ndarray:
+def _from_wide_grey(path: str | Path, grey: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 from integer grey (H, W) in 0..65535: the high byte, three times."""
     if grey.min() < 0 or grey.max() > 65535:
         raise DataError(path, f"grey values {grey.min()}..{grey.max()} are outside 0..65535")

@@ -8,11 +8,16 @@ Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mxrcnn.inference.pictures import Picture
 
 ImageId = Union[int, str]
 
@@ -176,18 +181,27 @@ class Dataset:
         return self.records[index]
 
 
+#: which pixels an image's boxes are in: as its file stores them, or turned upright by its EXIF tag
+Orientation = Literal["stored", "upright"]
+
+
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image, in its stored pixels, best score first.
+    """What a detector found in one image, best score first.
 
-    boxes (D, 4) xyxy float32; scores (D,) float32; classes (D,) int64 in 1..C-1;
-    masks: None, or D RLE dictionaries.
+    boxes (D, 4) xyxy float32 in the image's pixels; scores (D,) float32; classes (D,) int64 in
+    1..C-1; masks: None, or D RLE dictionaries. class_names: of classes 1, 2, ...; size: (height,
+    width) of the image; both None where nobody has told. orientation: whether that is the image as
+    its file stores it, or turned upright by its EXIF tag.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     masks: Sequence[Any] | None = None
+    class_names: tuple[str, ...] | None = None
+    size: tuple[int, int] | None = None
+    orientation: Orientation = "stored"
 
     def __post_init__(self) -> None:
         _check_lengths(
@@ -211,7 +225,63 @@ class Detections:
         masks = self.masks
         if masks is not None:
             masks = [masks[i] for i in np.arange(len(self))[keep]]
-        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep], masks)
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            classes=self.classes[keep],
+            masks=masks,
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each detection's class; ValueError if there are no class_names."""
+        if self.class_names is None:
+            raise ValueError("these detections came without class_names")
+        return tuple(self.class_names[k - 1] for k in self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: `size`, `orientation`, and `detections`, a list, best first, of
+        `box` (x1, y1, x2, y2), `score`, `class` (1, 2, ...), `name`, and `mask` in COCO's RLE.
+
+        Names and masks only where there are some.
+        """
+        rows: list[dict[str, Any]] = [
+            {"box": box, "score": score, "class": k}
+            for box, score, k in zip(
+                self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()
+            )
+        ]
+        if self.class_names is not None:
+            for row, name in zip(rows, self.names):
+                row["name"] = name
+        for row, mask in zip(rows, self.masks or ()):
+            counts = mask["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            row["mask"] = {"size": [int(side) for side in mask["size"]], "counts": text}
+        size = None if self.size is None else list(self.size)
+        return {"size": size, "orientation": self.orientation, "detections": rows}
+
+    def plot(self, image: Picture) -> Image.Image:
+        """A PIL picture of the image with all of these detections on it.
+
+        image: what was predicted on: a path, bytes, a PIL image or pixels (H, W, 3) uint8 RGB; the
+        former three are turned upright if these boxes are in the upright image. Raises ValueError
+        for an image of another size.
+        """
+        from mxrcnn.inference.pictures import read_pixels
+        from mxrcnn.viz import draw_detections
+
+        pixels = read_pixels(image, self.orientation == "upright")
+        if self.size is not None and pixels.shape[:2] != self.size:
+            raise ValueError(
+                f"the image is {pixels.shape[1]} x {pixels.shape[0]} pixels, and these detections "
+                f"are of one of {self.size[1]} x {self.size[0]}"
+            )
+        names = self.class_names
+        if names is None:
+            names = [f"class {k}" for k in range(1, int(self.classes.max(initial=0)) + 1)]
+        return draw_detections(pixels, self, names, threshold=0.0)
 
 
 def clean_boxes(

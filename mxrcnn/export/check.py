@@ -13,8 +13,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from mxrcnn.data.records import Detections
-from mxrcnn.inference.detector import Detector
-from mxrcnn.inference.onnx_detector import OnnxDetector
+from mxrcnn.inference.predictor import Predictor
 from symnet.boxes import areas, iou
 
 LEAST_IOU = 0.99
@@ -110,14 +109,14 @@ def _matched(
     return pairs, len(wanted) - len(pairs)
 
 
-def check(reference: Detector, path: Path, images: Sequence[str | Path]) -> bool:
+def check(reference: Predictor, path: Path, images: Sequence[str | Path]) -> bool:
     """Print how an ONNX file agrees with the detector it was made from; says whether it does.
 
     The times are of an image from file to boxes, both detectors taking turns.
     """
     if not images:
         return True
-    sides = reference, OnnxDetector(path)
+    sides = reference, Predictor.load(path)
     seconds: list[list[float]] = [[], []]
     rows = []
     print(HEAD)

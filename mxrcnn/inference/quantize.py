@@ -16,7 +16,7 @@ from mxrcnn.data.loader import test_loader, test_plans
 from mxrcnn.data.records import Dataset
 from mxrcnn.files import atomic_folder
 from mxrcnn.inference.detector import inference_symbol
-from mxrcnn.inference.executors import Executors
+from mxrcnn.inference.mxnet_engine import MXNetEngine
 from mxrcnn.training.checkpoint import (
     CheckpointError,
     Params,
@@ -165,8 +165,7 @@ def _ranges(
     least = np.full(len(outputs), np.inf)
     greatest = -least
     for inputs in images:
-        executors = Executors(mx.sym.Group(heads), *params, mx.cpu())
-        executors.start(**inputs)
-        found = np.concatenate(executors.finish())
+        engine = MXNetEngine(mx.sym.Group(heads), *params, mx.cpu())
+        found = np.concatenate(list(engine.start(**inputs).result().values()))
         least, greatest = np.minimum(least, found[::2]), np.maximum(greatest, found[1::2])
     return dict(zip(outputs, zip(least.tolist(), greatest.tolist())))

@@ -26,7 +26,7 @@ from mxrcnn.training.params_file import ParamsFileError, check_params_file
 from mxrcnn.weights.budget import BudgetError
 
 _NAME = re.compile(r"step-(\d{8})")
-Params = dict[str, mx.nd.NDArray]
+Params = dict[str, "mx.nd.NDArray"]  # quoted: it must not load mxnet
 
 
 class CheckpointError(RuntimeError):

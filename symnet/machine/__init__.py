@@ -4,6 +4,7 @@ finder   prepares any `import mxnet` that follows `import symnet`; the lazy `mx`
 names    the names of NumPy and distutils that MXNet 1.9.1 needs and newer versions removed
 engine   the settings of MXNet's threads and libraries
 cores    the cores that this process may use, and the processor's instruction sets
+memory   the memory that it may use
 install  the commands that install what is missing
 
 Nothing here imports NumPy or MXNet until somebody imports MXNet.

@@ -97,7 +97,7 @@ class _LazyMXNet:
             if error.name != "mxnet":
                 raise
             raise ImportError(
-                f"this needs Apache MXNet, which is not installed: {how_to_install()}"
+                f"this needs Apache MXNet, which is not installed: {how_to_install()}", name="mxnet"
             ) from None
         return getattr(mxnet, name)
 

@@ -1,0 +1,187 @@
+"""A test graph run by MXNet: bound once for each shape of its inputs, within a budget of memory."""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mxrcnn.compat import mx
+from mxrcnn.inference.engine import Outputs
+from mxrcnn.inference.rewrite import with_pooling_tables
+from symnet.machine.memory import read_memory
+
+Shapes = dict[str, tuple[int, ...]]
+
+#: the share of the memory that was free at the start which bound graphs may hold
+MEMORY_SHARE = 0.25
+
+_ALLOCATED = re.compile(r"Total (\d+) MB allocated")
+
+#: held while a graph is bound: MXNet infers shapes and rewrites graphs in ways that fail when two
+#: threads do it at once ("Cannot find attribute shape in the graph"), be it for different graphs
+_BINDING = threading.Lock()
+
+
+class _Bound:
+    """An executor, the bytes that it holds, and the handle that its outputs are for."""
+
+    def __init__(self, executor: mx.executor.Executor, size: int) -> None:
+        self.executor, self.size = executor, size
+        self.waiting: Callable[[], _Running | None] = lambda: None
+
+    def settle(self) -> None:
+        """Fetch what a handle still waits for, so that the executor is free for other work."""
+        running = self.waiting()
+        if running is not None:
+            running.fetch()
+
+
+class _Running:
+    """The outputs of one forward pass: in an executor as long as it has nothing else to do."""
+
+    def __init__(self, bound: _Bound, names: list[str], lock: threading.Lock) -> None:
+        self._bound: _Bound | None = bound
+        self._names, self._lock = names, lock
+        self._outputs: Outputs = {}
+        self._error: Exception | None = None
+        bound.waiting = weakref.ref(self)
+
+    def fetch(self) -> None:
+        """Copy the outputs to the host, once; whoever calls it holds the lock."""
+        if self._bound is None:
+            return
+        outputs = self._bound.executor.outputs
+        try:
+            self._outputs = {name: out.asnumpy() for name, out in zip(self._names, outputs)}
+        except Exception as error:  # for the thread that started it, not for the one that fetches
+            self._error = error
+        self._bound = None  # not earlier: without its executor, the work would be undone
+
+    def result(self) -> Outputs:
+        """The outputs by name, on the host."""
+        with self._lock:
+            self.fetch()
+        if self._error is not None:
+            raise self._error
+        return self._outputs
+
+
+class MXNetEngine:
+    """Runs a graph for inference, from any number of threads.
+
+    One lock is held while inputs are copied, outputs are fetched, or a graph is bound; what was
+    started is kept in the handle. If an executor is needed again before its outputs were asked
+    for, they are fetched into their handle first. The lock costs one thread less than 1 % of the
+    time of the smallest network. (MXNet runs the operators of a device one after the other, so
+    there is nothing to gain from an executor for each thread.)
+
+    Graphs stay bound, one for each shape of inputs, while they fit into `memory` bytes (default: a
+    quarter of what is free at the start); the least recently used goes first, and the one in use
+    always stays. What a graph holds is its arrays, by MXNet's own account, and, on a CPU, a copy of
+    the weights in the layouts that oneDNN likes.
+    """
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        args: Mapping[str, mx.nd.NDArray],
+        auxs: Mapping[str, mx.nd.NDArray],
+        context: mx.Context,
+        memory: int | None = None,
+        check: Callable[[Shapes], None] = lambda shapes: None,
+    ) -> None:
+        """check: called with the shapes before a graph is bound for them; raises to refuse."""
+        self.symbol, self.context = symbol, context
+        self.memory = _default_memory(context) if memory is None else memory
+        self._check = check
+        self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
+        self._lock = threading.Lock()
+        self._bound: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], _Bound] = OrderedDict()
+        self.set_params(args, auxs)
+
+    def set_params(
+        self, args: Mapping[str, mx.nd.NDArray], auxs: Mapping[str, mx.nd.NDArray]
+    ) -> None:
+        """Replace the parameters. What was started before gives the results of those before.
+
+        All graphs are let go: MXNet's CPU executors keep copies of weights and would not notice.
+        For the same reason nobody may write to the arrays afterwards.
+        """
+        with self._lock:
+            for key in list(self._bound):
+                self._let_go(key)
+            self._args = {name: value.as_in_context(self.context) for name, value in args.items()}
+            self._auxs = {name: value.as_in_context(self.context) for name, value in auxs.items()}
+
+    @property
+    def params(self) -> tuple[dict[str, mx.nd.NDArray], dict[str, mx.nd.NDArray]]:
+        """Arguments and auxiliary states by name."""
+        return self._args, self._auxs
+
+    @property
+    def held(self) -> dict[tuple[int, ...], int]:
+        """The bytes that each bound graph holds by shape of `data`, least recently used first."""
+        with self._lock:
+            return {dict(key)["data"]: bound.size for key, bound in self._bound.items()}
+
+    def start(self, **inputs: np.ndarray) -> _Running:
+        """Start computing for these inputs, without waiting; see Engine.
+
+        Inputs that the graph does not have are left out.
+        """
+        with self._lock:
+            bound = self._bound_for({name: value.shape for name, value in inputs.items()})
+            bound.settle()
+            for name in inputs.keys() & bound.executor.arg_dict.keys():
+                bound.executor.arg_dict[name][:] = inputs[name]
+            bound.executor.forward(is_train=False)
+            return _Running(bound, self._names, self._lock)
+
+    def _bound_for(self, shapes: Shapes) -> _Bound:
+        key = tuple(shapes.items())
+        if key not in self._bound:
+            with _BINDING:
+                self._check(shapes)
+                self._bound[key] = self._bind(shapes)
+            self._make_room(key)
+        self._bound.move_to_end(key)
+        return self._bound[key]
+
+    def _make_room(self, key: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+        """Let graphs go until the rest and that of `key` fit. It has not touched its memory yet."""
+        for oldest in list(self._bound):
+            if oldest != key and sum(b.size for b in self._bound.values()) > self.memory:
+                self._let_go(oldest)
+
+    def _let_go(self, key: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+        self._bound.pop(key).settle()
+
+    def _bind(self, shapes: Shapes) -> _Bound:
+        inputs = {name: mx.nd.empty(shape, self.context) for name, shape in shapes.items()}
+        symbol, on_cpu = self.symbol, self.context.device_type == "cpu"
+        if on_cpu:
+            symbol = with_pooling_tables(symbol, shapes)
+        executor = symbol.bind(
+            self.context, {**self._args, **inputs}, grad_req="null", aux_states=self._auxs
+        )
+        megabytes = _ALLOCATED.search(executor.debug_str())
+        arrays = int(megabytes.group(1)) << 20 if megabytes else 0
+        weights = sum(map(_bytes, self._args.values())) if on_cpu else 0
+        return _Bound(executor, arrays + weights + sum(map(_bytes, inputs.values())))
+
+
+def _bytes(array: mx.nd.NDArray) -> int:
+    return array.size * np.dtype(array.dtype).itemsize
+
+
+def _default_memory(context: mx.Context) -> int:
+    if context.device_type == "gpu":
+        free, _ = mx.context.gpu_memory_info(context.device_id)
+    else:
+        free = read_memory().free
+    return int(MEMORY_SHARE * free)

@@ -1,0 +1,53 @@
+"""Images as people hand them over: a file, its bytes, a PIL image, or pixels."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Union
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mxrcnn.data.images import as_rgb, opened, read_image
+from mxrcnn.data.records import DataError
+
+Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
+
+
+def read_pixels(picture: Picture, upright: bool = True) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 RGB of an image.
+
+    picture: the path of a file, a file's bytes, a PIL image, or pixels (H, W, 3) uint8 RGB, which
+    are returned as they are. upright: turn the former three by their EXIF tag, if they have one.
+    Raises DataError for what cannot be decoded, ValueError for other arrays, and TypeError for
+    anything else.
+    """
+    if isinstance(picture, np.ndarray):
+        shape = picture.shape
+        if len(shape) != 3 or shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+            raise ValueError(f"expected (H, W, 3) uint8 RGB, got {shape} {picture.dtype}")
+        return picture
+    if isinstance(picture, Image.Image):
+        return _of_image(picture, getattr(picture, "filename", "") or "PIL image", upright)
+    if isinstance(picture, (bytes, bytearray)):
+        name = f"{len(picture)} bytes"
+        try:
+            with opened(io.BytesIO(picture)) as image:
+                return _of_image(image, name, upright)
+        except DataError as error:
+            raise DataError(name, error.problem) from error
+    if isinstance(picture, (str, os.PathLike)):
+        return read_image(picture, upright)
+    raise TypeError(
+        f"{type(picture).__name__}: expected a path, bytes, a PIL image or an array (H, W, 3)"
+    )
+
+
+def _of_image(image: Image.Image, name: str, upright: bool) -> np.ndarray:
+    try:
+        return as_rgb(name, ImageOps.exif_transpose(image) if upright else image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow reads a file's pixels when they are first asked for
+        raise DataError(name, f"not a readable image: {error}") from error

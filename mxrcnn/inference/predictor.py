@@ -1,0 +1,298 @@
+"""From images to Detections, whichever engine runs the network."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+
+import numpy as np
+from tqdm import tqdm
+
+from mxrcnn.config import Config, ConfigError
+from mxrcnn.data.loader import BatchPlan, Loader, test_loader, test_plans
+from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
+from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
+from mxrcnn.inference.engine import Engine, Handle, Outputs
+from mxrcnn.inference.pictures import Picture, read_pixels
+from symnet import get_detector
+from symnet.masks import paste_rle
+
+if TYPE_CHECKING:
+    from mxrcnn.compat import mx
+
+Classes = Union[str, int, Iterable[Union[str, int]]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows of the graph's outputs become detections, and whether with their masks."""
+
+    threshold: float = 0.0
+    classes: tuple[int, ...] | None = None
+    max_detections: int | None = None
+    masks: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold={self.threshold!r}: scores are from 0 to 1")
+        most = self.max_detections
+        if most is not None and not (isinstance(most, (int, np.integer)) and most >= 0):
+            raise ConfigError(f"max_detections={most!r}: expected a count, or None for all")
+
+    def rows(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """The rows, best first, for scores (D,) in falling order and classes (D,), -1 for none."""
+        keep = (classes > 0) & (scores >= self.threshold)
+        if self.classes is not None:
+            keep &= np.isin(classes, self.classes)
+        rows = np.flatnonzero(keep)
+        most = self.max_detections
+        if most is not None and most > len(classes) == len(rows):
+            warnings.warn(
+                f"max_detections={most}: the network itself gives at most {len(classes)} an image, "
+                "and here it has that many",
+                stacklevel=2,
+            )
+        return rows[:most]
+
+
+ALL = Wanted()
+
+
+class Predictor:
+    """A detector that is ready to use: images in, Detections out.
+
+    What was started is kept in handles, not in the predictor: it may be used from any number of
+    threads at once, and several `detect`s may take turns. See MXNetEngine and OnnxEngine for how.
+    """
+
+    def __init__(self, engine: Engine, config: Config, source: str = "") -> None:
+        self.engine = engine
+        self.config = config
+        self.source = source
+
+    @classmethod
+    def load(
+        cls,
+        place: str | Path,
+        checkpoint: str | int | None = None,
+        params: str | Path | None = None,
+        context: mx.Context | None = None,
+        precision: str | None = None,
+        provider: str | None = None,
+        threads: int | None = None,
+    ) -> Predictor:
+        """The detector of a run folder (a Detector), or of a .onnx file of tools/export.py.
+
+        For runs: checkpoint, params, context and precision, as of Detector.load. For ONNX files:
+        provider and threads, as of OnnxEngine; these need no mxnet. Raises CheckpointError for
+        what is not there or cannot be read, and ConfigError for options of the other kind.
+        """
+        of_runs = {
+            "checkpoint": checkpoint,
+            "params": params,
+            "context": context,
+            "precision": precision,
+        }
+        of_files = {"provider": provider, "threads": threads}
+        is_file = str(place).endswith(".onnx")
+        foreign = [n for n, v in (of_runs if is_file else of_files).items() if v is not None]
+        if foreign:
+            kind = "for runs, not for ONNX files" if is_file else "for ONNX files, not for runs"
+            raise ConfigError(f"{place}: {', '.join(foreign)}: {kind}")
+        if is_file:
+            from mxrcnn.inference.onnx_engine import OnnxEngine
+
+            engine = OnnxEngine(place, provider, threads)
+            return Predictor(engine, engine.config, str(place))
+        from mxrcnn.inference.detector import Detector
+
+        return Detector.load(place, **of_runs)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of classes 1, 2, ..."""
+        return self.config.data.class_names
+
+    @property
+    def pad_multiple(self) -> int:
+        """What the sides of padded images are multiples of: the config's, and the network's."""
+        return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))
+
+    def start(self, data: np.ndarray, im_info: np.ndarray) -> Handle:
+        """Start the network on data (B, 3, H, W) and im_info (B, 3); the handle has the outputs."""
+        return self.engine.start(
+            data=np.asarray(data, np.float32), im_info=np.asarray(im_info, np.float32)
+        )
+
+    def forward(self, data: np.ndarray, im_info: np.ndarray) -> Outputs:
+        """The graph's outputs by name for data (B, 3, H, W) and im_info (B, 3)."""
+        return self.start(data, im_info).result()
+
+    def predict(
+        self,
+        image: Picture | Sequence[Picture],
+        threshold: float = 0.0,
+        classes: Classes | None = None,
+        max_detections: int | None = None,
+        exif: Literal["upright", "stored"] = "upright",
+    ) -> Any:
+        """Detections of one image, or a list of them for a list of images, best score first.
+
+        image: a file's path, its bytes, a PIL image, or pixels (H, W, 3) uint8 RGB.
+        threshold: the least score; the network has its own besides (`score_thresh` in its config).
+        classes: the names or numbers (1, 2, ...) of the only classes wanted. max_detections: the
+        most an image; the network has its own limit, and a warning tells if it is in the way.
+        exif: photos are turned upright by their EXIF tag, or taken as stored; boxes are in pixels
+        of that image, and `Detections.orientation` says which. An array is taken as it is.
+
+        Raises DataError for files that cannot be read, ConfigError for options that cannot be (an
+        unknown class: with the closest name), and ValueError for other arrays.
+        """
+        if exif not in ("upright", "stored"):
+            raise ConfigError(f"exif={exif!r}: there are upright, stored")
+        numbers = None if classes is None else self.class_numbers(classes)
+        wanted = Wanted(threshold, numbers, max_detections)
+        many = isinstance(image, (list, tuple))
+        found = list(self._predict(image if many else [image], wanted, exif))
+        return found if many else found[0]
+
+    def class_numbers(self, classes: Classes) -> tuple[int, ...]:
+        """Numbers 1, 2, ... of classes given by name or number; ConfigError for unknown ones."""
+        given = [classes] if isinstance(classes, (str, int)) else classes
+        return tuple(sorted({self._class_number(which) for which in given}))
+
+    def _class_number(self, which: str | int) -> int:
+        names = self.class_names
+        if isinstance(which, str):
+            if which in names:
+                return names.index(which) + 1
+            near = difflib.get_close_matches(which, names, n=1, cutoff=0)
+            raise ConfigError(f"no class {which!r}; the closest of {len(names)} is {near[0]!r}")
+        if isinstance(which, (int, np.integer)) and 1 <= which <= len(names):
+            return int(which)
+        raise ConfigError(f"no class {which!r}: numbers are from 1 to {len(names)}")
+
+    def _predict(
+        self, images: Iterable[Picture], wanted: Wanted, exif: Orientation
+    ) -> Iterator[Detections]:
+        data = self.config.data
+
+        def batches() -> Iterator[tuple[tuple[int, int, Orientation], np.ndarray, np.ndarray]]:
+            for image in images:
+                pixels = read_pixels(image, exif == "upright")
+                sample = prepare_image(pixels, data)
+                size = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
+                turned = "stored" if isinstance(image, np.ndarray) else exif
+                place = (*pixels.shape[:2], turned)
+                yield place, stack_images([sample], size), sample.im_info[None]
+
+        for (height, width, turned), outputs in self._outputs(batches()):
+            yield self.detections(outputs, 0, height, width, wanted, turned)
+
+    def _outputs(
+        self, batches: Iterable[tuple[T, np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[T, Outputs]]:
+        """(what came along, outputs) of (what comes along, data, im_info), in order.
+
+        The network is at work on the next batch while the outputs of one are handled, and while
+        the one after it is made.
+        """
+        started: tuple[T, Handle] | None = None
+        for along, data, im_info in batches:
+            done = started and (started[0], started[1].result())
+            started = along, self.start(data, im_info)
+            if done:
+                yield done
+        if started:
+            yield started[0], started[1].result()
+
+    def _pixel_ratio(self, height: int, width: int) -> np.ndarray:
+        """Network pixels per pixel of an image (height, width), for xyxy (4,)."""
+        new_height, new_width, _ = resized_size(height, width, self.config.data)
+        return np.array([new_width / width, new_height / height] * 2, np.float32)
+
+    def detections(
+        self,
+        outputs: Outputs,
+        row: int,
+        height: int,
+        width: int,
+        wanted: Wanted = ALL,
+        orientation: Orientation = "stored",
+    ) -> Detections:
+        """Detections of row `row` of forward's outputs, in pixels of an image (height, width).
+
+        orientation: what to note of that image. Masks are pasted for what is wanted alone.
+        """
+        keep = wanted.rows(outputs["det_scores"][row], outputs["det_classes"][row])
+        boxes = outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width)
+        masks = None
+        if wanted.masks and "det_masks" in outputs:
+            masks = paste_rle(outputs["det_masks"][row][keep], boxes, height, width)
+        return Detections(
+            boxes,
+            outputs["det_scores"][row][keep],
+            outputs["det_classes"][row][keep].astype(np.int64),
+            masks,
+            self.class_names,
+            (height, width),
+            orientation,
+        )
+
+    def detect(
+        self,
+        dataset: Dataset,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        progress: bool = True,
+        masks: bool = True,
+        label: str | None = None,
+    ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray | None]]:
+        """(record, detections, proposals (P, 4)) of all images, by equal shapes.
+
+        Boxes are in the pixels of the annotations: `data.exif_orientation` says whether images are
+        turned upright. A detector that makes no proposals has None for them. masks=False leaves
+        masks out, whose pasting takes longer than all else after the network. label: of the
+        progress bar.
+        The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
+        """
+        data = self.config.data
+        plans = list(test_plans(dataset, data, self.pad_multiple, batch_size))
+        wanted = Wanted(masks=masks)
+        orientation = "upright" if data.exif_orientation else "stored"
+        bar = tqdm(
+            total=len(dataset),
+            desc=label,
+            unit="image",
+            dynamic_ncols=True,
+            disable=None if progress else True,
+        )
+        with test_loader(data, num_workers) as loader, bar:
+            for plan, outputs in self._outputs(_batches(plans, loader)):
+                for row, record in enumerate(plan.records):
+                    size = record.height, record.width
+                    found = self.detections(outputs, row, *size, wanted, orientation)
+                    yield record, found, self._proposals(outputs, row, *size)
+                    bar.update()
+
+    def _proposals(self, outputs: Outputs, row: int, height: int, width: int) -> np.ndarray | None:
+        """The proposals (P, 4) of an image in its pixels; None of a detector without."""
+        if "proposals" not in outputs:
+            return None
+        return outputs["proposals"][row] / self._pixel_ratio(height, width)
+
+    def predict_dataset(self, dataset: Dataset, **options: Any) -> dict[ImageId, Detections]:
+        """Detections of all images by image id; options as of `detect`."""
+        return {record.image_id: found for record, found, _ in self.detect(dataset, **options)}
+
+
+def _batches(
+    plans: list[BatchPlan], loader: Loader
+) -> Iterator[tuple[BatchPlan, np.ndarray, np.ndarray]]:
+    for plan, batch in zip(plans, loader.batches(plans)):
+        yield plan, batch.data["data"], batch.data["im_info"]
