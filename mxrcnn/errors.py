@@ -23,7 +23,10 @@ USER_ERRORS = (
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print such an error, or that there is no MXNet, to stderr and exit with code 1; after Ctrl-C with 130."""
+    """Print such an error to stderr and exit with code 1; after Ctrl-C with 130.
+
+    That MXNet is not installed is such an error, too.
+    """
     try:
         yield
     except USER_ERRORS as error:
