@@ -300,7 +300,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """The inverse of to_dict; unknown fields raise.
 
     Fields that are not there get their defaults, except where an older run behaved otherwise: such
-    a run has validated by voc07, whatever its data set, and keeps doing so.
+    a run has validated by voc07, whatever its data set, and keeps doing so. For the model's fields
+    see `DetectorDef.before`.
     """
     if "network" not in values:
         raise ConfigError("no network is named")
@@ -320,7 +321,10 @@ def _as_written(values: Mapping[str, Any], section: str) -> Any:
     stored = values.get(section, {})
     if section not in values or not isinstance(stored, Mapping):
         return stored
-    return {**_BEFORE_FIELDS.get(section, {}), **stored}
+    before = _BEFORE_FIELDS.get(section, {})
+    if section == "model":
+        before = get_detector(values["network"]).before
+    return {**before, **stored}
 
 
 def dump_json(config: Config) -> str:

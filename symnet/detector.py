@@ -65,6 +65,8 @@ class DetectorDef:
     presets: settings of other presets, by name.
     defaults: settings that differ from the toolkit's own defaults.
     scratch: settings for a training without pretrained parameters, unless the user gives others.
+    before: values of fields of the config, by name, for runs that are older than these fields: not
+        the defaults, but what those runs were trained with.
     frozen(config, name): whether a parameter never moves, whatever train.fixed says.
     data_names: the graph's inputs that are not labels; masks and active_classes come with
         data.masks.
@@ -86,5 +88,6 @@ class DetectorDef:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scratch: Mapping[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)
     frozen: Callable[[Any, str], bool] = lambda config, name: False
     data_names: tuple[str, ...] = ("data", "im_info", "gt_boxes")

@@ -7,21 +7,19 @@ D detections. Parameters have torchvision's names; every default is torchvision'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from symnet import mobilenet, resnet
-from symnet.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
 from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.fpn import fpn, roi_align_levels
 from symnet.metrics import pyramid_counts, pyramid_metrics
-from symnet.ranges import check_order, check_ranges
+from symnet.rcnn_config import FasterRCNNFPNConfig
 from symnet.roi import (
     box_head_losses,
     box_predictor,
@@ -32,7 +30,6 @@ from symnet.roi import (
     large,
 )
 from symnet.rpn import (
-    ProposalFilter,
     PyramidRPN,
     pyramid_proposals,
     pyramid_rpn,
@@ -44,129 +41,6 @@ if TYPE_CHECKING:
     from symnet.layers import Symbol
 
 LABELS = ("rpn_label", "rpn_bbox_target")
-
-
-@dataclass(frozen=True)
-class RCNNConfig:
-    """What all detectors of this family have; torchvision's values.
-
-    body_form: see symnet/resnet.py. norm "frozen" runs on stored statistics; trainable_layers
-    counts the trained stages of the body from its end, 0..5. unused_classes: rows of class logits
-    beside the classes' own that only take part in the softmax, such as those of the 10 ids that
-    COCO leaves out. bbox_log_clip bounds decoded dw and dh; 0: not at all. box_cut_last: boxes are
-    cut to the image after NMS, not before it. box_best_class: a RoI can only become an object of
-    its best class (matterport). ignore_overlap: anchors and RoIs that match no object are left out
-    of the losses if more than that share of their area lies in a crowd or difficult object; 0, as
-    in torchvision: they are background. box_pre_nms_top_n alone is not torchvision's, which has no
-    limit: MXNet's NMS of all 90,000 candidates takes 3 s, however few are above the score
-    threshold; of the best 5,000 16 ms."""
-
-    num_classes: int = 91
-    unused_classes: int = 0
-    depth: Literal[18, 34, 50, 101] = 50
-    body_form: resnet.Form = "torchvision"
-    norm: Literal["frozen", "batch", "group"] = "frozen"
-    trainable_layers: int = 3
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_pre_nms_top_n: int = 2000
-    rpn_post_nms_top_n: int = 2000
-    rpn_pre_nms_top_n_test: int = 1000
-    rpn_post_nms_top_n_test: int = 1000
-    rpn_nms_thresh: float = 0.7
-    rpn_score_thresh: float = 0.0
-    rpn_min_size: float = 1e-3
-    rpn_fg_iou_thresh: float = 0.7
-    rpn_bg_iou_thresh: float = 0.3
-    rpn_batch_size_per_image: int = 256
-    rpn_positive_fraction: float = 0.5
-    rpn_own_anchor: bool = False
-    rpn_bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    box_roi_size: int = 7
-    box_batch_size_per_image: int = 512
-    box_positive_fraction: float = 0.25
-    box_fg_iou_thresh: float = 0.5
-    box_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    box_score_thresh: float = 0.05
-    box_nms_thresh: float = 0.5
-    box_min_size: float = 1e-2
-    box_cut_last: bool = False
-    box_best_class: bool = False
-    box_pre_nms_top_n: int = 5000
-    box_detections_per_img: int = 100
-    bbox_log_clip: float = math.log(1000 / 16)
-    ignore_overlap: float = 0.0
-    sampling_seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        check_order(self, "rpn_bg_iou_thresh", "rpn_fg_iou_thresh")
-
-    @property
-    def rpn_groups(self) -> int:
-        """How many sets of anchors go through an NMS of their own."""
-        return 1
-
-    def proposal_filter(self, train: bool) -> ProposalFilter:
-        """Which boxes become proposals, and how many at most."""
-        best = self.rpn_pre_nms_top_n if train else self.rpn_pre_nms_top_n_test
-        kept = self.rpn_post_nms_top_n if train else self.rpn_post_nms_top_n_test
-        return ProposalFilter(
-            best,
-            min(kept, best * self.rpn_groups),
-            self.rpn_nms_thresh,
-            self.rpn_score_thresh,
-            self.rpn_min_size,
-            tuple(self.rpn_bbox_stds),
-            self.bbox_log_clip,
-            per_level=self.rpn_groups > 1,
-        )
-
-
-@dataclass(frozen=True)
-class FasterRCNNFPNConfig(RCNNConfig):
-    """torchvision's values; anchor_sizes has one size a level.
-
-    box_sampling_ratio, mask_sampling_ratio: RoIAlign's samples a bin in each direction; 0:
-    crop_and_resize. The rest is for other projects' forms:
-
-    body "mobilenet1_0" has neither depth nor body_form. fpn_extra "conv": p6 by a convolution, not
-    by subsampling. anchor_form "classic": anchors on the cells' centres, as AnchorSpec has them;
-    "last_pixel": see PyramidAnchors. rpn_channels: of the RPN's convolution; 0: as the pyramid.
-    rpn_nms_all: one NMS over all levels. box_avg_pool: pooled RoIs are halved by 3x3 averages
-    before the box head. box_head_convs: its 3x3 convolutions before one fully connected layer; 0:
-    two such layers. box_level_offset: what a RoI's width is more than x2 - x1 where its level is
-    chosen."""
-
-    body: Literal["resnet", "mobilenet1_0"] = "resnet"
-    fpn_channels: int = 256
-    fpn_extra: Literal["pool", "conv"] = "pool"
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-    anchor_form: Literal["torchvision", "classic", "last_pixel"] = "torchvision"
-    rpn_channels: int = 0
-    rpn_nms_all: bool = False
-    box_sampling_ratio: int = 2
-    box_canonical_size: float = 224
-    box_canonical_level: float = 4
-    box_level_offset: float = 0
-    box_avg_pool: bool = False
-    box_head_convs: int = 0
-    box_head_dim: int = 1024
-
-    @property
-    def anchors(self) -> Anchors:
-        """The anchors of all levels."""
-        sizes, ratios = tuple(self.anchor_sizes), tuple(self.anchor_ratios)
-        if self.anchor_form != "classic":
-            return PyramidAnchors(sizes, ratios, self.anchor_form == "last_pixel")
-        strides = (4 * 2**level for level in range(len(sizes)))
-        return ClassicLevels(
-            tuple(AnchorSpec(s, (size / s,), ratios, True) for s, size in zip(strides, sizes))
-        )
-
-    @property
-    def rpn_groups(self) -> int:
-        """How many sets of anchors go through an NMS of their own."""
-        return 1 if self.rpn_nms_all else len(self.anchor_sizes)
 
 
 @dataclass(frozen=True)
@@ -263,7 +137,12 @@ def train_stages(
 
     stages = trunk(config, True)
     gt_boxes = mx.sym.Variable("gt_boxes")
-    rpn_outputs = pyramid_rpn_losses(stages.rpn, *(mx.sym.Variable(name) for name in LABELS))
+    rpn_outputs = pyramid_rpn_losses(
+        stages.rpn,
+        *(mx.sym.Variable(name) for name in LABELS),
+        config.rpn_smooth_l1_beta,
+        config.box_loss_mean,
+    )
     rois, label, bbox_target, bbox_weight, matched = mx.sym.Custom(
         rois=mx.sym.reshape(stages.rois, shape=(-3, 0)),
         gt_boxes=gt_boxes,
@@ -286,7 +165,16 @@ def train_stages(
     if active_classes is not None:
         active = mx.sym.take(active_classes, mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
         active = mx.sym.reshape(active, shape=(-3, 0))
-    losses = box_head_losses(logits, deltas, label, bbox_target, bbox_weight, active)
+    losses = box_head_losses(
+        logits,
+        deltas,
+        label,
+        bbox_target,
+        bbox_weight,
+        active,
+        config.box_smooth_l1_beta,
+        config.box_loss_mean,
+    )
     return TrainStages(gt_boxes, stages.pyramid, rois, label, matched, [*rpn_outputs, *losses])
 
 
@@ -356,8 +244,9 @@ def assign_targets(
         config.rpn_positive_fraction,
         config.rpn_fg_iou_thresh,
         config.rpn_bg_iou_thresh,
-        inside_only=False,
+        inside_only=config.rpn_inside_only,
         own_anchor=config.rpn_own_anchor,
+        best_below_bg=config.rpn_best_below_bg,
         ignore_overlap=config.ignore_overlap,
     )
     anchors = config.anchors.grid(*image.padded_size)
@@ -442,7 +331,8 @@ QUICK = {
     "train.clip_gradient": 5.0,
 }
 
-#: gluoncv's form and settings for COCO, where they differ from torchvision's
+#: gluoncv's form and settings for COCO, where they differ from torchvision's; what the form does
+#: not cover is in docs/weights.md
 GLUONCV = {
     "model.fpn_extra": "conv",
     "model.anchor_form": "classic",
@@ -451,7 +341,9 @@ GLUONCV = {
     "model.rpn_pre_nms_top_n": 12000,
     "model.rpn_pre_nms_top_n_test": 6000,
     "model.rpn_min_size": 0.0,
-    "model.rpn_own_anchor": True,
+    "model.rpn_inside_only": True,
+    "model.rpn_best_below_bg": False,
+    "model.box_smooth_l1_beta": 1.0,
     "model.box_level_offset": 1.0,
     "model.box_score_thresh": 0.01,
     "model.box_min_size": 0.0,
@@ -459,6 +351,7 @@ GLUONCV = {
     "model.bbox_log_clip": 4.14,
     "data.resize": "antialias",
     "data.size_rounding": "round",
+    "train.warmup_factor": 1 / 3,
 }
 
 LOSSES = ("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss")

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from symnet import faster_rcnn_fpn, resnet
 from symnet.anchors import AnchorSpec, ClassicLevels
+from symnet.box_loss import BETA
 from symnet.compat import mx
 from symnet.faster_rcnn_classic import STRIDE, pool_rois
 from symnet.faster_rcnn_fpn import (
     LOSSES,
-    RCNNConfig,
     Trunk,
     detection_stages,
     make_detector,
     train_stages,
 )
 from symnet.ranges import refuse
+from symnet.rcnn_config import RCNNConfig
 from symnet.roi import box_predictor
 from symnet.rpn import pyramid_proposals, pyramid_rpn
 
@@ -33,26 +34,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FasterRCNNV1bConfig(RCNNConfig):
-    """gluoncv's values for Pascal VOC; scales are in strides of 16 pixels.
+    """gluoncv's values for Pascal VOC, and its form; docs/weights.md tells what differs.
 
     gluoncv has no bbox_log_clip for Pascal VOC, where untrained layers make boxes that are not
     finite."""
 
-    num_classes: int = 21
+    #: the anchors' sizes, in strides of 16 pixels
     anchor_scales: tuple[float, ...] = (2, 4, 8, 16, 32)
+    #: channels of the RPN's convolution
     rpn_channels: int = 1024
+
+    # other values than RCNNConfig's
+    num_classes: int = 21
+    rpn_inside_only: bool = True
+    rpn_best_below_bg: bool = False
+    rpn_min_size: float = 15
     rpn_pre_nms_top_n: int = 12000
     rpn_pre_nms_top_n_test: int = 6000
     rpn_post_nms_top_n_test: int = 300
-    rpn_min_size: float = 15
-    rpn_own_anchor: bool = True
-    box_roi_size: int = 14
     box_batch_size_per_image: int = 128
-    box_score_thresh: float = 0.01
-    box_nms_thresh: float = 0.3
+    box_roi_size: int = 14
+    box_smooth_l1_beta: float = 1.0
     box_min_size: float = 0.0
+    box_score_thresh: float = 0.01
     box_cut_last: bool = True
     box_pre_nms_top_n: int = 6000
+    box_nms_thresh: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +128,10 @@ COCO = {
     "model.bbox_log_clip": 4.14,
     "data.short_side": 800,
     "data.long_side": 1333,
+    "train.lr": 0.00125,
+    "train.weight_decay": 1e-4,
+    "train.warmup_steps": 1000,
+    "train.warmup_factor": 1 / 3,
 }
 
 #: a slim body, small images, few RoIs
@@ -144,7 +155,13 @@ DEFAULTS = {
     **{k: v for k, v in faster_rcnn_fpn.DEFAULTS.items() if not k.endswith("_side")},
     "data.resize": "antialias",
     "data.size_rounding": "round",
+    "train.lr": 0.001,
+    "train.weight_decay": 5e-4,
+    "train.warmup_steps": 0,
 }
+
+#: older runs of this form were trained with torchvision's rules
+BEFORE = {"rpn_inside_only": False, "rpn_best_below_bg": True, "box_smooth_l1_beta": BETA}
 
 DETECTORS = {
     "faster_rcnn_r50_v1b": make_detector(
@@ -156,5 +173,6 @@ DETECTORS = {
         defaults=DEFAULTS,
         quick=QUICK,
         presets={"coco": COCO},
+        before=BEFORE,
     )
 }

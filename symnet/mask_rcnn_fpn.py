@@ -15,7 +15,6 @@ from symnet import faster_rcnn_fpn
 from symnet.compat import mx
 from symnet.faster_rcnn_fpn import (
     DetectionStages,
-    FasterRCNNFPNConfig,
     TrainStages,
     detection_stages,
     make_detector,
@@ -23,6 +22,7 @@ from symnet.faster_rcnn_fpn import (
     train_stages,
 )
 from symnet.ranges import refuse
+from symnet.rcnn_config import FasterRCNNFPNConfig
 from symnet.roi import mask_head, mask_loss, of_class, with_batch_index
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskFields:
-    """What a mask branch adds to a config. mini_mask: the side of stored masks that lie in their
-    boxes, 0 for masks of the image's size; it has to be the same as data.mini_mask."""
+    """What a mask branch adds to a config."""
 
-    mask_channels: int = 256
+    #: the side of masks stored in their boxes, as data.mini_mask; 0: masks of the image's size
     mini_mask: int = 0
+    #: channels of the mask head
+    mask_channels: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,8 +53,11 @@ class MaskFields:
 class MaskRCNNFPNConfig(MaskFields, FasterRCNNFPNConfig):
     """torchvision's values."""
 
+    #: cells a side that a RoI is pooled to for its mask; the mask has twice as many
     mask_roi_size: int = 14
+    #: as box_sampling_ratio, for masks
     mask_sampling_ratio: int = 2
+    #: 3x3 convolutions of the mask head
     mask_layers: int = 4
 
     @property
@@ -131,7 +135,8 @@ QUICK = {
 }
 
 #: the settings of matterport's Mask R-CNN: square images, targets of the RPN divided too, fewer
-#: RoIs, masks stored as 56 x 56 squares in their boxes
+#: RoIs, box losses that are means over the foreground, masks stored as 56 x 56 squares in their
+#: boxes; what trains otherwise is in docs/weights.md
 MATTERPORT = {
     "data.short_side": 800,
     "data.long_side": 1024,
@@ -145,6 +150,9 @@ MATTERPORT = {
     "model.rpn_pre_nms_top_n": 6000,
     "model.rpn_pre_nms_top_n_test": 6000,
     "model.rpn_bbox_stds": (0.1, 0.1, 0.2, 0.2),
+    "model.rpn_smooth_l1_beta": 1.0,
+    "model.box_smooth_l1_beta": 1.0,
+    "model.box_loss_mean": "foreground",
     "model.box_batch_size_per_image": 200,
     "model.box_positive_fraction": 0.33,
     "model.box_score_thresh": 0.7,

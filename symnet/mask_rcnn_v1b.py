@@ -73,11 +73,11 @@ DETECTORS = {
         test_symbol=test_symbol,
         defaults={
             **faster_rcnn_v1b.DEFAULTS,
-            "data.short_side": 800,
-            "data.long_side": 1333,
+            **{k: v for k, v in faster_rcnn_v1b.COCO.items() if not k.startswith("model.")},
             "data.masks": True,
         },
         quick={**faster_rcnn_v1b.QUICK, "model.mask_channels": 64},
+        before=faster_rcnn_v1b.BEFORE,
         **MASK_FIELDS,
     )
 }

@@ -89,10 +89,17 @@ def classic_counts(outputs, labels) -> dict[str, NDArray]:
 
 
 def pyramid_counts(outputs, labels) -> dict[str, NDArray]:
-    """`DetectorDef.counts` of the pyramid detectors: anchors, RoIs, RoIs with masks."""
+    """`DetectorDef.counts` of the pyramid detectors: anchors, RoIs, RoIs with masks.
+
+    Box losses that are means over the foreground put out its number themselves.
+    """
     anchors, rois = outputs["rpn_accuracy"], outputs["roi_accuracy"]
-    counts = dict.fromkeys(("loss_objectness", "loss_rpn_box_reg"), anchors[1:2])
-    counts.update(loss_classifier=rois[2:3], loss_box_reg=rois[1:2])
+    counts = {
+        "loss_objectness": anchors[1:2],
+        "loss_rpn_box_reg": outputs.get("rpn_foreground", anchors[1:2]),
+        "loss_classifier": rois[2:3],
+        "loss_box_reg": outputs.get("roi_foreground", rois[1:2]),
+    }
     if "mask_count" in outputs:
         counts["loss_mask"] = outputs["mask_count"]
     return counts

@@ -51,10 +51,8 @@ FROM_0 = Range(0)
 FROM_1 = Range(1)
 #: -1 stands for "all"
 COUNT_OR_ALL = Range(-1)
-#: a share of something, an overlap
+#: a share of something, an overlap, or a threshold of scores
 SHARE = Range(0, 1)
-#: a threshold that some score is above
-SCORE = Range(0, 1, below=True)
 STDS = Range(0, above=True, count=4)
 
 #: of every field that is a number or a tuple of numbers, whatever the config
@@ -81,9 +79,10 @@ RANGES = {
     **dict.fromkeys(("rpn_fg_overlap", "rpn_fg_iou_thresh"), SHARE),
     **dict.fromkeys(("rpn_bg_overlap", "rpn_bg_iou_thresh"), SHARE),
     "rpn_bbox_stds": STDS,
+    **dict.fromkeys(("rpn_smooth_l1_beta", "box_smooth_l1_beta"), POSITIVE),
     # proposals
     "rpn_nms_thresh": SHARE,
-    "rpn_score_thresh": SCORE,
+    "rpn_score_thresh": SHARE,
     "rpn_min_size": FROM_0,
     **dict.fromkeys(("rpn_pre_topk", "rpn_pre_topk_test"), COUNT_OR_ALL),
     **dict.fromkeys(("rpn_post_topk", "rpn_post_topk_test"), FROM_1),
@@ -95,7 +94,7 @@ RANGES = {
     **dict.fromkeys(("rcnn_fg_overlap", "box_fg_iou_thresh"), SHARE),
     **dict.fromkeys(("rcnn_bbox_stds", "box_bbox_stds"), STDS),
     **dict.fromkeys(("rcnn_pooled_size", "box_roi_size"), FROM_1),
-    "rcnn_dropout": SCORE,
+    "rcnn_dropout": Range(0, 1, below=True),
     "box_sampling_ratio": FROM_0,
     "box_canonical_size": POSITIVE,
     "box_canonical_level": FROM_0,
@@ -115,7 +114,7 @@ RANGES = {
     "focal_alpha": SHARE,
     "focal_gamma": FROM_0,
     # detections
-    **dict.fromkeys(("test_score_thresh", "box_score_thresh", "score_thresh"), SCORE),
+    **dict.fromkeys(("test_score_thresh", "box_score_thresh", "score_thresh"), SHARE),
     **dict.fromkeys(("test_nms_thresh", "box_nms_thresh", "nms_thresh"), SHARE),
     "box_min_size": FROM_0,
     **dict.fromkeys(("test_pre_nms_top_n", "box_pre_nms_top_n"), COUNT_OR_ALL),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from symnet.box_loss import BETA, box_divisor, foreground_output, smooth_l1
 from symnet.compat import mx
 from symnet.layers import (
     binary_cross_entropy,
@@ -215,28 +216,33 @@ def box_head_losses(
     bbox_target: Symbol,
     bbox_weight: Symbol,
     active: Symbol | None = None,
-) -> tuple[Symbol, Symbol, Symbol]:
-    """loss_classifier and loss_box_reg (1,), means over the RoIs that count, and accuracy (3,).
+    beta: float = BETA,
+    mean: str = "samples",
+) -> tuple[Symbol, ...]:
+    """loss_classifier and loss_box_reg (1,), and roi_accuracy (3,).
 
     label (R,), -1 for RoIs that fill up and do not count; bbox_target, bbox_weight (R, 4C). active
     (R, C), if given, is 1 for the classes of a RoI's data set: a RoI whose highest logit is of
-    another class has no class loss (matterport's active_class_ids). As in torchvision the box loss
-    is smooth L1 with beta 1/9, divided by the number of all RoIs that count. The accuracy: how
-    many RoIs are right, of how many, and how many have a class loss.
+    another class has no class loss (matterport's active_class_ids). The class loss is the mean over
+    the RoIs that have one. The box loss is smooth L1 with that beta, summed over the foreground and
+    divided as `mean` says, see box_divisor; the defaults are torchvision's. The accuracy: how many
+    RoIs are right, of how many, and how many have a class loss. A fourth output is roi_foreground
+    (1,), see foreground_output.
     """
-    counted = label >= 0
+    counted, fg = label >= 0, mx.sym.sum(label > 0)
     best = mx.sym.BlockGrad(mx.sym.argmax(cls_logits, axis=1))
     classified = counted if active is None else counted * mx.sym.pick(active, best, axis=1)
     log_prob = mx.sym.pick(mx.sym.log_softmax(cls_logits, axis=1), mx.sym.relu(label), axis=1)
     cls_loss = mx.sym.sum(-log_prob * classified) / mx.sym.maximum(mx.sym.sum(classified), 1)
-    box_loss = mx.sym.smooth_l1(bbox_deltas - bbox_target, scalar=3.0) * bbox_weight
-    box_loss = mx.sym.sum(box_loss) / mx.sym.maximum(mx.sym.sum(counted), 1)
+    box_loss = smooth_l1(bbox_deltas - bbox_target, beta) * bbox_weight
+    box_loss = mx.sym.sum(box_loss) / box_divisor(mx.sym.sum(counted), fg, mean)
     right = (mx.sym.sum(x) for x in ((best == label) * counted, counted, classified))
     right = mx.sym.concat(*right, dim=0)
     return (
         own_mean_loss(cls_loss, "loss_classifier"),
         own_mean_loss(box_loss, "loss_box_reg"),
         mx.sym.BlockGrad(right, name="roi_accuracy"),
+        *foreground_output(fg, mean, "roi_foreground"),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symnet.anchors import Anchors, AnchorSpec
+from symnet.box_loss import BETA, box_divisor, foreground_output, smooth_l1
 from symnet.compat import mx
 from symnet.fpn import best, cell_size, columns_and_rows, rows, take_rows
 from symnet.layers import (
@@ -116,27 +117,35 @@ def pyramid_rpn(pyramid: Sequence[Symbol], num_anchors: int, channels: int) -> P
 
 
 def pyramid_rpn_losses(
-    head: PyramidRPN, label: Symbol, bbox_target: Symbol
-) -> tuple[Symbol, Symbol, Symbol]:
-    """loss_objectness and loss_rpn_box_reg (1,), means over the sampled anchors, and accuracy.
+    head: PyramidRPN,
+    label: Symbol,
+    bbox_target: Symbol,
+    beta: float = BETA,
+    mean: str = "samples",
+) -> tuple[Symbol, ...]:
+    """loss_objectness and loss_rpn_box_reg (1,), and rpn_accuracy.
 
-    label (B, N) 1, 0 or -1 (not sampled); bbox_target (B, N, 4). As in torchvision the box loss is
-    smooth L1 with beta 1/9, also divided by the number of all samples. The accuracy is a pair (2,):
-    how many anchors are right, of how many.
+    label (B, N) 1, 0 or -1 (not sampled); bbox_target (B, N, 4). The class loss is the mean over
+    the sampled anchors. The box loss is smooth L1 with that beta, summed over the foreground and
+    divided as `mean` says, see box_divisor; the defaults are torchvision's. The accuracy is a pair
+    (2,): how many anchors are right, of how many. A fourth output is rpn_foreground (1,), see
+    foreground_output.
     """
     logits = mx.sym.concat(*(rows(x, 1) for x in head.objectness), dim=1)
     logits = mx.sym.reshape(logits, shape=(0, -1))
     deltas = mx.sym.concat(*(rows(x, 4) for x in head.bbox_deltas), dim=1)
-    sampled = label >= 0
+    sampled, fg = label >= 0, label == 1
     count = mx.sym.maximum(mx.sym.sum(sampled), 1)
     cls_loss = mx.sym.sum(binary_cross_entropy(logits, mx.sym.relu(label)) * sampled) / count
-    box_loss = mx.sym.sum(mx.sym.smooth_l1(deltas - bbox_target, scalar=3.0), axis=2)
-    box_loss = mx.sym.sum(box_loss * (label == 1)) / count
-    correct = mx.sym.sum(((logits > 0) == (label == 1)) * sampled)
+    box_loss = mx.sym.sum(smooth_l1(deltas - bbox_target, beta), axis=2)
+    divisor = box_divisor(mx.sym.sum(sampled), mx.sym.sum(fg), mean)
+    box_loss = mx.sym.sum(box_loss * fg) / divisor
+    correct = mx.sym.sum(((logits > 0) == fg) * sampled)
     return (
         own_mean_loss(cls_loss, "loss_objectness"),
         own_mean_loss(box_loss, "loss_rpn_box_reg"),
         mx.sym.BlockGrad(mx.sym.concat(correct, mx.sym.sum(sampled), dim=0), name="rpn_accuracy"),
+        *foreground_output(mx.sym.sum(fg), mean, "rpn_foreground"),
     )
 
 

@@ -53,8 +53,10 @@ class RPNSampling:
 
     inside_only: anchors that cross the image's border are left out. own_anchor: every object that
     any anchor overlaps has an anchor matched to it; without, as in torchvision, an object's best
-    anchor is foreground but belongs to the object that it overlaps most. ignore_overlap: an anchor
-    is not background if more than that share of its area lies in an ignore region; 0 is off.
+    anchor is foreground but belongs to the object that it overlaps most. best_below_bg: such an
+    anchor is foreground even if it overlaps less than bg_thresh; without, as in gluoncv, it is
+    background. ignore_overlap: an anchor is not background if more than that share of its area lies
+    in an ignore region; 0 is off.
     """
 
     num_samples: int = 256
@@ -63,6 +65,7 @@ class RPNSampling:
     bg_thresh: float = 0.3
     inside_only: bool = True
     own_anchor: bool = True
+    best_below_bg: bool = True
     ignore_overlap: float = 0.0
 
 
@@ -94,6 +97,7 @@ def rpn_targets(
         sampling.bg_thresh,
         sampling.own_anchor,
         coder.offset,
+        sampling.best_below_bg,
     )
     if sampling.ignore_overlap:
         regions = ignore_regions(gt_boxes)
