@@ -13,12 +13,15 @@ from symnet.resnet_v2 import get_resnet_feature, get_resnet_top_feature
 
 @dataclass(frozen=True)
 class ResNet50C4Config(ClassicConfig):
-    """The classic values. units: of the four stages. norm: "frozen", on the statistics of the
-    pretrained file, or "batch", trained, where there are none."""
+    """The classic values."""
 
-    rcnn_pooled_size: int = 14
+    #: residual units of the four stages
     units: tuple[int, ...] = (3, 4, 6, 3)
+    #: how the body is normalised: on the pretrained file's statistics (frozen), or trained (batch)
     norm: Literal["frozen", "batch"] = "frozen"
+
+    # another value than ClassicConfig's
+    rcnn_pooled_size: int = 14
 
 
 @dataclass(frozen=True)

@@ -40,40 +40,64 @@ LABELS = ("label", "bbox_target", "bbox_weight")
 
 @dataclass(frozen=True)
 class ClassicConfig:
-    """The classic values. Scales are in strides: 8, 16, 32 are anchors of 128, 256, 512 pixels.
+    """The classic values, in the order in which data flow through the network.
 
-    width thins every layer of body and RPN. roi_op: how RoIs are cut out of the feature map, see
-    `pool_rois`. ignore_overlap: anchors and RoIs that match no object are left out of the losses if
-    more than that share of their area lies in a crowd or difficult object; 0, as in the original:
-    they are background.
+    ValueError names a field out of its range (symnet/ranges.py).
     """
 
+    #: classes, with the background
     num_classes: int = 21
+    #: a factor of the filters of every layer of body and RPN
     width: float = 1.0
+    #: the anchors' sizes, in strides of 16 pixels: 8, 16, 32 are 128, 256, 512 pixels
     anchor_scales: tuple[float, ...] = (8, 16, 32)
+    #: heights of anchors over their widths
     anchor_ratios: tuple[float, ...] = (0.5, 1, 2)
-    rpn_batch_rois: int = 256
-    rpn_fg_fraction: float = 0.5
+    #: an anchor that overlaps an object at least so much is foreground
     rpn_fg_overlap: float = 0.7
+    #: an anchor that overlaps all objects less than that is background
     rpn_bg_overlap: float = 0.3
-    rpn_nms_thresh: float = 0.7
-    rpn_min_size: int = 16
-    rpn_pre_topk: int = 12000
-    rpn_post_topk: int = 2000
-    rpn_pre_topk_test: int = 6000
-    rpn_post_topk_test: int = 300
-    roi_op: Literal["roi_pool", "roi_align", "crop_resize"] = "roi_pool"
-    rcnn_pooled_size: int = 7
-    rcnn_batch_rois: int = 128
-    rcnn_fg_fraction: float = 0.25
-    rcnn_fg_overlap: float = 0.5
-    rcnn_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    test_nms_thresh: float = 0.3
-    test_score_thresh: float = 1e-3
-    test_pre_nms_top_n: int = 2000
-    test_max_detections: int = 100
+    #: anchors and RoIs with more of their area in a crowd or difficult object are not background;
+    #: 0: they are
     ignore_overlap: float = 0.0
+    #: anchors of an image that the RPN learns from
+    rpn_batch_rois: int = 256
+    #: the largest share of foreground in them
+    rpn_fg_fraction: float = 0.5
+    #: proposals with a side below it, in pixels of the image as it is stored, are left out
+    rpn_min_size: int = 16
+    #: the best anchors that go into NMS, in training; -1: all
+    rpn_pre_topk: int = 12000
+    #: the same in testing
+    rpn_pre_topk_test: int = 6000
+    #: NMS removes proposals that overlap a better one more than that
+    rpn_nms_thresh: float = 0.7
+    #: proposals of an image after NMS, in training
+    rpn_post_topk: int = 2000
+    #: the same in testing
+    rpn_post_topk_test: int = 300
+    #: a proposal that overlaps an object at least so much is foreground, any other background
+    rcnn_fg_overlap: float = 0.5
+    #: RoIs of an image that the box head learns from
+    rcnn_batch_rois: int = 128
+    #: the largest share of foreground in them
+    rcnn_fg_fraction: float = 0.25
+    #: the seed of drawing them
     sampling_seed: int = 0
+    #: how RoIs are cut out of the feature map, see `pool_rois`
+    roi_op: Literal["roi_pool", "roi_align", "crop_resize"] = "roi_pool"
+    #: cells a side that a RoI is pooled to
+    rcnn_pooled_size: int = 7
+    #: what the box head's targets dx, dy, dw, dh are divided by
+    rcnn_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    #: detections with a score not above it are left out
+    test_score_thresh: float = 1e-3
+    #: the best candidates of an image that go into NMS; -1: all
+    test_pre_nms_top_n: int = 2000
+    #: NMS removes detections that overlap a better one of their class more than that
+    test_nms_thresh: float = 0.3
+    #: the most detections of an image
+    test_max_detections: int = 100
 
     def __post_init__(self) -> None:
         check_ranges(self)

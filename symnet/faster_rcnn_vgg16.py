@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FasterRCNNVGG16Config(ClassicConfig):
-    """The classic values; fc_dim are the units of fc6 and fc7."""
+    """The classic values."""
 
+    #: outputs of fc6 and fc7
     fc_dim: int = FC_DIM
+    #: the share of their outputs that is dropped, in training
     rcnn_dropout: float = 0.5
 
 

@@ -11,11 +11,15 @@ from symnet.zf import get_zf_feature
 
 @dataclass(frozen=True)
 class FasterRCNNZFConfig(ClassicConfig):
-    """The classic values; fc_dim are the units of fc6 and fc7."""
+    """The classic values."""
 
+    #: outputs of fc6 and fc7
     fc_dim: int = FC_DIM
-    rcnn_pooled_size: int = 6
+    #: the share of their outputs that is dropped, in training
     rcnn_dropout: float = 0.5
+
+    # another value than ClassicConfig's
+    rcnn_pooled_size: int = 6
 
 
 BODY = Body(

@@ -3,6 +3,10 @@
 Letters: B images a device, H, W the padded image or a map, N points of an image (all levels, each
 along its rows), C classes with background 0, K = C - 1 sigmoid channels, L levels, P the points
 kept a level, D detections. Parameters have torchvision's names; every default is torchvision's.
+
+One rule of training is not: of the objects that a point may belong to it gets the smallest. So it
+does in torchvision, which compares 1e8 - area in float32, whose steps there are 8 square pixels: of
+objects that differ by less it takes the first.
 """
 
 from __future__ import annotations
@@ -58,42 +62,58 @@ BODIES = {
 
 @dataclass(frozen=True)
 class FCOSConfig:
-    """torchvision's values.
+    """torchvision's values, in the order in which data flow through the network.
 
-    body: regnet_x_400mf has the paper's 384 channels in c5, torchvision's own has 400. norm
-    "frozen" runs on stored statistics; trainable_layers counts the trained stages of the body from
-    its end, 0..5. p6p7: two levels more. head_layers: convolutions of a tower. centerness_on: the
-    tower that it is predicted from (classification: the first paper; regression: the second).
-    centred: points are the centres of cells (torchvision: their corners). size_range and
-    centre_radius (0: off), in strides, are those of PointMatching. background_channel: torchvision
-    has a class channel also for the background, which is always negative and never detected.
-    ignore_overlap: above 0, points that match no object and lie in a crowd or difficult object are
-    left out of the losses (a point has no area, so any value does the same); 0, as in torchvision:
-    they are background.
+    ValueError names a field out of its range (symnet/ranges.py).
     """
 
+    #: classes, with the background
     num_classes: int = 91
+    #: the body; regnet_x_400mf has the paper's 384 channels in c5, torchvision's own has 400
     body: Body = "resnet50"
+    #: how the body is normalised: on stored statistics (frozen), or trained by batch or by group
     norm: Literal["frozen", "batch", "group"] = "frozen"
+    #: how many of the body's five stages are trained, counted from its end
     trainable_layers: int = 3
+    #: channels of every level of the pyramid, and of the head
     fpn_channels: int = 256
+    #: whether the pyramid has the levels p6 and p7 beside p3, p4, p5
     p6p7: bool = True
+    #: convolutions of each of the head's two towers
     head_layers: int = 4
+    #: how they are normalised
     head_norm: Literal["group", "none"] = "group"
+    #: the tower that centerness is predicted from (first paper: classification, second: regression)
     centerness_on: Literal["classification", "regression"] = "regression"
-    centred: bool = False
-    size_range: tuple[float, ...] = (4.0, 8.0)
-    centre_radius: float = 1.5
+    #: whether a channel of class scores is the background's, never positive and never detected
     background_channel: bool = True
+    #: the probability that every class has at every point before training
     prior: float = 0.01
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box_loss: Literal["giou", "l1"] = "giou"
-    score_thresh: float = 0.2
-    pre_nms_top_n: int = 1000
-    nms_thresh: float = 0.6
-    detections_per_img: int = 100
+    #: whether points are the centres of cells, not their corners (torchvision)
+    centred: bool = False
+    #: the least and largest distance, in strides, from a level's points to their object's far side
+    size_range: tuple[float, ...] = (4.0, 8.0)
+    #: how far from its object's centre a point may lie, in strides; 0: anywhere in the object
+    centre_radius: float = 1.5
+    #: above 0, points in a crowd or difficult object, and in no other, have no class loss; 0: they
+    #: are background
     ignore_overlap: float = 0.0
+    #: the weight of positive points in the focal loss; 1 - focal_alpha that of negative ones
+    focal_alpha: float = 0.25
+    #: the focal loss's exponent: how little easy points count
+    focal_gamma: float = 2.0
+    #: of a point's four distances: 1 - GIoU of the boxes, or the sum of the absolute differences
+    box_loss: Literal["giou", "l1"] = "giou"
+    #: a factor of the box loss; 0.25 with l1 is the mean of the four differences, not their sum
+    box_loss_weight: float = 1.0
+    #: detections with a score not above it are left out
+    score_thresh: float = 0.2
+    #: the best candidates of each level that go into NMS
+    pre_nms_top_n: int = 1000
+    #: NMS removes detections that overlap a better one of their class more than that
+    nms_thresh: float = 0.6
+    #: the most detections of an image
+    detections_per_img: int = 100
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -188,7 +208,10 @@ def giou_loss(ltrb: Symbol, target: Symbol) -> Symbol:
 
 
 def l1_loss(ltrb: Symbol, target: Symbol) -> Symbol:
-    """The absolute differences of the four distances (B, N, 4), added up: (B, N)."""
+    """The absolute differences of the four distances (B, N, 4), added up, not their mean: (B, N).
+
+    The FCOS of the course EECS 498 has a quarter of it: `box_loss_weight` 0.25.
+    """
     return mx.sym.sum(mx.sym.abs(ltrb - target), axis=2)
 
 
@@ -217,7 +240,7 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
         class_loss = mx.sym.broadcast_mul(class_loss, mx.sym.expand_dims(label >= -1, axis=2))
     losses = {
         "loss_classification": class_loss,
-        "loss_bbox_regression": box_loss * fg,
+        "loss_bbox_regression": config.box_loss_weight * box_loss * fg,
         "loss_bbox_ctrness": binary_cross_entropy(centerness, centerness_target) * fg,
     }
     divisor = mx.sym.maximum(count, 1)

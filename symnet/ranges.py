@@ -113,6 +113,7 @@ RANGES = {
     "prior": Range(0, 1, above=True, below=True),
     "focal_alpha": SHARE,
     "focal_gamma": FROM_0,
+    "box_loss_weight": FROM_0,
     # detections
     **dict.fromkeys(("test_score_thresh", "box_score_thresh", "score_thresh"), SHARE),
     **dict.fromkeys(("test_nms_thresh", "box_nms_thresh", "nms_thresh"), SHARE),

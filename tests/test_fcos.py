@@ -338,6 +338,20 @@ def test_losses_are_sums_divided_by_the_foreground_of_all_images(config):
     np.testing.assert_allclose(np.ravel(outputs), expected, rtol=1e-4)
 
 
+def test_the_box_loss_s_weight():
+    """0.25 makes the mean of four differences of their sum, in the loss and in its gradient."""
+    rng = np.random.default_rng(3)
+    config = FCOSConfig(num_classes=4, box_loss="l1", p6p7=False, box_loss_weight=0.25)
+    values = head_values(config, 1, lambda name, shape: np.abs(rng.normal(1, 1, shape)))
+    labels = labels_of(config, [random_objects(rng, 5)])
+    outputs, gradients = backward(losses_symbol(config), **values, **labels)
+    fg = labels["fcos_label"] >= 0
+    difference = flat(values, "ltrb", 3)[fg] - labels["fcos_ltrb"][fg]
+    assert outputs[1][0] == pytest.approx(np.abs(difference).mean(axis=1).mean(), rel=1e-4)
+    found = flat(gradients, "ltrb", 3)[fg]
+    np.testing.assert_allclose(found, 0.25 * np.sign(difference) / fg.sum(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("empty", [False, True])
 def test_losses_and_gradients_are_finite_at_logits_of_100(config, empty):

@@ -80,6 +80,7 @@ WRONG = {
     "prior": (0.0, 1.0),
     "focal_alpha": (1.5,),
     "focal_gamma": (-2.0,),
+    "box_loss_weight": (-1.0,),
     "test_score_thresh": (-0.1, 1.1),
     "box_score_thresh": (-0.1, 1.1, NAN),
     "score_thresh": (1.1,),
