@@ -51,7 +51,7 @@ def test_published_numbers(shared_data, iou_type, capfd):
     assert [round(value, 6) for value in report.metrics.values()] == expected
     measured = [row["AP"] for row in report.per_class.values() if row["AP"] >= 0]
     assert np.mean(measured) == pytest.approx(report.metrics["AP"])
-    assert sum(row["crowd_objects"] for row in report.per_class.values()) == 9
+    assert sum(row["ignored_objects"] for row in report.per_class.values()) == 9
     assert sum(row["objects"] for row in report.per_class.values()) == 839 - 9
     assert sum(row["detections"] for row in report.per_class.values()) == len(results)
     assert capfd.readouterr().out == ""

@@ -17,7 +17,7 @@ from mxrcnn.evaluation.matching import (
     IGNORED,
     TRUE_POSITIVE,
     image_scores,
-    match_class,
+    match,
 )
 from mxrcnn.evaluation.voc import average_precision, evaluate_voc
 from tests import reference
@@ -176,10 +176,11 @@ def test_greedy_matching_rules():
         ]
     )
     images = np.array([4] * 6)
-    verdicts = match_class(boxes, images, gt, images[:3], np.array([False, False, True]), 0.5)
+    none = np.zeros(3, bool)
+    verdicts = match(boxes, images, gt, images[:3], np.array([False, False, True]), none, 0.5)
     expected = [TRUE_POSITIVE, FALSE_POSITIVE, IGNORED, IGNORED, IGNORED, FALSE_POSITIVE]
     assert verdicts.tolist() == expected
-    elsewhere = match_class(boxes, images, gt, images[:3] + 1, np.zeros(3, bool), 0.5)
+    elsewhere = match(boxes, images, gt, images[:3] + 1, none, none, 0.5)
     assert elsewhere.tolist() == [FALSE_POSITIVE] * 6
 
 
@@ -187,7 +188,7 @@ def test_greedy_matching_rules():
 def test_of_equal_overlaps_the_first_object_is_taken(first_is_ignored):
     gt = np.array([FAR, FAR], float)
     flags = np.array([first_is_ignored, not first_is_ignored])
-    verdicts = match_class(gt[:1], np.zeros(1), gt, np.zeros(2), flags, 0.5)
+    verdicts = match(gt[:1], np.zeros(1), gt, np.zeros(2), flags, np.zeros(2, bool), 0.5)
     assert verdicts.tolist() == [IGNORED if first_is_ignored else TRUE_POSITIVE]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
 
 from mxrcnn.data.records import DataError, Dataset, Detections, ImageId
 from mxrcnn.evaluation.matching import in_order
@@ -33,6 +35,8 @@ METRICS = (
     "ARl",
 )
 _FIELD = {"bbox": "bbox", "segm": "segmentation"}
+#: the key of the numbers that image ids got, in what `_load` returns
+_NUMBER = "number of an image id"
 
 
 def evaluate_coco(
@@ -44,26 +48,99 @@ def evaluate_coco(
 
     ground_truth: the annotation file or its content; results: COCO result dictionaries, as
     `detections_to_coco` makes them; iou_type "bbox" or "segm". What has no ground truth is -1, as
-    pycocotools has it. The curves are those at IoU 0.5 over 101 recalls. Arguments are left
-    unchanged. Raises ValueError for another iou_type, results of unknown images or without the
-    needed field, and DataError for a file that is not COCO annotations.
+    pycocotools has it. Crowds are ignored as in pycocotools, and objects with `ignore` as in
+    `_Evaluation`. The curves are those at IoU 0.5 over 101 recalls. Arguments are left unchanged.
+    Time and memory grow with the objects and detections, not with images times categories. Raises
+    ValueError for another iou_type, results of unknown images or without the needed field, and
+    DataError for a file that is not COCO annotations.
     """
     if iou_type not in _FIELD:
         raise ValueError(f"iou_type {iou_type!r} is neither 'bbox' nor 'segm'")
     truth = _load(ground_truth)
     found = _own_results(truth, results, _FIELD[iou_type])
+    objects, answers = _by_category(truth["annotations"]), _by_category(found)
+    evaluation = _Evaluation(iouType=iou_type)
+    params = evaluation.params
+    shape = (len(params.iouThrs), len(params.recThrs), len(params.areaRng), len(params.maxDets))
+    names = _category_names(truth)
+    precision = np.full((len(names), *shape), -1.0)
+    recall = np.full((len(names), shape[0], *shape[2:]), -1.0)
+    images = {image["id"]: image for image in truth["images"]}
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        evaluation = COCOeval(coco, _results_api(coco, found), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
+        for k, category in enumerate(tqdm(names, "scoring", leave=False, disable=None)):
+            if objects[category]:
+                one = _evaluate_category(images, objects[category], answers[category], iou_type)
+                precision[k], recall[k] = one.eval["precision"][:, :, 0], one.eval["recall"][:, 0]
+        evaluation.eval = {"precision": np.moveaxis(precision, 0, 2)}
+        evaluation.eval["recall"] = np.moveaxis(recall, 0, 1)
         evaluation.summarize()
     metrics = dict(zip(METRICS, (float(value) for value in evaluation.stats)))
-    per_class, curves = _per_class(evaluation, truth, found)
+    per_class, curves = {}, {}
+    for category, name, values in zip(names, names.values(), precision[..., 0, -1]):
+        wanted = sum(not _is_ignored(entry) for entry in objects[category])
+        per_class[name] = {
+            "AP": _mean(values),
+            "AP50": _mean(values[0]),
+            "objects": wanted,
+            "ignored_objects": len(objects[category]) - wanted,
+            "detections": len(answers[category]),
+        }
+        if wanted:
+            curves[name] = {"recall": params.recThrs, "precision": values[0]}
     notes = [f"COCO {iou_type} metrics, pycocotools"]
     return Report(metrics, per_class, curves, notes, "coco", "AP")
+
+
+class _Evaluation(COCOeval):
+    """pycocotools' evaluation, in which objects with `ignore` are ignored too.
+
+    pycocotools overwrites `ignore` by `iscrowd`, so that a difficult object would count as missed.
+    A crowd would be the wrong stand-in, as it is matched by intersection over the detection's area.
+    An ignored object is matched by IoU, and like any object it takes one detection: that one does
+    not count, a second one is a false positive. So COCO treats objects outside the area range.
+    """
+
+    def _prepare(self) -> None:
+        ignored = [entry for entry in self.cocoGt.anns.values() if _is_ignored(entry)]
+        super()._prepare()
+        for entry in ignored:
+            entry["ignore"] = 1
+
+
+def _is_ignored(annotation: Mapping[str, Any]) -> bool:
+    return bool(annotation["iscrowd"] or annotation.get("ignore"))
+
+
+def _evaluate_category(
+    images: Mapping[int, Mapping[str, Any]],
+    objects: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+    iou_type: str,
+) -> _Evaluation:
+    """One category on the images where it is annotated or detected, accumulated.
+
+    COCO's metric never looks at two categories at once. pycocotools would look at every image for
+    each of them: for LVIS that is most of the time and gigabytes of empty lists.
+    """
+    there = {entry["image_id"] for entry in objects} | {entry["image_id"] for entry in results}
+    truth = COCO()
+    truth.dataset = {
+        "images": [images[image_id] for image_id in there],
+        "categories": [{"id": objects[0]["category_id"]}],
+        "annotations": objects,
+    }
+    truth.createIndex()
+    evaluation = _Evaluation(truth, _results_api(truth, results), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
+
+
+def _by_category(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        groups[entry["category_id"]].append(entry)
+    return groups
 
 
 def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Report:
@@ -125,7 +202,8 @@ def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
 def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """A copy of the ground truth that pycocotools may write into.
 
-    Annotations are numbered anew from 1, because pycocotools takes an id of 0 for "unmatched".
+    Annotations are numbered anew from 1, because pycocotools takes an id of 0 for "unmatched", and
+    images in the order of their ids, as it fails on ids of which some are texts.
     """
     name = "ground truth"
     if isinstance(ground_truth, (str, Path)):
@@ -137,13 +215,21 @@ def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     missing = {"images", "annotations", "categories"} - set(ground_truth)
     if missing:
         raise DataError(name, f"has no {', '.join(sorted(missing))}")
+    ids = {image["id"] for image in ground_truth["images"]}
+    number = {i: n for n, i in enumerate(sorted(ids, key=lambda i: (isinstance(i, str), i)))}
     annotations = []
-    for number, annotation in enumerate(ground_truth["annotations"], 1):
-        copy = {"iscrowd": 0, **annotation, "id": number}
+    for count, annotation in enumerate(ground_truth["annotations"], 1):
+        if annotation["image_id"] not in number:
+            image_id = annotation["image_id"]
+            raise DataError(
+                name, f"annotation {count} is of image {image_id!r}, which is not there"
+            )
+        copy = {"iscrowd": 0, **annotation, "id": count, "image_id": number[annotation["image_id"]]}
         if "area" not in copy:
             copy["area"] = copy["bbox"][2] * copy["bbox"][3]
         annotations.append(copy)
-    return {**ground_truth, "annotations": annotations}
+    images = [{**image, "id": number[image["id"]]} for image in ground_truth["images"]]
+    return {**ground_truth, "images": images, "annotations": annotations, _NUMBER: number}
 
 
 def _own_results(
@@ -151,14 +237,14 @@ def _own_results(
 ) -> list[dict[str, Any]]:
     """Copies with the fields for this IoU type alone: given both, pycocotools would take a mask's
     area from its box."""
-    known = {image["id"] for image in truth["images"]}
     out = []
     for index, result in enumerate(results):
-        if result["image_id"] not in known:
+        if result["image_id"] not in truth[_NUMBER]:
             raise ValueError(f"result {index}: image {result['image_id']!r} is not annotated")
         if wanted not in result:
             raise ValueError(f"result {index}: no {wanted!r}")
-        out.append({k: result[k] for k in ("image_id", "category_id", "score", wanted)})
+        own = {k: result[k] for k in ("category_id", "score", wanted)}
+        out.append({**own, "image_id": truth[_NUMBER][result["image_id"]]})
     return out
 
 
@@ -171,35 +257,12 @@ def _results_api(coco: COCO, results: list[dict[str, Any]]) -> COCO:
     return empty
 
 
-def _per_class(
-    evaluation: COCOeval, truth: Mapping[str, Any], found: list[dict[str, Any]]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, np.ndarray]]]:
-    """Rows and curves by category name; AP over all areas with at most 100 detections an image."""
-    precision = evaluation.eval["precision"][..., 0, -1]  # (IoU thresholds, recalls, categories)
-    names = _category_names(truth)
-    per_class, curves = {}, {}
-    for k, category_id in enumerate(evaluation.params.catIds):
-        objects = [a for a in truth["annotations"] if a["category_id"] == category_id]
-        wanted = sum(not a["iscrowd"] for a in objects)
-        name = names[category_id]
-        per_class[name] = {
-            "AP": _mean(precision[:, :, k]),
-            "AP50": _mean(precision[0, :, k]),
-            "objects": wanted,
-            "crowd_objects": len(objects) - wanted,
-            "detections": sum(r["category_id"] == category_id for r in found),
-        }
-        if wanted:
-            curves[name] = {"recall": evaluation.params.recThrs, "precision": precision[0, :, k]}
-    return per_class, curves
-
-
 def _category_names(truth: Mapping[str, Any]) -> dict[int, str]:
-    """Names by category id; a name used twice is told apart by its id."""
-    names = [category["name"] for category in truth["categories"]]
+    """Names by category id, in order of the ids; a name used twice is told apart by its id."""
+    times = Counter(category["name"] for category in truth["categories"])
     return {
-        c["id"]: c["name"] if names.count(c["name"]) == 1 else f"{c['name']} ({c['id']})"
-        for c in truth["categories"]
+        c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})"
+        for c in sorted(truth["categories"], key=lambda c: c["id"])
     }
 
 

@@ -21,27 +21,34 @@ TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 _BLOCK = 1 << 16  # detections whose pairs are in memory at once
 
 
-def paired_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def paired_overlap(
+    boxes: np.ndarray, others: np.ndarray, others_are_crowds: bool = False
+) -> np.ndarray:
     """Intersection over union (K,) float64 of boxes (K, 4) with others (K, 4), row by row.
 
-    `symnet.boxes.iou` has every box with every other, which over a data set is far too many. Empty
-    and inverted boxes overlap nothing.
+    With crowds it is intersection over the area of the box, as in COCO: a crowd is a region with
+    many objects, and a box of one of them lies in it. `symnet.boxes.iou` has every box with every
+    other, which over a data set is far too many. Empty and inverted boxes overlap nothing.
     """
     boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
     corners = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
     shared = areas(np.concatenate(corners, axis=1))
-    union = areas(boxes) + areas(others) - shared
-    return np.divide(shared, union, out=np.zeros(len(boxes)), where=union > 0)
+    whole = areas(boxes) + (0 if others_are_crowds else areas(others) - shared)
+    return np.divide(shared, whole, out=np.zeros(len(boxes)), where=whole > 0)
 
 
 def best_overlap(
-    boxes: np.ndarray, images: np.ndarray, gt_boxes: np.ndarray, gt_images: np.ndarray
+    boxes: np.ndarray,
+    images: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_images: np.ndarray,
+    crowds: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each box (D, 4) of image (D,), the object of the same image that overlaps it most.
 
-    gt_boxes (G, 4) with gt_images (G,) in ascending order. Returns (IoU (D,) float64, index into
-    gt_boxes (D,) int64). Of equal overlaps the first object wins, as in the devkit; a box whose
-    image has no object gets IoU 0 and index -1.
+    gt_boxes (G, 4) with gt_images (G,) in ascending order; crowds: they are, see `paired_overlap`.
+    Returns (overlap (D,) float64, index into gt_boxes (D,) int64). Of equal overlaps the first
+    object wins, as in the devkit; a box whose image has no object gets overlap 0 and index -1.
     """
     iou, index = np.zeros(len(boxes)), np.full(len(boxes), -1, np.int64)
     start = np.searchsorted(gt_images, images, side="left")
@@ -53,7 +60,7 @@ def best_overlap(
         n = count[rows]
         offset = np.cumsum(n) - n
         pair_gt = np.arange(n.sum()) + np.repeat(start[rows] - offset, n)
-        pair_iou = paired_iou(np.repeat(boxes[rows], n, axis=0), gt_boxes[pair_gt])
+        pair_iou = paired_overlap(np.repeat(boxes[rows], n, axis=0), gt_boxes[pair_gt], crowds)
         best = np.maximum.reduceat(pair_iou, offset)
         is_best = np.flatnonzero(pair_iou == np.repeat(best, n))
         winner = is_best[np.searchsorted(is_best, offset)]
@@ -61,29 +68,39 @@ def best_overlap(
     return iou, index
 
 
-def match_class(
+def match(
     boxes: np.ndarray,
-    images: np.ndarray,
+    groups: np.ndarray,
     gt_boxes: np.ndarray,
-    gt_images: np.ndarray,
-    gt_ignored: np.ndarray,
+    gt_groups: np.ndarray,
+    gt_difficult: np.ndarray,
+    gt_crowd: np.ndarray,
     iou_thresh: float,
 ) -> np.ndarray:
-    """Judge one class's detections (D, 4), best score first: (D,) int8.
+    """Judge detections (D, 4), of each class best score first: (D,) int8.
 
-    images (D,) and gt_images (G,), ascending, tell which image each row is of; gt_ignored (G,) bool
-    marks difficult and crowd objects. As in the VOC devkit (VOCevaldet.m) each detection looks at
-    its best-overlapping object only: below `iou_thresh` it is FALSE_POSITIVE; on an ignored object
-    IGNORED; else TRUE_POSITIVE for the object's first detection, FALSE_POSITIVE for the rest.
+    groups (D,) and gt_groups (G,), ascending, number image and class of each row; gt_difficult and
+    gt_crowd (G,) bool mark objects to be ignored. As in the VOC devkit (VOCevaldet.m) each
+    detection looks at its best-overlapping object only: below `iou_thresh` it is FALSE_POSITIVE; on
+    a difficult object IGNORED; else TRUE_POSITIVE for the object's first detection, FALSE_POSITIVE
+    for the rest. Crowds, which VOC does not have, follow COCO: they take part only where the
+    verdict would be FALSE_POSITIVE, and a detection that lies in one by at least `iou_thresh` of
+    its own area is IGNORED.
     """
-    iou, index = best_overlap(boxes, images, gt_boxes, gt_images)
     verdict = np.full(len(boxes), FALSE_POSITIVE, np.int8)
+    single = np.flatnonzero(~gt_crowd)
+    iou, index = best_overlap(boxes, groups, gt_boxes[single], gt_groups[single])
     hits = np.flatnonzero((iou >= iou_thresh) & (index >= 0))
-    on_ignored = gt_ignored[index[hits]]
-    verdict[hits[on_ignored]] = IGNORED
-    hits = hits[~on_ignored]
+    on_difficult = gt_difficult[single][index[hits]]
+    verdict[hits[on_difficult]] = IGNORED
+    hits = hits[~on_difficult]
     _, first = np.unique(index[hits], return_index=True)
     verdict[hits[first]] = TRUE_POSITIVE
+    if gt_crowd.any():
+        wrong = np.flatnonzero(verdict == FALSE_POSITIVE)
+        crowds = gt_boxes[gt_crowd], gt_groups[gt_crowd]
+        inside, _ = best_overlap(boxes[wrong], groups[wrong], *crowds, crowds=True)
+        verdict[wrong[inside >= iou_thresh]] = IGNORED
     return verdict
 
 
@@ -107,31 +124,36 @@ def match_all(
     num_classes: int,
     iou_thresh: float,
 ) -> list[ClassVerdicts]:
-    """Match every class 1..num_classes-1 over all images; see `match_class`.
+    """Match every class 1..num_classes-1 over all images; see `match`.
 
-    Equal scores keep the order of the records, then that of the detections in their image. Raises
+    Equal scores keep the order of the records, then that of the detections in their image. All
+    classes are matched at once: the cost is that of sorting, whatever the number of classes. Raises
     ValueError for duplicate image ids, detections of unknown images, classes out of range, numbers
     that are not finite and thresholds outside (0, 1].
     """
     if not 0 < iou_thresh <= 1:
         raise ValueError(f"iou_thresh {iou_thresh} is not in (0, 1]")
     boxes, scores, classes, images = _flatten(records, detections, num_classes)
+    order = np.lexsort((-scores, classes))  # stable
+    boxes, scores, classes, images = (x[order] for x in (boxes, scores, classes, images))
     gt_boxes = np.concatenate([r.boxes for r in records] or [np.zeros((0, 4))])
     gt_classes = np.concatenate([r.classes for r in records] or [np.zeros(0, np.int64)])
-    gt_ignored = np.concatenate([ignored(r) for r in records] or [np.zeros(0, bool)])
+    difficult = np.concatenate([r.difficult for r in records] or [np.zeros(0)]).astype(bool)
+    crowd = np.concatenate([r.crowd for r in records] or [np.zeros(0)]).astype(bool)
     gt_images = np.repeat(np.arange(len(records)), [len(r) for r in records])
-    out = []
-    for k in range(1, num_classes):
-        mine = np.flatnonzero(classes == k)
-        mine = mine[np.argsort(-scores[mine], kind="stable")]
-        gt = np.flatnonzero(gt_classes == k)
-        verdicts = match_class(
-            boxes[mine], images[mine], gt_boxes[gt], gt_images[gt], gt_ignored[gt], iou_thresh
-        )
-        out.append(
-            ClassVerdicts(scores[mine], images[mine], verdicts, gt_images[gt], gt_ignored[gt])
-        )
-    return out
+    gt_order = np.argsort(gt_classes, kind="stable")
+    gt_boxes, gt_classes, difficult, crowd, gt_images = (
+        x[gt_order] for x in (gt_boxes, gt_classes, difficult, crowd, gt_images)
+    )
+    groups, gt_groups = classes * len(records) + images, gt_classes * len(records) + gt_images
+    verdicts = match(boxes, groups, gt_boxes, gt_groups, difficult, crowd, iou_thresh)
+    borders = np.arange(1, num_classes + 1)
+    mine, gt = np.searchsorted(classes, borders), np.searchsorted(gt_classes, borders)
+    gt_ignored = difficult | crowd
+    return [
+        ClassVerdicts(scores[a:b], images[a:b], verdicts[a:b], gt_images[c:d], gt_ignored[c:d])
+        for a, b, c, d in zip(mine, mine[1:], gt, gt[1:])
+    ]
 
 
 def ignored(record: ImageRecord) -> np.ndarray:

@@ -31,7 +31,7 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: 
 
 
 def precision_recall(verdicts: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """The curve of one class: verdicts (D,) of `match_class` -> recall, precision, each (D',).
+    """The curve of one class: verdicts (D,) of `match` -> recall, precision, each (D',).
 
     Ignored detections leave no point, so D' may be less than D. Without objects recall is NaN.
     """
