@@ -17,6 +17,9 @@ from symnet.detector import DetectorDef
 from symnet.layers import UNSAFE_CELLS, unsafe_layers
 from symnet.machine.cores import has_bf16
 
+#: pixels of an image file, at most; Pillow's own limit against decompression bombs
+MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be; the message names the key and the value."""
@@ -58,7 +61,8 @@ class DataConfig:
     mean and std are of the channels red, green, blue, 0-255; short_side and long_side in pixels
     (0: no limit); pad_multiple: padded sides are multiples of it, so that shapes are few.
     class_names: "auto" (found in the data), "voc" (the 20), or names. flip: each image is also used
-    mirrored, so an epoch has twice the images.
+    mirrored, so an epoch has twice the images. max_image_pixels: files of more pixels are refused,
+    whatever they say to be (0: no limit).
 
     resize: "antialias" (Pillow's bilinear filter on stored pixels) or "linear" (torchvision's:
     normalised pixels, bilinear, no antialiasing). size_rounding: resized sides to the nearest pixel
@@ -82,6 +86,7 @@ class DataConfig:
     keep_empty: bool = True
     use_difficult: bool = False
     skip_bad: bool = False
+    max_image_pixels: int = MAX_IMAGE_PIXELS
     resize: Literal["antialias", "linear"] = "antialias"
     size_rounding: Literal["round", "floor"] = "round"
     square: bool = False
@@ -89,7 +94,8 @@ class DataConfig:
     mini_mask: int = 0
 
     def __post_init__(self) -> None:
-        _check("data", self, {"short_side": 0, "long_side": 0, "pad_multiple": 1, "mini_mask": 0})
+        least = {"short_side": 0, "long_side": 0, "pad_multiple": 1, "mini_mask": 0}
+        _check("data", self, {**least, "max_image_pixels": 0})
         if self.square and not self.long_side:
             raise ConfigError("data.square=True: needs a long_side, and it is 0")
         for name in ("mean", "std"):

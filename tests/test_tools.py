@@ -18,7 +18,6 @@ from PIL import Image
 
 from mxrcnn.compat import mx
 from mxrcnn.data import DATASETS
-from mxrcnn.data.records import Dataset
 from mxrcnn.data.synthetic import SHAPES, ensure_synthetic
 from mxrcnn.data.voc import load_voc
 from mxrcnn.inference.detector import Detector
@@ -384,10 +383,7 @@ def test_a_data_set_of_ones_own(tool, trained, data_root, tmp_path, monkeypatch)
 
     def mine(data, imageset, class_names):
         asked.append((data.root, imageset, class_names))
-        records = load_voc(data_root, "2007_test").records
-        return Dataset(
-            imageset, SHAPES, tuple(replace(r, classes=r.classes % 5 + 1) for r in records)
-        )
+        return replace(load_voc(data_root, "2007_test", SHAPES), name=imageset)
 
     tools = {"train": (), "check_data": (), "test": (trained,), "quantize": (trained,)}
     for name, args in tools.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
@@ -18,8 +18,17 @@ from mxrcnn.data.voc import load_voc
 ClassNames = Union[str, Sequence[str]]
 
 
+def _how(data: DataConfig) -> dict[str, Any]:
+    """How all readers read, as their arguments."""
+    return {
+        "skip_bad": data.skip_bad,
+        "exif_orientation": data.exif_orientation,
+        "max_pixels": data.max_image_pixels,
+    }
+
+
 def _open_voc(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
-    return load_voc(data.root, imageset, class_names, data.skip_bad, data.exif_orientation)
+    return load_voc(data.root, imageset, class_names, **_how(data))
 
 
 def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
@@ -27,8 +36,8 @@ def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Data
     parts = [imageset] if is_file else imageset.split("+")  # a file's own name may have a +
     files = [resolve_coco(data.root, part.strip()) for part in parts]
     if len(files) > 1:
-        return load_joined(files, imageset, class_names, data.skip_bad, data.exif_orientation)
-    return load_coco(*files[0], class_names, data.skip_bad, data.exif_orientation)
+        return load_joined(files, imageset, class_names, **_how(data))
+    return load_coco(*files[0], class_names, **_how(data))
 
 
 def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
@@ -78,7 +87,7 @@ def open_dataset(data: DataConfig, imageset: str) -> Dataset:
 def _decodable(dataset: Dataset, data: DataConfig) -> Dataset:
     def problem(record: ImageRecord) -> str | None:
         try:
-            read_pixels(record, data.exif_orientation)
+            read_pixels(record, data)
         except DataError as error:
             return str(error)
         return None

@@ -217,7 +217,7 @@ def _look(
 
     def look(record: ImageRecord) -> tuple[np.ndarray | None, Fault | None]:
         try:
-            pixels = read_pixels(record, upright)
+            pixels = read_pixels(record, config.data)
             turn = 1 if upright else orientation(record.path)
         except DataError as error:
             return None, Fault("broken image", dataset.name, str(record.path), error.problem)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mxrcnn import viz
+from mxrcnn.config import DataConfig
 from mxrcnn.data.check import DataCheck, Fault
 from mxrcnn.data.check_anchors import THRESHOLDS, anchor_sides
 from mxrcnn.data.images import read_image
@@ -171,7 +172,8 @@ def _draw_faults(check: DataCheck, out: Path, most: int) -> Iterator[Path]:
 
 def _fault_picture(fault: Fault, dataset: Dataset, check: DataCheck) -> Image.Image:
     records: Mapping[str, Any] = {str(record.path): record for record in dataset.records}
-    pixels = read_image(fault.file, check.config.data.exif_orientation)
+    data = check.config.data
+    pixels = read_image(fault.file, data.exif_orientation, data.max_image_pixels)
     picture = Image.fromarray(pixels)
     if fault.file in records:
         record = records[fault.file]
@@ -185,14 +187,14 @@ def _fault_picture(fault: Fault, dataset: Dataset, check: DataCheck) -> Image.Im
         grown = np.clip(box + [-5, -5, 5, 5], 0, limit)
         pen.rectangle([*box.tolist()], outline="red", width=2)
         pen.ellipse([*grown.tolist()], outline="red", width=2)
-    return _beside(picture, fault)
+    return _beside(picture, fault, data)
 
 
-def _beside(picture: Image.Image, fault: Fault) -> Image.Image:
+def _beside(picture: Image.Image, fault: Fault, data: DataConfig) -> Image.Image:
     """For two images that look the same, the other one on the right."""
     if fault.kind not in ("leak", "same image"):
         return picture
-    other = Image.fromarray(read_image(fault.other))
+    other = Image.fromarray(read_image(fault.other, data.exif_orientation, data.max_image_pixels))
     other.thumbnail((4 * picture.width, picture.height))
     out = Image.new("RGB", (picture.width + 4 + other.width, picture.height))
     out.paste(picture, (0, 0))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import check_pixels, image_size, opened, path_inside, size_error
 from mxrcnn.data.records import (
     DataError,
@@ -60,6 +61,7 @@ def load_coco(
     skip_bad: bool = False,
     exif_orientation: bool = False,
     require_images: bool = True,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Dataset:
     """Read a COCO detection file.
 
@@ -71,6 +73,7 @@ def load_coco(
     exif_orientation: sizes are those of images turned upright, always read from the files;
     otherwise sizes come from the JSON, and from the files where the JSON has none.
     require_images: with False image files may be missing, for scoring stored detections.
+    max_pixels: images of more pixels are refused; 0 is no limit.
 
     `difficult` is the annotation's `ignore`. `masks` are the `segmentation` entries as they are,
     None for an object without one; records have `masks=None` if no object of the file has one.
@@ -86,7 +89,7 @@ def load_coco(
     classes = _choose_classes(path, categories, class_names)
     entries = _entries(path, document, "images")
     rules = _ImageRules(
-        path, _image_root(path, image_root, entries), exif_orientation, require_images
+        path, _image_root(path, image_root, entries), exif_orientation, require_images, max_pixels
     )
     return _load(document, categories, classes, rules, skip_bad)
 
@@ -97,6 +100,7 @@ def load_joined(
     class_names: Sequence[str] | str = "auto",
     skip_bad: bool = False,
     exif_orientation: bool = False,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Dataset:
     """Several COCO files, each with its image folder, as one data set called `name`.
 
@@ -115,7 +119,7 @@ def load_joined(
     for path, image_root in files:
         document = _read_json(path)
         categories = _categories(path, document)
-        rules = _ImageRules(path, image_root, exif_orientation, require_images=True)
+        rules = _ImageRules(path, image_root, exif_orientation, True, max_pixels)
         classes = _classes_here(path, categories, wanted)
         parts.append(_load(document, categories, classes, rules, skip_bad))
     there = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
@@ -173,7 +177,7 @@ def _load(
     path, notes = rules.annotation_file, DataNotes()
     names, ids = classes
     images = _read_images(rules, _entries(path, document, "images"), notes, skip_bad)
-    pictures = _MaskPictures((path.parent, rules.root))
+    pictures = _MaskPictures((path.parent, rules.root), rules.max_pixels)
     objects = _read_objects(path, document, images, categories, pictures, notes, skip_bad)
     with_masks = any(o.mask is not None for group in objects.values() for o in group)
     class_of = {category_id: k for k, category_id in enumerate(ids, start=1)}
@@ -375,6 +379,7 @@ class _ImageRules(NamedTuple):
     root: Path
     exif_orientation: bool
     require_images: bool
+    max_pixels: int
 
 
 def _image_root(path: Path, image_root: str | Path | None, entries: list[Any]) -> Path:
@@ -425,7 +430,7 @@ def _read_image_entry(
         raise DataError(file, f"no such image ({path.name}, {where})")
     stated = tuple(_side(path, where, entry, side) for side in ("height", "width"))
     if exists and (rules.exif_orientation or None in stated):
-        height, width = image_size(file, rules.exif_orientation)
+        height, width = image_size(file, rules.exif_orientation, rules.max_pixels)
         if stated == (width, height) != (height, width):
             raise size_error(file, (height, width), stated, rules.exif_orientation)
         if None not in stated and stated != (height, width):
@@ -435,9 +440,9 @@ def _read_image_entry(
     else:
         height, width = stated
         try:
-            check_pixels(path, height, width)
+            check_pixels(path, height, width, rules.max_pixels)
         except DataError as error:
-            raise DataError(path, f"{where}: {short(error.problem)}") from None
+            raise DataError(path, f"{where}: {error.problem}") from None
     return _Image(entry["id"], file, height, width)
 
 
@@ -549,9 +554,10 @@ def _mask(path: Path, where: str, mask: Any) -> Any:
 class _MaskPictures:
     """Turns segmentations that name PNG files into RLE; other ones stay. Keeps the last picture."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], max_pixels: int) -> None:
         self.used = False
         self._folders = folders
+        self._max_pixels = max_pixels
         self._last: tuple[Path | None, Any] = None, None
 
     def fold(self, path: Path, where: str, mask: Any, image: _Image) -> Any:
@@ -575,7 +581,8 @@ class _MaskPictures:
         if file is None:
             raise DataError(path, f"{where}.segmentation: there is no {short(name)}")
         if self._last[0] != file:
-            self._last = file, _picture_values(file, (image.height, image.width))
+            size = image.height, image.width
+            self._last = file, _picture_values(file, size, self._max_pixels)
         values = self._last[1]
         if values.shape != (image.height, image.width):
             raise _wrong_size(file, values.shape, (image.height, image.width))
@@ -586,9 +593,9 @@ class _MaskPictures:
         return encode(bits)
 
 
-def _picture_values(file: Path, size: tuple[int, int]) -> np.ndarray:
+def _picture_values(file: Path, size: tuple[int, int], max_pixels: int) -> np.ndarray:
     """The values (h, w) of a PNG's pixels, palette indices as they are, colours as one number."""
-    with opened(file, ("PNG",)) as picture:
+    with opened(file, max_pixels, ("PNG",)) as picture:
         if picture.size != size[::-1]:  # before its pixels, which may be many, are read
             raise _wrong_size(file, picture.size[::-1], size)
         values = np.asarray(picture)

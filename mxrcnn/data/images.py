@@ -1,18 +1,24 @@
 """Image files: size from the header, pixels as RGB, and names that stay in their folder.
 
 Only the formats below are opened: Pillow's other readers (EPS starts Ghostscript) stay out of reach
-whatever a file's ending says. Pillow's limit against decompression bombs stays in force.
+whatever a file's ending says. The limit against decompression bombs is an argument of each call,
+not Pillow's process-wide one. (Its plugins for GIF, TIFF and WebP look at that one, too, while they
+decode: beyond twice PIL.Image.MAX_IMAGE_PIXELS, 179 megapixels, their files are refused.)
 """
 
 from __future__ import annotations
 
+import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.records import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -21,13 +27,16 @@ SIDEWAYS = (5, 6, 7, 8)
 LONGEST_NAME = 255
 
 
-def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, int]:
+def image_size(
+    path: str | Path, exif_orientation: bool = False, max_pixels: int = MAX_IMAGE_PIXELS
+) -> tuple[int, int]:
     """(height, width) of an image file in pixels, from its header alone.
 
     With `exif_orientation`, the size after turning the image upright, as `read_image` does.
-    Raises DataError for a missing file, a header that cannot be read, or a decompression bomb.
+    Raises DataError for a missing file, a header that cannot be read, or more than max_pixels
+    pixels (0: no limit).
     """
-    with opened(path) as image:
+    with opened(path, max_pixels) as image:
         width, height = image.size
         turned = exif_orientation and image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
     return (width, height) if turned else (height, width)
@@ -35,18 +44,21 @@ def image_size(path: str | Path, exif_orientation: bool = False) -> tuple[int, i
 
 def orientation(path: str | Path) -> int:
     """How the image is to be turned, by its EXIF tag: 1 for not at all, to 8. Raises DataError."""
-    with opened(path) as image:
+    with opened(path, max_pixels=0) as image:
         return image.getexif().get(ORIENTATION_TAG, 1)
 
 
-def read_image(path: str | Path, exif_orientation: bool = False) -> np.ndarray:
+def read_image(
+    path: str | Path, exif_orientation: bool = False, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray:
     """The pixels of an image file, (H, W, 3) uint8 RGB.
 
     Grey, palette and CMYK images become RGB; an alpha channel is dropped, not blended; 16-bit grey
     keeps its high byte. With `exif_orientation` the image is turned upright first.
-    Raises DataError for a file that is missing, truncated, undecodable or a decompression bomb.
+    Raises DataError for a file that is missing, truncated, undecodable, or of more than max_pixels
+    pixels (0: no limit); MemoryError if its pixels need more memory than there is.
     """
-    with opened(path) as image:
+    with opened(path, max_pixels) as image:
         image = ImageOps.exif_transpose(image) if exif_orientation else image
         pixels = as_rgb(path, image)
     return pixels
@@ -86,29 +98,90 @@ def size_error(
     return DataError(path, f"the file is {sizes} by its annotation{advice}")
 
 
-def check_pixels(path: str | Path, height: int, width: int) -> None:
-    """DataError for an image of more pixels than Pillow's limit against decompression bombs."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
-        raise DataError(path, f"{width}x{height} pixels: over Pillow's limit of {limit}")
+def check_pixels(path: str | Path, height: int, width: int, limit: int) -> None:
+    """DataError for an image of more pixels than the limit; 0 is none."""
+    if limit and width * height > limit:
+        raise DataError(
+            path,
+            f"{width} x {height} pixels: over the limit of {limit} against decompression bombs; "
+            "--set max_image_pixels raises it (0: no limit)",
+        )
 
 
 @contextmanager
-def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
-    """The image, its header read; whatever Pillow raises meanwhile becomes a DataError."""
-    # some packages, gluoncv for one, have the whole process fill what is missing with grey
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+def opened(
+    path: str | Path, max_pixels: int = MAX_IMAGE_PIXELS, formats: Sequence[str] = FORMATS
+) -> Iterator[Image.Image]:
+    """The image, its header read; whatever Pillow raises meanwhile becomes a DataError.
+
+    But for MemoryError, which is not the file's fault; it is only given the file's name.
+    """
     try:
-        with Image.open(path, formats=formats) as image:
-            check_pixels(path, image.height, image.width)
+        with _strict(), open(path, "rb") as file, _open(file, path, formats) as image:
+            check_pixels(path, image.height, image.width, max_pixels)
             yield image
     except DataError:
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{path}: not enough memory to read it ({error})") from error
     except FileNotFoundError:
         raise DataError(path, "no such image file") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            path,
+            f"{error} That is Pillow's limit for GIF, TIFF and WebP: set "
+            "PIL.Image.MAX_IMAGE_PIXELS in the process, or store the image as PNG or JPEG",
+        ) from None
     except Exception as error:  # on broken files Pillow's readers raise nearly anything
         kind = "image" if formats is FORMATS else " or ".join(formats)
         raise DataError(path, f"not a readable {kind}: {error}") from error
+
+
+def _open(file: BinaryIO, path: str | Path, formats: Sequence[str]) -> ImageFile.ImageFile:
+    """As Image.open does, but for its check against decompression bombs.
+
+    That one has a single limit for the process, which other threads may rely on.
+    """
+    head, problem = file.read(16), f"it does not begin like {', '.join(formats)}"
+    for name in formats:
+        for load_plugins in (Image.preinit, Image.init):
+            if name not in Image.OPEN:
+                load_plugins()
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is None or accepts(head) is True:
+                file.seek(0)
+                return factory(file, str(path))
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            problem = f"broken {name} header ({error})"
+    raise UnidentifiedImageError(problem)
+
+
+_lock = threading.Lock()
+_readers = 0
+_flag_before = False
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Pillow raises on truncated images meanwhile, in all threads, whatever the process had set.
+
+    Some packages, gluoncv for one, have Pillow fill what is missing with grey. The flag is Pillow's
+    own and read while it decodes, so it stays off while any thread reads here; the last one to
+    leave puts it back.
+    """
+    global _readers, _flag_before
+    with _lock:
+        _flag_before = ImageFile.LOAD_TRUNCATED_IMAGES or (_readers > 0 and _flag_before)
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES |= _flag_before
 
 
 def as_rgb(path: str | Path, image: Image.Image) -> np.ndarray:

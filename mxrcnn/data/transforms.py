@@ -125,7 +125,7 @@ def load_sample(
     but missing or broken.
     """
     check_masks(record, data)
-    pixels = read_pixels(record, data.exif_orientation)
+    pixels = read_pixels(record, data)
     sample = prepare_image(pixels, data, flip)
     keep = trainable_objects(record, data)
     height, width = sample.size
@@ -146,12 +146,12 @@ def load_sample(
     return replace(sample, gt_boxes=gt_boxes, gt_masks=masks)
 
 
-def read_pixels(record: ImageRecord, exif_orientation: bool = False) -> np.ndarray:
+def read_pixels(record: ImageRecord, data: DataConfig) -> np.ndarray:
     """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if they have another size."""
-    pixels = read_image(record.path, exif_orientation)
+    pixels = read_image(record.path, data.exif_orientation, data.max_image_pixels)
     found, stated = pixels.shape[:2], (record.height, record.width)
     if found != stated:
-        raise size_error(record.path, found, stated, exif_orientation)
+        raise size_error(record.path, found, stated, data.exif_orientation)
     return pixels
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from defusedxml import ElementTree
 from tqdm import tqdm
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import image_size, path_inside, size_error
 from mxrcnn.data.records import DataError, DataNotes, Dataset, ImageRecord, clean_boxes
 
@@ -62,6 +63,14 @@ class _Entry(NamedTuple):
     listing: Path
 
 
+class _Rules(NamedTuple):
+    """How files are read, as in `load_voc`."""
+
+    exif_orientation: bool
+    require_annotations: bool
+    max_pixels: int
+
+
 class _Annotation(NamedTuple):
     """What an XML file says: boxes (N, 4) as written; size (height, width), None when not given."""
 
@@ -90,6 +99,7 @@ def load_voc(
     skip_bad: bool = False,
     exif_orientation: bool = False,
     require_annotations: bool = True,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Dataset:
     """Read image sets such as `2007_trainval+2012_trainval` from a devkit folder.
 
@@ -104,6 +114,7 @@ def load_voc(
     skip_bad: leave out bad images and say why in `notes.skipped`, instead of raising.
     exif_orientation: sizes are those of images turned upright by their EXIF orientation.
     require_annotations: with False, an image without an XML file has no objects.
+    max_pixels: images of more pixels are refused; 0 is no limit.
 
     The image file's own size counts; an annotation that states another one is noted. If it states
     height and width exchanged, its boxes are of the image turned the other way: an error.
@@ -113,7 +124,8 @@ def load_voc(
     """
     entries = _list_entries(Path(root), imageset)
     notes = DataNotes()
-    read = _read_all(entries, notes, skip_bad, exif_orientation, require_annotations)
+    rules = _Rules(exif_orientation, require_annotations, max_pixels)
+    read = _read_all(entries, notes, skip_bad, rules)
     names = _choose_classes(Path(root), class_names, read)
     class_of = {name: k for k, name in enumerate(names, start=1)}
     prefix = len({entry.stem for entry in entries}) < len(entries)
@@ -211,20 +223,16 @@ def _is_there(folder: Path, stem: str) -> bool:
 
 
 def _read_all(
-    entries: list[_Entry],
-    notes: DataNotes,
-    skip_bad: bool,
-    exif_orientation: bool,
-    require_annotations: bool,
+    entries: list[_Entry], notes: DataNotes, skip_bad: bool, rules: _Rules
 ) -> list[_Read]:
     """Annotations and image headers of all entries; bad ones raise or go into the notes."""
     read = []
     quiet = None if len(entries) > PROGRESS_FROM else True
     for entry in tqdm(entries, "reading annotations", leave=False, disable=quiet):
         with skipping(notes, skip_bad):
-            annotation = _read_annotation(entry, require_annotations)
+            annotation = _read_annotation(entry, rules.require_annotations)
             image = _find_image(entry)
-            height, width = image_size(image, exif_orientation)
+            height, width = image_size(image, rules.exif_orientation, rules.max_pixels)
             read.append(_Read(entry, image, height, width, annotation))
     return read
 

@@ -68,7 +68,8 @@ def draw_extremes(
     chosen += [("worst", item) for item in ranked[::-1][:count]]
     paths = []
     for place, (kind, (image_id, f1)) in enumerate(tqdm(chosen, "pictures", disable=None)):
-        pixels = read_image(records[image_id].path, config.data.exif_orientation)
+        record, data = records[image_id], config.data
+        pixels = read_image(record.path, data.exif_orientation, data.max_image_pixels)
         picture = viz.draw_comparison(
             pixels, records[image_id], detections[image_id], dataset.class_names
         )
