@@ -13,6 +13,7 @@ from mxrcnn.data.check import check_data
 from mxrcnn.data.images import image_size, opened, read_image
 from mxrcnn.data.records import DataError
 from mxrcnn.data.transforms import load_sample
+from mxrcnn.inference.pictures import read_pixels as read_picture
 from tests.factories import Picture, make_record, make_voc, noise, tiny_config, truncate
 
 
@@ -126,6 +127,14 @@ def test_the_limit_is_a_setting_of_all_readers(tmp_path):
     assert "max_image_pixels" in fault.detail
 
 
+def test_the_limit_holds_for_pictures_to_predict(tmp_path):
+    noise((40, 50)).save(tmp_path / "a.png")
+    for picture in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+        assert read_picture(picture, max_pixels=2000).shape == (40, 50, 3)
+        with pytest.raises(DataError, match="over the limit of 1999"):
+            read_picture(picture, max_pixels=1999)
+
+
 def test_a_limit_below_zero_is_refused():
     with pytest.raises(ConfigError, match="max_image_pixels=-1"):
         DataConfig(max_image_pixels=-1)
@@ -145,13 +154,14 @@ def test_out_of_memory_is_not_a_bad_image(tmp_path, monkeypatch):
     path = root / "VOC2007/JPEGImages/a.jpg"
     reads = (
         lambda: read_image(path),
+        lambda: read_picture(path.read_bytes()),
         lambda: load_sample(make_record(path=path), DataConfig()),
         lambda: open_dataset(
             DataConfig(dataset="voc", root=str(root), skip_bad=True), "2007_train"
         ),
     )
     for read in reads:
-        with pytest.raises(MemoryError, match=r"\.jpg: not enough memory to read it \(no room\)"):
+        with pytest.raises(MemoryError, match=r": not enough memory to read it \(no room\)"):
             read()
 
 

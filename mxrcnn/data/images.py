@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -110,14 +110,18 @@ def check_pixels(path: str | Path, height: int, width: int, limit: int) -> None:
 
 @contextmanager
 def opened(
-    path: str | Path, max_pixels: int = MAX_IMAGE_PIXELS, formats: Sequence[str] = FORMATS
+    path: str | Path | BinaryIO,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    formats: Sequence[str] = FORMATS,
 ) -> Iterator[Image.Image]:
     """The image, its header read; whatever Pillow raises meanwhile becomes a DataError.
 
+    path: of a file, or the open file itself.
     But for MemoryError, which is not the file's fault; it is only given the file's name.
     """
     try:
-        with _strict(), open(path, "rb") as file, _open(file, path, formats) as image:
+        source = nullcontext(path) if hasattr(path, "read") else open(path, "rb")
+        with _strict(), source as file, _open(file, path, formats) as image:
             check_pixels(path, image.height, image.width, max_pixels)
             yield image
     except DataError:
@@ -137,7 +141,9 @@ def opened(
         raise DataError(path, f"not a readable {kind}: {error}") from error
 
 
-def _open(file: BinaryIO, path: str | Path, formats: Sequence[str]) -> ImageFile.ImageFile:
+def _open(
+    file: BinaryIO, path: str | Path | BinaryIO, formats: Sequence[str]
+) -> ImageFile.ImageFile:
     """As Image.open does, but for its check against decompression bombs.
 
     That one has a single limit for the process, which other threads may rely on.

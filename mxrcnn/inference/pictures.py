@@ -9,17 +9,21 @@ from typing import Union
 import numpy as np
 from PIL import Image, ImageOps
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import as_rgb, opened, read_image
 from mxrcnn.data.records import DataError
 
 Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
 
 
-def read_pixels(picture: Picture, upright: bool = True) -> np.ndarray:
+def read_pixels(
+    picture: Picture, upright: bool = True, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray:
     """The pixels (H, W, 3) uint8 RGB of an image.
 
     picture: the path of a file, a file's bytes, a PIL image, or pixels (H, W, 3) uint8 RGB, which
     are returned as they are. upright: turn the former three by their EXIF tag, if they have one.
+    max_pixels: files of more pixels are refused (0: no limit).
     Raises DataError for what cannot be decoded, ValueError for other arrays, and TypeError for
     anything else.
     """
@@ -33,12 +37,12 @@ def read_pixels(picture: Picture, upright: bool = True) -> np.ndarray:
     if isinstance(picture, (bytes, bytearray)):
         name = f"{len(picture)} bytes"
         try:
-            with opened(io.BytesIO(picture)) as image:
+            with opened(io.BytesIO(picture), max_pixels) as image:
                 return _of_image(image, name, upright)
         except DataError as error:
             raise DataError(name, error.problem) from error
     if isinstance(picture, (str, os.PathLike)):
-        return read_image(picture, upright)
+        return read_image(picture, upright, max_pixels)
     raise TypeError(
         f"{type(picture).__name__}: expected a path, bytes, a PIL image or an array (H, W, 3)"
     )
@@ -47,7 +51,7 @@ def read_pixels(picture: Picture, upright: bool = True) -> np.ndarray:
 def _of_image(image: Image.Image, name: str, upright: bool) -> np.ndarray:
     try:
         return as_rgb(name, ImageOps.exif_transpose(image) if upright else image)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow reads a file's pixels when they are first asked for
         raise DataError(name, f"not a readable image: {error}") from error

@@ -184,7 +184,7 @@ class Predictor:
 
         def batches() -> Iterator[tuple[tuple[int, int, Orientation], np.ndarray, np.ndarray]]:
             for image in images:
-                pixels = read_pixels(image, exif == "upright")
+                pixels = read_pixels(image, exif == "upright", data.max_image_pixels)
                 sample = prepare_image(pixels, data)
                 size = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
                 turned = "stored" if isinstance(image, np.ndarray) else exif
