@@ -28,6 +28,19 @@ def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:
         return get_detector(config.network).test_symbol(config.model)
 
 
+def _changed_parameters(symbol: mx.sym.Symbol, config: Config) -> str:
+    """In what a graph's parameters are not those of the config's own graph, in a few words."""
+    ours, own = (
+        {name: shape for shapes in parameter_shapes(graph) for name, shape in shapes.items()}
+        for graph in (symbol, inference_symbol(config, "fp32"))
+    )
+    names = [name for name, shape in ours.items() if own.get(name) != shape]
+    if not names:
+        return ""
+    has = f"of {own[names[0]]}" if names[0] in own else "no such one"
+    return f"It needs {names[0]} of {ours[names[0]]}, and the network of config.json has {has}"
+
+
 class Detector(Predictor):
     """A Predictor on MXNet: with a graph and parameters that can be seen and replaced."""
 
@@ -83,11 +96,19 @@ class Detector(Predictor):
             which = checkpoint or ("best" if folder.best() else "last")
             params = folder.folder(which) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
-        if precision == stored:
-            symbol = folder.symbol("test")
-        else:
+        symbol = folder.symbol("test")  # a damaged one is told in any precision
+        if precision != stored:
             symbol = inference_symbol(config, precision)
-        return cls(symbol, args, auxs, config, context, str(params), precision, memory)
+        try:
+            return cls(symbol, args, auxs, config, context, str(params), precision, memory)
+        except CheckpointError as error:
+            changed = _changed_parameters(symbol, config) if precision == "fp32" else ""
+            if changed:
+                path = folder.path / "test-symbol.json"
+                raise CheckpointError(
+                    f"{path}: edited, or of another run? {changed} ({error})"
+                ) from None
+            raise
 
     @property
     def symbol(self) -> mx.sym.Symbol:

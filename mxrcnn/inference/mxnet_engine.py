@@ -13,6 +13,8 @@ import numpy as np
 from mxrcnn.compat import mx
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.inference.rewrite import with_pooling_tables
+from mxrcnn.training.checkpoint import CheckpointError
+from mxrcnn.training.symbol_file import mxnet_reason
 from symnet.machine.memory import read_memory
 
 Shapes = dict[str, tuple[int, ...]]
@@ -164,15 +166,20 @@ class MXNetEngine:
     def _bind(self, shapes: Shapes) -> _Bound:
         inputs = {name: mx.nd.empty(shape, self.context) for name, shape in shapes.items()}
         symbol, on_cpu = self.symbol, self.context.device_type == "cpu"
-        if on_cpu:
-            symbol = with_pooling_tables(symbol, shapes)
-        executor = symbol.bind(
-            self.context, {**self._args, **inputs}, grad_req="null", aux_states=self._auxs
-        )
+        arrays = {**self._args, **inputs}
+        try:
+            if on_cpu:
+                symbol = with_pooling_tables(symbol, shapes)
+            executor = symbol.bind(self.context, arrays, grad_req="null", aux_states=self._auxs)
+        except mx.MXNetError as error:  # of an edited graph; what is certain was checked on reading
+            size = " x ".join(map(str, shapes.get("data", ())))
+            raise CheckpointError(
+                f"the test graph cannot be bound for data of {size}: {mxnet_reason(error)}"
+            ) from None
         megabytes = _ALLOCATED.search(executor.debug_str())
-        arrays = int(megabytes.group(1)) << 20 if megabytes else 0
+        held = int(megabytes.group(1)) << 20 if megabytes else 0
         weights = sum(map(_bytes, self._args.values())) if on_cpu else 0
-        return _Bound(executor, arrays + weights + sum(map(_bytes, inputs.values())))
+        return _Bound(executor, held + weights + sum(map(_bytes, inputs.values())))
 
 
 def _bytes(array: mx.nd.NDArray) -> int:

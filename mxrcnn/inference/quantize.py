@@ -66,6 +66,7 @@ def quantize_run(
     if out.exists():
         raise CheckpointError(f"{out} is there already: remove it, or choose another --out")
     config = folder.config()
+    folder.symbol("test")  # not what is quantized, but a damaged run is told
     place = folder.folder(checkpoint or ("best" if folder.best() else "last"))
     made = quantize(config, load_arrays(place / "model.params"), precision, calibration)
     with atomic_folder(out) as partial:

@@ -23,6 +23,7 @@ from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
 from mxrcnn.training.lock import RunLock
 from mxrcnn.training.params_file import ParamsFileError, check_params_file
+from mxrcnn.training.symbol_file import SymbolError, check_test_symbol, load_symbol
 from mxrcnn.weights.budget import BudgetError
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -216,15 +217,18 @@ class RunFolder:
         return load_json(path)
 
     def symbol(self, name: str) -> mx.sym.Symbol:
-        """The saved symbol `train` or `test`."""
+        """The saved symbol `train` or `test`; CheckpointError if it is damaged, or a test graph
+        that no images and parameters can fit."""
         path = self.path / f"{name}-symbol.json"
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
         try:
-            return mx.sym.load_json(path.read_text(encoding="utf-8"))
-        except Exception as error:  # MXNet's own message may hold bytes that are no text
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise CheckpointError(f"{path}: not a whole symbol ({reason[:300]})") from None
+            symbol = load_symbol(path)
+            if name == "test":
+                check_test_symbol(symbol)
+        except SymbolError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        return symbol
 
     def precision(self) -> str:
         """What the run computes in: fp32, or as tools/quantize.py noted in quantized.json."""

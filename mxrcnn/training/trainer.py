@@ -383,12 +383,14 @@ class Trainer:
         locked = self.run.lock() if self.workers.first else []
         if not self.run.steps():
             params, told = self.network.first_params()
+            told += self._check_symbols()
             if begun_with_others(self.run, self.identity):
                 told.append("these are other data than it was begun with")
             self._start(params, {})
             self._rewind_log()
             return [*locked, *told, "no checkpoint yet: starting from the first step"]
         state, params, momentum = self.run.load_state()
+        told = [*locked, *self._check_symbols()]
         found = continue_with(self.run, state, self.identity, self.plan.steps, data_changed)
         self._go_to(found.state)
         folder = self.run.folder("last")
@@ -401,7 +403,17 @@ class Trainer:
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
         self._start(params, momentum)
         self._rewind_log()
-        return [*locked, *found.told, f"resuming at step {self.state.step} of {self.total}"]
+        return [*told, *found.told, f"resuming at step {self.state.step} of {self.total}"]
+
+    def _check_symbols(self) -> list[str]:
+        """CheckpointError for damaged graphs in the run folder; says if one is not what trains."""
+        self.run.symbol("test")
+        saved = self.run.symbol("train")
+        stored = {*saved.list_arguments(), *saved.list_auxiliary_states()}
+        if {*self.network.shapes, *self.network.aux_shapes} <= stored:
+            return []
+        path = self.run.path / "train-symbol.json"
+        return [f"{path} is not the graph that trains: that is made anew from config.json"]
 
     def _rewind_log(self) -> None:
         if self.workers.first:
