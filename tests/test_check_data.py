@@ -16,7 +16,7 @@ from mxrcnn.data import check as checking
 from mxrcnn.data.check import check_data, fingerprint, network_objects, table, to_json
 from mxrcnn.data.check_anchors import Objects, best_overlaps, coverage, kmeans, point_reach, suggest
 from mxrcnn.data.check_pictures import draw_check
-from symnet import list_detectors
+from symnet import get_detector, list_detectors
 from symnet.boxes import iou
 from symnet.targets import candidate_anchors
 from tests.conftest import REPO
@@ -86,6 +86,21 @@ def test_the_best_overlap_is_that_of_all_anchors(network, size, padded, settings
         want = iou(model.anchors.grid(*padded), boxes).max(axis=0)
     found = best_overlaps(model.anchors, objects_of(boxes, size, padded))
     np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(200, 300), (61, 500), (9, 9)])
+@pytest.mark.parametrize("network", ["faster_rcnn_r50_v1b", "mask_rcnn_r50_fpn"])
+def test_forms_that_leave_out_anchors_across_the_border(network, size):
+    """gluoncv's. In (61, 500) only small anchors are inside; in (9, 9) none, so all that touch."""
+    model = override(make_config(network), get_detector(network).presets.get("gluoncv", {})).model
+    padded = tuple(-(-side // 32) * 32 for side in size)
+    boxes = some_boxes(np.random.default_rng(0), size).astype(np.float32)
+    grid = model.anchors.grid(*padded)
+    inside = grid[candidate_anchors(grid, *size)]
+    objects = objects_of(boxes, size, padded)
+    found = best_overlaps(model.anchors, objects, model.rpn_inside_only)
+    np.testing.assert_allclose(found, iou(inside, boxes).max(axis=0), atol=1e-5)
+    assert (found < best_overlaps(model.anchors, objects)).any() or size == (9, 9)
 
 
 def test_coverage():

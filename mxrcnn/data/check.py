@@ -190,11 +190,12 @@ def _reach(config: Config, objects: Objects, training: Objects) -> Reach:
     model = config.model
     if hasattr(model, "points"):
         return Reach(config.network, np.zeros(0), None, point_reach(model, objects))
-    overlaps = best_overlaps(model.anchors, objects)
+    inside_only = getattr(model, "rpn_inside_only", False)
+    overlaps = best_overlaps(model.anchors, objects, inside_only)
     best = suggest(model, training)
     if best is not None and training is not objects:
         anchors = replace(model, **best.settings).anchors
-        best = replace(best, overlaps=best_overlaps(anchors, objects))
+        best = replace(best, overlaps=best_overlaps(anchors, objects, inside_only))
     return Reach(config.network, overlaps, best, None)
 
 

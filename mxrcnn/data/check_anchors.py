@@ -21,6 +21,9 @@ from symnet.faster_rcnn_classic import OFFSET, STRIDE
 from symnet.fcos import FCOSConfig
 from symnet.targets import PointMatching, match_points
 
+#: the first and last position (K, A) of anchors along an axis
+_Range = tuple[np.ndarray, np.ndarray]
+
 #: overlaps at which coverage is told
 THRESHOLDS = (0.5, 0.7)
 #: objects that suggestions are made from, and images that FCOS's points are matched in
@@ -87,32 +90,54 @@ def anchor_sides(anchors: Any) -> np.ndarray:
     return base[:, 2:] - base[:, :2] + inclusive
 
 
-def best_overlaps(anchors: Any, objects: Objects) -> np.ndarray:
+def best_overlaps(anchors: Any, objects: Objects, inside_only: bool = False) -> np.ndarray:
     """The largest IoU (K,) that any anchor of its image has with each object.
 
     The rules are those of the RPN's targets: the classic networks count a width as x2 - x1 + 1 and
-    leave out anchors that cross the image's border, unless all do.
+    leave out anchors that cross the image's border, unless all do; with inside_only all networks
+    leave those out.
     """
     classic = isinstance(anchors, AnchorSpec)
+    levels = list(_levels(anchors, objects))
+    axes = [tuple(_Axis.of(level, objects, axis) for axis in (0, 1)) for level in levels]
+    ranges = [tuple(axis.everywhere() for axis in both) for both in axes]
+    if classic or inside_only:
+        ranges = _inside_ranges(axes)
     best = np.zeros(len(objects))
-    for level in _levels(anchors, objects):
-        best = np.maximum(best, _level_overlaps(level, objects, classic).max(axis=1, initial=0))
+    for parts in zip(levels, axes, ranges):
+        overlaps = _level_overlaps(objects, *parts, classic)
+        best = np.maximum(best, overlaps.max(axis=1, initial=0))
     return best
 
 
-def _level_overlaps(level: _Level, objects: Objects, classic: bool) -> np.ndarray:
+def _inside_ranges(axes: list[tuple[_Axis, _Axis]]) -> list[tuple[_Range, _Range]]:
+    """For each level, of y and x: the positions at which its anchors are inside the image.
+
+    Those at which they touch it, for images in which no anchor of any level is inside.
+    """
+    inside = [tuple(axis.inside() for axis in both) for both in axes]
+    fits = [
+        ((y_low <= y_high) & (x_low <= x_high)).any(axis=1)
+        for (y_low, y_high), (x_low, x_high) in inside
+    ]
+    none = ~np.any(fits, axis=0)[:, None]
+    return [
+        tuple(
+            tuple(np.where(none, there, here) for there, here in zip(axis.touching(), found))
+            for axis, found in zip(both, level)
+        )
+        for both, level in zip(axes, inside)
+    ]
+
+
+def _level_overlaps(
+    objects: Objects,
+    level: _Level,
+    axes: tuple[_Axis, _Axis],
+    ranges: tuple[_Range, _Range],
+    classic: bool,
+) -> np.ndarray:
     """IoU (K, A) of each object with each anchor of a level at its best position."""
-    axes = [_Axis.of(level, objects, axis) for axis in (0, 1)]
-    ranges = [axis.everywhere() for axis in axes]
-    if classic:
-        inside = [axis.inside() for axis in axes]
-        fits = (inside[0][0] <= inside[0][1]) & (inside[1][0] <= inside[1][1])
-        none = ~fits.any(axis=1, keepdims=True)
-        touching = [axis.touching() for axis in axes]
-        ranges = [
-            tuple(np.where(none, there, here) for there, here in zip(*both))
-            for both in zip(touching, inside)
-        ]
     offset = OFFSET if classic else 0
     shared = np.ones((len(objects), len(level.base)))
     for axis, (low, high) in zip(axes, ranges):
@@ -252,9 +277,10 @@ def suggest(model: Any, objects: Objects) -> Suggestion | None:
     sizes = _spreads(np.sqrt(widths * heights) / unit, len(getattr(model, name)))
     ratios = _spreads(heights / widths, len(model.anchor_ratios))
     own = {key: tuple(getattr(model, key)) for key in (name, "anchor_ratios")}
+    inside_only = getattr(model, "rpn_inside_only", False)
 
     def score(settings: dict[str, Any]) -> float:
-        overlaps = best_overlaps(replace(model, **settings).anchors, some)
+        overlaps = best_overlaps(replace(model, **settings).anchors, some, inside_only)
         return float(np.mean(list(coverage(overlaps).values())))
 
     tried = {"the anchors as they are": own}
@@ -265,7 +291,7 @@ def suggest(model: Any, objects: Objects) -> Suggestion | None:
     settings = _climb(tried[how], score)
     if score(settings) <= score(own):
         return None
-    overlaps = best_overlaps(replace(model, **settings).anchors, objects)
+    overlaps = best_overlaps(replace(model, **settings).anchors, objects, inside_only)
     return Suggestion(settings, f"{how}, moved in steps", overlaps)
 
 
