@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -120,8 +120,7 @@ def opened(
     But for MemoryError, which is not the file's fault; it is only given the file's name.
     """
     try:
-        source = nullcontext(path) if hasattr(path, "read") else open(path, "rb")
-        with _strict(), source as file, _open(file, path, formats) as image:
+        with _strict(), _file(path) as file, _open(file, path, formats) as image:
             check_pixels(path, image.height, image.width, max_pixels)
             yield image
     except DataError:
@@ -139,6 +138,10 @@ def opened(
     except Exception as error:  # on broken files Pillow's readers raise nearly anything
         kind = "image" if formats is FORMATS else " or ".join(formats)
         raise DataError(path, f"not a readable {kind}: {error}") from error
+
+
+def _file(path: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(path) if hasattr(path, "read") else Path(path).open("rb")
 
 
 def _open(
