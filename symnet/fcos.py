@@ -267,7 +267,7 @@ def level_rows(
     )
     scores = mx.sym.reshape(fpn.rows(mx.sym.sqrt(probability), channels), shape=(0, -1))
     score, index = fpn.best(scores, config.pre_nms_top_n, filling=-1)
-    cell = mx.sym.floor(index / channels)
+    cell, kind = fpn.quotient(index, channels)
     x, y = fpn.columns_and_rows(cell, logits)
     stride = config.points.strides[level]
     if config.centred:
@@ -281,7 +281,7 @@ def level_rows(
     high = point + mx.sym.slice_axis(ltrb, axis=2, begin=2, end=4)
     boxes = mx.sym.expand_dims(mx.sym.concat(low, high, dim=2), axis=2)
     boxes = mx.sym.reshape(cut_to_image(boxes, im_info), shape=(0, 0, -1))
-    kind = mx.sym.expand_dims(index - cell * channels + 1, axis=2)
+    kind = mx.sym.expand_dims(kind + 1, axis=2)
     return mx.sym.concat(kind, mx.sym.expand_dims(score, axis=2), boxes, dim=2)
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from symnet.layers import Symbol
 
 PREFIX = "backbone.fpn."
-#: enough for GUARD_ROWS * channels * size * size RoIs, which is 25,000 for 64 channels and 7 x 7
-GUARD_ROWS = 8
 
 
 def fpn(
@@ -87,14 +85,25 @@ def roi_align_levels(
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
 
-    sampling_ratio 0: crop_and_resize, see `_crop`.
+    sampling_ratio 0: crop_and_resize, see `_crop`. ValueError for a size below 2.
 
     Each level pools its own RoIs and skips the others, whose batch index is -1 for it. For row n
     that it skips, MXNet's operator sets element n of its whole output to 0 and leaves the row as it
     was in memory: so rows are chosen, not added, and guard rows stand before them. A RoI that has
     batch index -1 itself is pooled from image 0: what comes of it must not be used.
+
+    Of R RoIs and G guard rows, elements 0 to R + G - 1 may be set to 0, and they must all belong to
+    guard rows, which have G * channels * size * size. One guard row for every size * size - 1 RoIs
+    is enough, whatever the number of channels.
     """
-    rois = mx.sym.concat(mx.sym.full((GUARD_ROWS, 5), -1), rois, dim=0)
+    if size < 2:
+        raise ValueError(f"RoIs pooled to {size} x {size}: at least 2 x 2 is needed")
+    guards = -mx.sym.ones_like(
+        mx.sym.slice(rois, begin=(None,), end=(None,), step=(size * size - 1,))
+    )
+    behind = mx.sym.contrib.arange_like(rois, axis=0)
+    behind = mx.sym.BlockGrad(mx.sym.broadcast_add(behind, side(guards, 0)))
+    rois = mx.sym.concat(guards, rois, dim=0)
     level = roi_levels(rois, len(pyramid), canonical_size, canonical_level, offset)
     image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
     boxes = mx.sym.slice_axis(rois, axis=1, begin=1, end=5)
@@ -114,7 +123,7 @@ def roi_align_levels(
         else:
             pooled = _crop(float32(data), index, boxes, size, pyramid[0], f"{name}.{number}")
         out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
-    return mx.sym.slice_axis(out, axis=0, begin=GUARD_ROWS, end=None, name=name)
+    return mx.sym.take(out, behind, name=name)
 
 
 def _crop(
@@ -141,28 +150,47 @@ def rows(data: Symbol, columns: int) -> Symbol:
 
 def side(data: Symbol, axis: int) -> Symbol:
     """The length (1,) of an axis as float32."""
+    return mx.sym.cast(_length(data, axis), dtype="float32")
+
+
+def _length(data: Symbol, axis: int) -> Symbol:
+    """The length (1,) of an axis as int32."""
     shape = mx.sym.slice_axis(mx.sym.shape_array(data), axis=0, begin=axis, end=axis + 1)
-    return mx.sym.cast(shape, dtype="float32")
+    return mx.sym.cast(shape, dtype="int32")
 
 
 def best(scores: Symbol, count: int, filling: float) -> tuple[Symbol, Symbol]:
-    """The K = count highest of scores (B, M), and their places in 0..M-1: (B, K) each.
+    """The K = count highest of scores (B, M), and their places in 0..M-1, int32: (B, K) each.
 
-    Where M is less than K the rest has the score `filling`, and the last place.
+    Where M is less than K the rest has the score `filling`, and the last place. Places are whole
+    numbers: float32 would round those from 2^24 on, as 1,200 classes on 100 x 168 cells have them.
     """
     rest = mx.sym.broadcast_like(
         mx.sym.full((1, count), filling), scores, lhs_axes=(0,), rhs_axes=(0,)
     )
     score, index = mx.sym.topk(
-        mx.sym.concat(scores, rest, dim=1), k=count, ret_typ="both", dtype="float32"
+        mx.sym.concat(scores, rest, dim=1), k=count, ret_typ="both", dtype="int32"
     )
-    return score, mx.sym.broadcast_minimum(index, side(scores, 1) - 1)
+    last = mx.sym.broadcast_sub(_length(scores, 1), mx.sym.full((1,), 1, dtype="int32"))
+    return score, mx.sym.broadcast_minimum(index, last)
+
+
+def quotient(index: Symbol, count: int) -> tuple[Symbol, Symbol]:
+    """Places (B, K) int32 divided by a number: quotient and remainder, (B, K) float32 each."""
+    divisor = mx.sym.full((1, 1), count, dtype="int32")
+    whole = mx.sym.broadcast_div(index, divisor)  # of int32: rounded down
+    rest = mx.sym.broadcast_sub(index, mx.sym.broadcast_mul(whole, divisor))
+    return tuple(mx.sym.cast(x, dtype="float32") for x in (whole, rest))
 
 
 def take_rows(data: Symbol, index: Symbol) -> Symbol:
-    """The rows (B, K, columns) of data (B, M, columns) at places (B, K), each image its own."""
-    first = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=0), shape=(-1, 1))
-    place = mx.sym.broadcast_add(index, mx.sym.broadcast_mul(first, side(data, 1)))
+    """The rows (B, K, columns) of data (B, M, columns) at places (B, K), each image its own.
+
+    Rows are counted in int32: a batch may have more of them than float32 can count.
+    """
+    image = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=0), shape=(-1, 1))
+    image, index = (mx.sym.cast(x, dtype="int32") for x in (image, index))
+    place = mx.sym.broadcast_add(index, mx.sym.broadcast_mul(image, _length(data, 1)))
     return mx.sym.take(mx.sym.reshape(data, shape=(-3, 0)), place)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from symnet.anchors import Anchors, AnchorSpec
 from symnet.box_loss import BETA, box_divisor, foreground_output, smooth_l1
 from symnet.compat import mx
-from symnet.fpn import best, cell_size, columns_and_rows, rows, take_rows
+from symnet.fpn import best, cell_size, columns_and_rows, quotient, rows, take_rows
 from symnet.layers import (
     binary_cross_entropy,
     constant,
@@ -210,7 +210,7 @@ def _best_anchors(
     objectness = head.objectness[level]
     logits = mx.sym.reshape(rows(objectness, 1), shape=(0, -1))
     score, index = best(logits, count, filling=-1e4)
-    cell = mx.sym.floor(index / anchors.num_anchors)
+    cell, anchor = quotient(index, anchors.num_anchors)
     x, y = columns_and_rows(cell, objectness)
     stride = anchors.stride(level)
     if stride is None:
@@ -218,6 +218,6 @@ def _best_anchors(
         x, y = mx.sym.broadcast_mul(x, width), mx.sym.broadcast_mul(y, height)
     else:
         x, y = x * stride, y * stride
-    base = mx.sym.take(constant(anchors.base(level)), index - cell * anchors.num_anchors)
+    base = mx.sym.take(constant(anchors.base(level)), anchor)
     boxes = base + mx.sym.stack(x, y, x, y, axis=2)
     return score, boxes, take_rows(rows(head.bbox_deltas[level], 4), index)

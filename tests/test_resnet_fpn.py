@@ -9,7 +9,7 @@ from mxrcnn.weights.torchvision import from_torchvision
 from symnet import get_detector
 from symnet.anchors import PyramidAnchors, pyramid_sizes
 from symnet.compat import mx
-from symnet.fpn import fpn, roi_align_levels, roi_levels
+from symnet.fpn import best, fpn, quotient, roi_align_levels, roi_levels, take_rows
 from symnet.mobilenet import mobilenet
 from symnet.resnet import frozen, resnet
 from tests.reference import slow_roi_level
@@ -315,7 +315,7 @@ def levels_of(rois):
 def pool_apart(maps, rois, size):
     """RoIs pooled by MXNet's operator, from one level after the other, with nothing skipped."""
     levels = levels_of(rois)
-    out = np.full((len(rois), 2, size, size), np.nan)
+    out = np.full((len(rois), maps["p2"].shape[1], size, size), np.nan)
     for level, (stride, data) in enumerate(zip((4, 8, 16, 32), maps.values())):
         ours = levels == level
         if ours.any():
@@ -357,18 +357,48 @@ def dirty_memory():
                 mx.nd.full((rows, 2, size, size), np.nan).wait_to_read()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_every_roi_is_pooled_from_its_own_level(size):
-    """8 guard rows of 2 * 2 * 2 are just enough for 50 RoIs."""
+@pytest.mark.parametrize(("count", "size"), [(50, 2), (50, 3), (1, 2), (1000, 7), (1000, 2)])
+def test_every_roi_is_pooled_from_its_own_level(count, size):
+    """However many RoIs there are, and however small their maps."""
     rng = np.random.default_rng(1)
     dirty_memory()
-    pool = Pool(50, size)
+    pool = Pool(count, size)
     for _ in range(10):
-        rois = random_rois(rng, 50)
-        assert set(levels_of(rois)) == {0, 1, 2, 3}
-        assert set(rois[:, 0]) == {0, 1}
+        rois = random_rois(rng, max(count, 50))[:count]
+        assert count == 1 or set(levels_of(rois)) == {0, 1, 2, 3}
+        assert count == 1 or set(rois[:, 0]) == {0, 1}
         expected = pool_apart(pool.maps, rois, size)
         np.testing.assert_allclose(pool(rois), expected, atol=1e-5)
+
+
+def test_one_channel_is_enough_for_any_number_of_rois():
+    rng = np.random.default_rng(0)
+    levels = [mx.sym.Variable(name) for name in LEVELS]
+    symbol = roi_align_levels(levels, mx.sym.Variable("rois"), 2, "p", canonical_size=CANONICAL)
+    maps = {name: rng.uniform(1, 2, (2, 1, *shape[2:])) for name, shape in LEVELS.items()}
+    rois = random_rois(rng, 3000)
+    (found,), _ = forward(symbol, rois=rois, **maps)
+    np.testing.assert_allclose(found, pool_apart(maps, rois, 2), atol=1e-5)
+    with pytest.raises(ValueError, match="1 x 1"):
+        roi_align_levels([], mx.sym.Variable("rois"), 1, "p")
+
+
+def test_places_beyond_2_to_24():
+    """float32 has only even numbers there."""
+    rows = 2**23 - 2**21
+    data = np.zeros((3, rows, 1), np.float32)
+    data[:, -4:, 0] = np.arange(12).reshape(3, 4)
+    index = np.tile(np.float32([0, rows - 3, rows - 2, rows - 1]), (3, 1))
+    symbol = take_rows(mx.sym.Variable("data"), mx.sym.Variable("index"))
+    (found,), _ = forward(symbol, data=data, index=index)
+    np.testing.assert_array_equal(found, data[:, index[0].astype(int)])
+
+    _, place = best(mx.sym.Variable("scores"), 1, filling=-1)
+    assert place.infer_type(scores=np.float32)[1] == [np.int32]
+    index = mx.nd.array([[2**24 + 7]], dtype=np.int32)
+    parts = mx.sym.Group(quotient(mx.sym.Variable("index", dtype=np.int32), 8))
+    cell, rest = parts.bind(mx.cpu(), {"index": index}).forward()
+    assert (cell.asscalar(), rest.asscalar()) == divmod(2**24 + 7, 8)
 
 
 def test_a_level_may_be_without_rois_and_all_rois_on_one():

@@ -113,14 +113,24 @@ def _where(g: OnnxGraph, node: MXNode) -> str:
     return g.op("Where", g.cast(condition, TensorProto.BOOL), chosen, other)
 
 
-@translates("Cast", "amp_cast")
-def _cast(g: OnnxGraph, node: MXNode) -> str:
-    if node["dtype"] != "float32":
+#: types of values, as symbols name them; places are int32
+_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+
+
+def _type(node: MXNode) -> int:
+    """The type of a node's values; ExportError for one that exported graphs do not have."""
+    dtype = node.get("dtype", "float32")
+    if dtype not in _TYPES:
         raise ExportError(
-            f"{node.name}: values of {node['dtype']} cannot be exported to ONNX: "
+            f"{node.name}: values of {dtype} cannot be exported to ONNX: "
             "export the detector in float32"
         )
-    return g.cast(node.inputs[0])
+    return _TYPES[dtype]
+
+
+@translates("Cast", "amp_cast")
+def _cast(g: OnnxGraph, node: MXNode) -> str:
+    return g.cast(node.inputs[0], _type(node))
 
 
 # ---- layers ----
@@ -309,11 +319,13 @@ def _slice_axis(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("slice")
 def _slice(g: OnnxGraph, node: MXNode) -> str:
-    node.refuse_unless(step=())
-    data = node.inputs[0]
-    for axis, (begin, end) in enumerate(zip(node["begin"], node["end"])):
-        if (begin, end) != (None, None):
-            data = g.slice(data, axis, begin or 0, TO_END if end is None else end)
+    data, steps = node.inputs[0], node.get("step", ())
+    if not all(step and step > 0 for step in steps):
+        node.refuse_unless(step=())
+    steps = (*steps, *[1] * len(node["begin"]))
+    for axis, (begin, end, step) in enumerate(zip(node["begin"], node["end"], steps)):
+        if (begin, end, step) != (None, None, 1):
+            data = g.slice(data, axis, begin or 0, TO_END if end is None else end, step)
     return data
 
 
@@ -334,7 +346,8 @@ def _shape_array(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("_full")
 def _full(g: OnnxGraph, node: MXNode) -> str:
-    return g.constant(np.full(node["shape"], node["value"]))
+    dtype = np.int32 if _type(node) == TensorProto.INT32 else np.float32
+    return g.constant(np.full(node["shape"], node["value"]), dtype)
 
 
 @translates("ones_like", "zeros_like")
@@ -351,7 +364,7 @@ def _arange_like(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("topk")
 def _topk(g: OnnxGraph, node: MXNode) -> list[str]:
-    node.refuse_unless(ret_typ="both", dtype="float32")
+    node.refuse_unless(ret_typ="both")
     score, index = g.op(
         "TopK",
         *(node.inputs[0], g.ints(node["k"])),
@@ -359,7 +372,7 @@ def _topk(g: OnnxGraph, node: MXNode) -> list[str]:
         axis=node.get("axis", -1),
         largest=int(not node.get("is_ascend", False)),
     )
-    return [score, g.cast(index)]
+    return [score, g.cast(index, _type(node))]
 
 
 def _index(g: OnnxGraph, index: str, data: str, axis: int) -> str:
