@@ -13,11 +13,13 @@ import pytest
 from mxrcnn.config import from_dict, make_config, override, to_dict
 from symnet import get_detector
 from symnet.box_loss import BETA
+from symnet.boxes import BoxCoder
 from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
 from symnet.layers import SHARE, partial_batches
 from symnet.metrics import pyramid_counts
 from symnet.roi import box_head_losses
+from symnet.targets import RoISampling, roi_targets
 from tests.test_losses import backward
 from tests.test_symnet_graph import random_batch
 
@@ -136,6 +138,34 @@ def test_matterport_s_rpn_targets(seed):
     np.testing.assert_array_equal(found, labels)
     np.testing.assert_allclose(found_targets, targets, atol=1e-4)
     assert (found[(anchors[:, :2] < 0).any(axis=1)] >= 0).any()
+
+
+@pytest.mark.parametrize("name", OF_GLUONCV)
+def test_gluoncv_s_roi_targets(name):
+    """What it makes of RoIs and their objects; it has no row of the background."""
+    mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
+    from gluoncv.model_zoo.rcnn.faster_rcnn.rcnn_target import RCNNTargetGenerator
+
+    model, boxes = form(name).model, image_of(0)
+    rng = np.random.default_rng(0)
+    proposals = np.repeat(boxes[:, :4], 6, axis=0) + rng.normal(0, 8, (6 * len(boxes), 4))
+    sampling = RoISampling(100, 1.0, model.box_fg_iou_thresh, fill_with_background=False)
+    coder = BoxCoder(stds=model.box_bbox_stds)
+    found = roi_targets(proposals.astype(np.float32), boxes, CLASSES, sampling, coder, rng)
+    rois, labels, targets, weights, matched = found
+    positive = int((labels > 0).sum())
+    assert positive > 10
+    generator = RCNNTargetGenerator(CLASSES - 1, max_pos=positive)
+    generator.initialize()
+    samples = np.select([labels > 0, labels == 0], [1, -1], 0)
+    inputs = (rois, samples, matched, boxes[:, 4:] - 1, boxes[:, :4])
+    classes, expected, mask, rows = (
+        x.asnumpy()[0] for x in generator(*(mx.nd.array(x[None]) for x in inputs))
+    )
+    np.testing.assert_array_equal(labels, classes)
+    own, weights = (x.reshape(-1, CLASSES, 4)[rows.astype(int), 1:] for x in (targets, weights))
+    np.testing.assert_array_equal(weights, mask)
+    np.testing.assert_allclose(own, expected * mask, atol=1e-5)
 
 
 # --- losses -------------------------------------------------------------------------------------
