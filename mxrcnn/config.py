@@ -114,7 +114,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """How it trains. batch_size: images a step, of each worker on all its devices; lr is for that
-    batch; fixed are prefixes of parameters that do not move.
+    batch; fixed are prefixes of parameters that do not move. channel_order: what the first layer
+    of a file of pretrained expects; auto is as `to_rgb` in mxrcnn/weights/reading.py says.
 
     lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
     from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
@@ -137,6 +138,7 @@ class TrainConfig:
     warmup_factor: float = 0.1
     fixed: tuple[str, ...] = ()
     pretrained: str = ""
+    channel_order: Literal["auto", "rgb", "bgr"] = "auto"
     seed: int = 0
     checkpoint_steps: int = 0
     keep: int = 2

@@ -177,6 +177,58 @@ def test_coco_ids_become_80_classes_whose_scores_stay(coco_run):
     assert found.classes.max() <= 80
 
 
+NINETY = tuple(f"class{number}" for number in range(90))
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "unused", "said"),
+    [
+        (None, COCO_CLASSES, 10, "assumed        1  its 90 classes are COCO's ids, 10 of which"),
+        ("coco", COCO_CLASSES, 10, ""),
+        (",".join(NINETY[:80]), NINETY[:80], 10, ""),
+        (",".join(NINETY), NINETY, 0, ""),
+    ],
+)
+def test_ninety_classes_are_cocos_ids_or_the_users_own(tmp_path, given, classes, unused, said):
+    state = slim_state(num_classes=91)
+    conversion = convert(request(tmp_path, state, class_names=given))
+    model = conversion.config.model
+    assert conversion.config.data.class_names == classes
+    assert (model.num_classes, model.unused_classes) == (len(classes) + 1, unused)
+    assert said in "\n".join(conversion.summary())
+    assert ("assumed" in "\n".join(conversion.summary())) == bool(said)
+    if not unused:
+        for name, value in conversion.params.items():
+            np.testing.assert_array_equal(value, state[torchvision_name(name)])
+
+
+@pytest.mark.parametrize(
+    ("names", "converted", "unused", "said"),
+    [
+        (NINETY, False, 0, "its 90 classes are those of this data set"),
+        (COCO_CLASSES, False, 10, "its 90 classes are COCO's ids"),
+        (COCO_CLASSES, True, 10, "a run of faster_rcnn_r50_fpn"),
+        (SHAPES[:2], False, 0, "start anew: roi_heads.box_predictor.cls_score_weight (91, 8)"),
+    ],
+)
+def test_fine_tuning_with_ninety_classes(tmp_path, names, converted, unused, said, capsys):
+    """The head stays where the classes are as many, whichever way they are counted."""
+    state, root = slim_state(num_classes=91), tmp_path / "voc"
+    make_voc(root, {"a": Picture()})
+    asked = request(tmp_path, state)
+    if converted:
+        run_convert(asked)
+    names = tuple(dict.fromkeys(("dog", *names)))[: len(names)]
+    words = (f"class_names={','.join(names)}", *SLIM_WORDS)
+    config, params = fine_tune(tmp_path, root, asked.to if converted else asked.source, *words)
+    assert (config.model.num_classes, config.model.unused_classes) == (len(names) + 1, unused)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("start anew" in out) == (len(names) == 2)
+    rows = 91 if len(names) > 2 else 3
+    assert len(params["roi_heads.box_predictor.cls_score_weight"]) == rows
+
+
 # Classifiers, and fine-tuning
 
 
@@ -272,8 +324,10 @@ def test_fine_tuning_a_converted_run_with_other_classes(tmp_path, data_root, cap
 
 def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
     path = write_pth(tmp_path / "a.pth", resnet18_state())
-    words = ("fpn_channels=16", "box_head_dim=8", *SLIM_WORDS)
+    words = ("fpn_channels=16", "box_head_dim=8", *SLIM_WORDS, "channel_order=bgr")
     config, params = fine_tune(tmp_path, data_root, path, *words, "std=1,2,3")
+    first = resnet18_state()["conv1.weight"]
+    np.testing.assert_array_equal(params["backbone.body.conv1_weight"], first[:, ::-1])
     assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
     assert config.data.std == (1, 2, 3)  # the user's
     weight = resnet18_state()["layer3.1.conv2.weight"]
@@ -379,8 +433,9 @@ def test_vgg16_of_torchvision_brings_its_normalisation(tmp_path):
             shape = shapes[name.replace("weight", leaf)]
             state[f"features.{place}.{leaf}"] = np.full(shape, place, np.float32)
     state["classifier.6.weight"] = np.zeros((10, 8), np.float32)
-    path = write_pth(tmp_path / "a.pth", state)
-    found = convert(ConvertRequest(str(path), ""))
+    np.savez(tmp_path / "a.npz", **state)  # of Caffe's it would expect BGR
+    found = convert(ConvertRequest(str(tmp_path / "a.npz"), ""))
+    assert not any("BGR" in line for line in found.summary())
     assert found.config.network == "faster_rcnn_vgg16"
     assert found.config.data.std == (58.395, 57.12, 57.375)
     assert found.source.left_out == {"classifier.6.weight": "the classifier's own classes"}
@@ -399,8 +454,10 @@ def test_mx_rcnn_params(tmp_path):
     named = {f"{'aux' if n in auxs else 'arg'}:{n}": mx.nd.array(v) for n, v in arrays.items()}
     named["arg:bbox_pred_weight_test"] = mx.nd.zeros((84, 2048))
     mx.nd.save(str(tmp_path / "a.params"), named)
-    asked = ConvertRequest(str(tmp_path / "a.params"), "", partial=True)
+    asked = ConvertRequest(str(tmp_path / "a.params"), "", partial=True, channel_order="bgr")
     found = convert(asked)
+    np.testing.assert_array_equal(found.params["conv0_weight"], arrays["conv0_weight"][:, ::-1])
+    np.testing.assert_array_equal(found.params["bn_data_beta"], arrays["bn_data_beta"][::-1])
     assert found.config.network == "faster_rcnn_r50_c4"
     assert found.config.data.class_names == VOC_CLASSES
     assert found.config.data.mean == (0, 0, 0)
@@ -419,6 +476,7 @@ def test_the_shared_vgg16_is_turned_to_rgb(shared_data):
         want = stored["conv1_1_weight"].astype(np.float32)[:, ::-1]
     np.testing.assert_array_equal(found.params["conv1_1_weight"], want)
     assert any("BGR -> RGB" in line for line in found.summary())
+    assert any("conv1_1_weight expects BGR, as Caffe's do" in line for line in found.summary())
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])

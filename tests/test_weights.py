@@ -56,7 +56,10 @@ def test_params_with_and_without_prefixes(tmp_path, dress):
     assert used.keys() == SHAPES.keys()
     for name, value in used.items():
         np.testing.assert_array_equal(value, arrays[name])
-    assert report.lines() == [f"{tmp_path / 'a.params'}: 4 parameters used"]
+    assert report.lines() == [
+        f"{tmp_path / 'a.params'}: 4 parameters used",
+        f"  assumed: {FIRST_LAYER} expects RGB (else --channel-order bgr)",
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -74,24 +77,55 @@ def test_values_become_contiguous_float32(tmp_path, write, dtype):
 
 
 @pytest.mark.parametrize(
-    ("write", "name", "bgr", "converted"),
+    ("write", "name", "order", "converted"),
     [
-        (write_npz, "a.npz", None, True),
-        (write_npz, "a.npz", False, False),
-        (write_params, "a.params", None, False),
-        (write_params, "a.params", True, True),
+        (write_npz, "a.npz", "auto", True),
+        (write_npz, "a.npz", "rgb", False),
+        (write_npz, "a.npz", "bgr", True),
+        (write_params, "a.params", "auto", False),
+        (write_params, "a.params", "rgb", False),
+        (write_params, "a.params", "bgr", True),
     ],
 )
 def test_channel_order_is_converted_in_the_first_layer_only_and_told(
-    tmp_path, write, name, bgr, converted
+    tmp_path, write, name, order, converted
 ):
     arrays = arrays_of()
-    used, report = match_params(write(tmp_path / name, arrays), SHAPES, bgr)
+    used, report = match_params(write(tmp_path / name, arrays), SHAPES, order)
     first = arrays.pop(FIRST_LAYER)
     np.testing.assert_array_equal(used[FIRST_LAYER], first[:, [2, 1, 0]] if converted else first)
     for key, value in arrays.items():
         np.testing.assert_array_equal(used[key], value)
     assert any("BGR -> RGB" in line for line in report.lines()) == converted
+    assert any("assumed" in line for line in report.lines()) == (order == "auto")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "flipped"),
+    [
+        ({"conv0_weight": (8, 3, 7, 7), "fc_weight": (2, 8)}, {"conv0_weight"}),
+        (
+            {"bn_data_gamma": (3,), "bn_data_moving_mean": (3,), "conv0_weight": (8, 3, 7, 7)},
+            {"bn_data_gamma", "bn_data_moving_mean", "conv0_weight"},
+        ),
+        ({FIRST_LAYER: (4, 3, 3, 3), "conv1_2_weight": (4, 3, 3, 3)}, {FIRST_LAYER}),
+        ({"a_weight": (4, 3, 3, 3), "b_weight": (4, 3, 3, 3)}, "a_weight, b_weight"),
+        ({"fc6_weight": (4, 3)}, "these do: none"),
+    ],
+)
+def test_any_networks_first_layer_can_expect_bgr(tmp_path, shapes, flipped):
+    """And what normalises the image before it, in mx-rcnn's ResNets."""
+    arrays = arrays_of(shapes)
+    path = write_params(tmp_path / "a.params", arrays)
+    if isinstance(flipped, str):
+        with pytest.raises(WeightsError, match=rf"a\.params: --channel-order bgr: .*{flipped}"):
+            match_params(path, shapes, "bgr")
+        return
+    used, _ = match_params(path, shapes, "bgr")
+    for name, value in arrays.items():
+        axis = min(1, value.ndim - 1)
+        want = np.flip(value, axis) if name in flipped else value
+        np.testing.assert_array_equal(used[name], want)
 
 
 def test_shared_vgg16_fills_all_convolutions(shared_data):

@@ -28,7 +28,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="A,B,...|voc|coco",
-        help="the detector's classes, in order; default: VOC's for 20, COCO's for 80 (or 90 ids)",
+        help="the detector's classes, in order; default: VOC's for 20, COCO's for 80, and for 90, "
+        "of which 10 are no category; names of all 90 keep them all",
+    )
+    parser.add_argument(
+        "--channel-order",
+        choices=("rgb", "bgr"),
+        help="what the first layer expects, if it is not what is assumed: BGR of VGG16's .npz, "
+        "which come from Caffe, else RGB",
     )
     parser.add_argument(
         "--partial",
@@ -52,6 +59,7 @@ def main() -> int:
             to=args.to,
             network=args.network,
             class_names=args.class_names,
+            channel_order=args.channel_order or "auto",
             partial=args.partial,
             words=tuple(args.set),
         )

@@ -38,6 +38,12 @@ def parse_args() -> argparse.Namespace:
         "become inputs",
     )
     what.add_argument(
+        "--channel-order",
+        choices=("rgb", "bgr"),
+        help="what the first layer of that file expects, if it is not what is assumed: BGR of "
+        "VGG16's .npz, which come from Caffe, else RGB",
+    )
+    what.add_argument(
         "--out", metavar="DIR", help="the run's folder (default: runs/NETWORK_DATASET)"
     )
     what.add_argument(
@@ -112,6 +118,7 @@ def parse_args() -> argparse.Namespace:
 #: command line options and the settings that they are short for
 SETTINGS = {
     "pretrained": "train.pretrained",
+    "channel_order": "train.channel_order",
     "dataset": "data.dataset",
     "data_root": "data.root",
     "imageset": "data.imageset",

@@ -80,8 +80,7 @@ def _from_pretrained(request: TrainRequest) -> tuple[str, dict[str, Any], list[s
     """The network, the settings that --pretrained brings with it, and what to tell."""
     given = {**request.settings, **parse_settings(request.words)}
     path = given.get("train.pretrained", given.get("pretrained"))
-    # an .npz brings nothing: it is of VGG16, and the defaults are made for it
-    if not path or Path(path).suffix == ".npz":
+    if not path:
         return request.network or DEFAULT_NETWORK, {}, []
     network, settings, told = pretrained_settings(Origin.open(path), request.network)
     return network or DEFAULT_NETWORK, settings, told
@@ -138,11 +137,17 @@ def _with_workers(config: Config, request: TrainRequest) -> Config:
 
 
 def with_classes(config: Config, dataset: Dataset) -> Config:
-    """The config with the data set's class names, and as many classes in the model."""
-    return override(
-        config,
-        {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes},
-    )
+    """The config with the data set's class names, and as many classes in the model.
+
+    The class logits that --pretrained has beside its classes stay if there are as many classes.
+    """
+    settings = {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes}
+    if (
+        getattr(config.model, "unused_classes", 0)
+        and dataset.num_classes != config.model.num_classes
+    ):
+        settings["model.unused_classes"] = 0
+    return override(config, settings)
 
 
 def say(lines: Sequence[str]) -> None:

@@ -164,7 +164,8 @@ class Network:
         pretrained = self.config.train.pretrained
         loaded, told = {}, []
         if pretrained:
-            loaded, report = match_params(Path(pretrained), {**self.shapes, **self.aux_shapes})
+            shapes, order = {**self.shapes, **self.aux_shapes}, self.config.train.channel_order
+            loaded, report = match_params(Path(pretrained), shapes, order)
             told = report.lines()
         params = {}
         for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):

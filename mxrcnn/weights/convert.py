@@ -31,6 +31,7 @@ class ConvertRequest:
     to: str
     network: str | None = None
     class_names: str | None = None
+    channel_order: str = "auto"
     partial: bool = False
     words: Sequence[str] = ()
 
@@ -68,6 +69,7 @@ class Conversion:
             left_out.setdefault(reason, []).append(name)
         rows = [("used", len(self.report.used), _some(self.report.used))]
         rows += [("converted", 1, text) for text in self.report.converted]
+        rows += [("assumed", 1, text) for text in self.report.assumed]
         rows += [
             ("left out", len(names), f"{why}: {_some(names)}") for why, names in left_out.items()
         ]
@@ -99,13 +101,28 @@ def _some(names: Sequence[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" * (len(names) > most))
 
 
+def _given_names(given: str) -> tuple[str, ...]:
+    return KNOWN_NAMES.get(given, tuple(name.strip() for name in given.split(",")))
+
+
+def _reading(source: Source, given: str | None, report: LoadReport) -> Source:
+    """The source with all its classes, or as COCO's categories; the report says what is assumed."""
+    if source.by_category is None or (given and len(_given_names(given)) == source.num_classes - 1):
+        return source
+    if given is None:
+        report.assumed.append(
+            "its 90 classes are COCO's ids, 10 of which are no category and no classes here (if "
+            "not, name all 90: --class-names A,B,...)"
+        )
+    return source.by_category
+
+
 def _class_names(source: Source, given: str | None) -> tuple[str, ...]:
     """The names of a detector's classes: as given, or as their number implies; ConfigError."""
     count = source.num_classes - 1
     names = implied_names(source.num_classes)
     if given is not None:
-        words = tuple(name.strip() for name in given.split(","))
-        names = KNOWN_NAMES.get(given, words)
+        names = _given_names(given)
     if names is None:
         raise ConfigError(
             f"the file has {count} classes besides the background: name them in their order, "
@@ -154,10 +171,11 @@ def convert(request: ConvertRequest) -> Conversion:
     path = Path(request.source)
     arrays = read_params(path)
     source = identify(path, arrays)
-    config = _config(source, request)
     report = LoadReport(path)
+    source = _reading(source, request.class_names, report)
+    config = _config(source, request)
     params = dict(source.params)
-    report.converted = to_rgb(path, params)
+    to_rgb(params, report, request.channel_order, source.rgb)
     used = fit_params(params, network_shapes(config), report)
     unplaced = [n for n in unused(arrays, source.origin) if n not in source.left_out]
     conversion = Conversion(source, config, used, report, unplaced)
@@ -199,7 +217,7 @@ def run_convert(request: ConvertRequest) -> list[str]:
     conversion = convert(request)
     run = write_run(conversion, request.to)
     config, source = conversion.config, conversion.source
-    told = [f"{request.source}: {source.title}, for {config.network}", *source.told]
+    told = [f"{request.source}: {source.title}, for {config.network}"]
     told += conversion.summary()
     if source.num_classes and implied_names(source.num_classes) and not request.class_names:
         names = "COCO" if config.data.class_names == COCO_CLASSES else "Pascal VOC"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mxrcnn.weights.sources import foreign_source
 
 __all__ = ["LoadReport", "Origin", "WeightsError", "fit_params", "match_params", "read_params"]
 
+#: VGG16's, the one layer that sees colours
 FIRST_LAYER = "conv1_1_weight"
 
 
@@ -30,12 +31,14 @@ class LoadReport:
     surplus: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     converted: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Sentences for people; nothing is left out."""
         out = [f"{self.path}: {len(self.used)} parameters used"]
         told = [
             (self.converted, "converted"),
+            (self.assumed, "assumed"),
             (self.missing, "not in the file, start anew"),
             (self.surplus, "in the file but not in the network, left out"),
             (self.misshapen, "of another shape, left out; these layers start anew"),
@@ -43,25 +46,32 @@ class LoadReport:
         return out + [f"  {what}: {', '.join(names)}" for names, what in told if names]
 
 
-def guess_bgr(path: Path) -> bool:
-    """Whether a file's first layer expects blue first.
+def to_rgb(
+    arrays: dict[str, np.ndarray], report: LoadReport, order: str = "auto", known: bool = False
+) -> None:
+    """Turn the layers that see colours to RGB, if they expect BGR; the report says what was done.
 
-    The VGG16 .npz files come from Caffe and expect BGR; .params of the original MXNet example were
-    converted to RGB, which is also what this toolkit saves.
+    order: what they expect, rgb or bgr; auto: RGB, which other projects' own files (known), the
+    original MXNet example's .params and this toolkit's have, but of VGG16's .npz, which come from
+    Caffe, BGR. An assumption is told. WeightsError if bgr is asked for and no layer sees colours.
     """
-    return Path(path).suffix == ".npz"
-
-
-def to_rgb(path: Path, arrays: dict[str, np.ndarray], bgr: bool | None = None) -> list[str]:
-    """Turn the first layer of VGG16 to RGB, if it expects BGR; what to tell about it.
-
-    bgr: whether it does; None: as guess_bgr says.
-    """
-    first = arrays.get(FIRST_LAYER, np.zeros(0))
-    if first.ndim != 4 or not (guess_bgr(path) if bgr is None else bgr):
-        return []
-    arrays[FIRST_LAYER] = first[:, ::-1]
-    return [f"{FIRST_LAYER} (channels BGR -> RGB)"]
+    found = [name for name, value in arrays.items() if value.ndim == 4 and value.shape[1] == 3]
+    found = [FIRST_LAYER] if FIRST_LAYER in found else found
+    if order == "bgr" and len(found) != 1:
+        raise WeightsError(
+            f"{report.path}: --channel-order bgr: one layer should take the three channels of an "
+            f"image, and these do: {', '.join(found) or 'none'}"
+        )
+    from_caffe = report.path.suffix == ".npz" and found == [FIRST_LAYER]
+    assumed = order == "auto" and not known and bool(found)
+    if order == "bgr" or (assumed and from_caffe):
+        arrays[found[0]] = arrays[found[0]][:, ::-1]
+        statistics = [name for name in arrays if name.startswith("bn_data_")]  # of the image
+        arrays.update({name: arrays[name][::-1] for name in statistics})
+        report.converted.append(f"{', '.join([*found, *statistics])} (channels BGR -> RGB)")
+    if assumed:
+        has, other = ("BGR, as Caffe's do", "rgb") if from_caffe else ("RGB", "bgr")
+        report.assumed.append(f"{found[0]} expects {has} (else --channel-order {other})")
 
 
 def fit_params(
@@ -118,8 +128,6 @@ class Origin:
 _INPUT = (
     *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
 )
-#: what the new run's classes decide
-_OWN = ("num_classes", "unused_classes")
 
 
 def pretrained_settings(
@@ -129,13 +137,15 @@ def pretrained_settings(
 
     network: as asked, or None for the origin's own. The settings (`section.field`) are those
     without which the parameters would mean nothing: how images become inputs, and, if the network
-    is the origin's, its form.
+    is the origin's, its form and its number of classes (see `with_classes`).
     """
     if origin.source is not None:
-        networks = origin.source.networks
-        network = network or next(iter(networks))
-        settings = {k: v for k, v in networks.get(network, {}).items() if k != "num_classes"}
-        told = [f"{origin.path}: {origin.source.title}; its settings: {_words(settings)}"]
+        source = origin.source.by_category or origin.source
+        network = network or next(iter(source.networks))
+        settings = dict(source.networks.get(network, {}))
+        told = [f"{origin.path}: {source.title}; its settings: {_words(settings)}"]
+        if source.num_classes and network in source.networks:
+            settings["model.num_classes"] = source.num_classes
         return network, settings, told
     if origin.config is None:
         return network, {}, []
@@ -143,8 +153,7 @@ def pretrained_settings(
     network = network or config.network
     settings = {f"data.{name}": getattr(config.data, name) for name in _INPUT}
     if network == config.network:
-        model = {k: v for k, v in vars(config.model).items() if k not in _OWN}
-        settings.update({f"model.{name}": value for name, value in model.items()})
+        settings.update({f"model.{name}": value for name, value in vars(config.model).items()})
     return network, settings, [f"{origin.path}: a run of {config.network}, whose settings hold"]
 
 
@@ -152,19 +161,41 @@ def _words(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
+def _reading(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Source, list[str]]:
+    """The source, its classes taken as they fit a network's shapes better; what was assumed."""
+    if source.by_category is None:
+        return source, []
+
+    def fitting(read: Source) -> int:
+        return sum(value.shape == shapes.get(name) for name, value in read.params.items())
+
+    if fitting(source) > fitting(source.by_category):
+        return source, ["its 90 classes are those of this data set, in their order"]
+    if fitting(source) < fitting(source.by_category):
+        return source.by_category, ["its 90 classes are COCO's ids, 10 of which are no category"]
+    return source, []  # the layers with classes start anew
+
+
 def match_params(
-    path: Path, shapes: dict[str, tuple[int, ...]], bgr: bool | None = None
+    path: Path, shapes: Mapping[str, tuple[int, ...]], channel_order: str = "auto"
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
     """The arrays of a file or run that fit a network's parameters (name -> shape), and a report.
 
-    bgr: whether the file's first layer expects blue first; None: as guess_bgr says.
+    channel_order: rgb or bgr, what the file's first layer expects; auto: as `to_rgb` says. Raises
+    WeightsError if nothing fits, or a run is said to expect BGR; else as read_params.
     """
     origin = Origin.open(path)
     report = LoadReport(Path(path))
-    params = origin.params()
+    if origin.config is not None and channel_order != "auto":
+        raise WeightsError(f"{path}: a run expects RGB: --channel-order is for files")
     if origin.source is not None:
-        report.converted.append(f"names of {origin.source.title}")
-    report.converted += to_rgb(path, params, bgr)
+        source, report.assumed = _reading(origin.source, shapes)
+        origin = replace(origin, source=source)
+        report.converted.append(f"names of {source.title}")
+    params = origin.params()
+    to_rgb(
+        params, report, channel_order, known=origin.source is not None or origin.config is not None
+    )
     used = fit_params(params, shapes, report)
     if not used:
         raise WeightsError("\n".join([f"{path}: nothing in it fits the network", *report.lines()]))

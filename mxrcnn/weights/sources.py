@@ -72,6 +72,7 @@ def native_source(arrays: Arrays) -> Source | None:
         origin,
         {name: "the classifier's own classes" for name in _CLASSES if name in arrays},
         rows[0] if rows else 0,
+        rgb=False,
     )
 
 

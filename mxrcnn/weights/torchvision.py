@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -197,20 +198,26 @@ def detector(arrays: Arrays) -> Source | None:
     origin = {ours: file_name[theirs] for ours, theirs in our_names(state).items()}
     kind = "fcos" if is_fcos else "mask_rcnn" if f"{_MASK}.weight" in state else "faster_rcnn"
     num_classes = len(state[f"{_FCOS if is_fcos else _BOX}.weight"])
-    coco_ids = num_classes == COCO_IDS
-    params = {ours: arrays[name] for ours, name in origin.items()}
-    if coco_ids:
-        params = {name: _categories(name, value) for name, value in params.items()}
     title = {"fcos": "FCOS", "mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN"}[kind]
-    told = "classes are COCO's ids 1-90: the 10 that no category has are no classes here"
-    return Source(
+    source = Source(
         f"torchvision's {title} R{depth}-FPN detector",
         _detector_networks(kind, depth, state),
-        params,
+        {ours: arrays[name] for ours, name in origin.items()},
         origin,
         _left_out(arrays, origin),
-        num_classes - len(COCO_GAPS) * coco_ids,
-        (told,) * coco_ids,
+        num_classes,
+    )
+    return replace(source, by_category=_by_category(source) if num_classes == COCO_IDS else None)
+
+
+def _by_category(source: Source) -> Source:
+    """A detector whose classes are COCO's ids, as one of its 80 categories."""
+    gaps = {} if "fcos_r50_fpn" in source.networks else {"model.unused_classes": len(COCO_GAPS)}
+    return replace(
+        source,
+        networks={network: {**given, **gaps} for network, given in source.networks.items()},
+        params={name: _categories(name, value) for name, value in source.params.items()},
+        num_classes=COCO_IDS - len(COCO_GAPS),
     )
 
 
@@ -237,7 +244,6 @@ def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[s
     if kind == "fcos":
         return {"fcos_r50_fpn": {**IMAGENET, **fpn, "model.body": f"resnet{depth}"}}
     fpn["model.box_head_dim"] = rows("roi_heads.box_head.fc6.weight")
-    fpn["model.unused_classes"] = len(COCO_GAPS) * (rows(f"{_BOX}.weight") == COCO_IDS)
     networks = {n: {**s, **fpn} for n, s in resnet_networks(depth).items() if "rcnn" in n}
     if kind == "mask_rcnn":
         mask = {"model.mask_channels": rows("roi_heads.mask_head.0.0.weight")}
