@@ -6,6 +6,7 @@ import dataclasses
 import json
 import typing
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,9 +295,16 @@ def test_synthetic_data_gets_the_quick_preset_by_default():
     assert config.model.width == get_detector(NETWORK).quick["model.width"]
 
 
-def test_other_data_get_the_classic_preset_by_default():
-    config = built(settings={**VOC, "train.pretrained": "x.npz"})
-    assert config == override(make_config(), {**VOC, "pretrained": "x.npz"})
+@pytest.fixture
+def vgg16(tmp_path) -> str:
+    """A file in VGG16's names."""
+    np.savez(tmp_path / "x.npz", conv1_1_weight=np.zeros((64, 3, 3, 3)))
+    return str(tmp_path / "x.npz")
+
+
+def test_other_data_get_the_classic_preset_by_default(vgg16):
+    config = built(settings={**VOC, "train.pretrained": vgg16})
+    assert config == override(make_config(), {**VOC, "pretrained": vgg16})
 
 
 def test_classic_preset_on_synthetic_data():
@@ -336,9 +344,9 @@ def test_without_pretrained_no_layer_is_fixed_and_it_is_told():
     assert any("everything is trained (train.fixed=())" in line for line in told)
 
 
-def test_with_pretrained_the_first_layers_stay_fixed():
+def test_with_pretrained_the_first_layers_stay_fixed(vgg16):
     config, told = build_config(
-        TrainRequest(preset="classic", settings={"train.pretrained": "x.npz"})
+        TrainRequest(preset="classic", settings={"train.pretrained": vgg16})
     )
     assert config.train.fixed == ("conv1", "conv2")
     assert not any("everything is trained" in line for line in told)
