@@ -459,6 +459,21 @@ def test_an_image_that_breaks_off_in_training_is_named(tool, tmp_path):
     assert str(path) in error_of(tool("train", *voc_run(root, tmp_path / "run")))
 
 
+def test_what_was_decoded_is_remembered(tool, trained, data_root, tmp_path):
+    """By --skip-bad, in the run folder: of a training that failed, and of a test."""
+    for path in data_root.glob("*/JPEGImages/*"):
+        os.utime(path, (1, 1))
+    out = tmp_path / "run"
+    args = voc_run(data_root, out, "--skip-bad", "--lr", "1e38", "--epochs", 1)
+    assert "12 images were decoded at an earlier start" not in tool("train", *args)[1]
+    assert len(json.loads((out / "decoded.json").read_text())["images"]) == 12
+    (out / "config.json").unlink()
+    assert "12 images were decoded at an earlier start" in tool("train", *args)[1]
+    words = (trained, "--skip-bad", "--pictures", 0, "--out", tmp_path / "test")
+    outputs = [tool("test", *words)[1] for _ in range(2)]
+    assert ["3 images were decoded" in output for output in outputs] == [False, True]
+
+
 def test_ctrl_c_while_the_data_is_read(tool, trained, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
-from mxrcnn.data.records import DataError, Dataset, ImageRecord
+from mxrcnn.data.decodable import only_decodable
+from mxrcnn.data.records import Dataset
 from mxrcnn.data.synthetic import ensure_synthetic
-from mxrcnn.data.transforms import read_pixels
 from mxrcnn.data.voc import load_voc
 
 ClassNames = Union[str, Sequence[str]]
@@ -74,28 +73,13 @@ def read_annotations(data: DataConfig, imageset: str) -> Dataset:
     return DATASETS[data.dataset](data, imageset, names)
 
 
-def open_dataset(data: DataConfig, imageset: str) -> Dataset:
+def open_dataset(data: DataConfig, imageset: str, remember: Path | None = None) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
     With skip_bad every image is decoded once, so that bad ones are known (and told) at the start.
+    remember: a file, such as `decodable.FILE_NAME` in a run folder, that keeps what decoding them
+    said: files that have not changed since are not decoded again.
     Raises DataError for bad files, ConfigError for an unknown kind of data set.
     """
     dataset = read_annotations(data, imageset)
-    return _decodable(dataset, data) if data.skip_bad else dataset
-
-
-def _decodable(dataset: Dataset, data: DataConfig) -> Dataset:
-    def problem(record: ImageRecord) -> str | None:
-        try:
-            read_pixels(record, data)
-        except DataError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem, dataset.records))
-    dataset.notes.skipped.extend(text for text in problems if text)
-    good = tuple(record for record, text in zip(dataset.records, problems) if not text)
-    if not good:
-        raise DataError(data.root, f"{dataset.name}: no image can be decoded")
-    return replace(dataset, records=good)
+    return only_decodable(dataset, data, remember) if data.skip_bad else dataset

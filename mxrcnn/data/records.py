@@ -99,10 +99,14 @@ class Mended(NamedTuple):
 
 @dataclass
 class DataNotes:
-    """What reading a data set had to mend, and the files it skipped; reported, never silent."""
+    """What reading a data set had to mend, and the files it skipped; reported, never silent.
+
+    remembered: images whose decoding was not tried, as it was at an earlier start.
+    """
 
     mended: list[Mended] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    remembered: int = 0
 
     def _count(self, kind: str) -> int:
         return sum(item.kind == kind for item in self.mended)
@@ -137,6 +141,7 @@ class DataNotes:
         """Count in what another data set's reading had to mend."""
         self.mended += other.mended
         self.skipped += other.skipped
+        self.remembered += other.remembered
 
     def lines(self) -> list[str]:
         """Sentences for people; empty when there was nothing to mend."""
@@ -146,6 +151,8 @@ class DataNotes:
             (self.size_mismatch, "annotations gave another image size than the file has"),
         ]
         out = [f"{count} {what}" for count, what in told if count]
+        if self.remembered:
+            out.append(f"{self.remembered} images were decoded at an earlier start: not again")
         if self.skipped:
             out.append(f"{len(self.skipped)} bad entries were skipped:")
             out += [f"  {reason}" for reason in self.skipped]

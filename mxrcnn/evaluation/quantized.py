@@ -12,6 +12,7 @@ import numpy as np
 
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
+from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import AUTO, choose_metric
 from mxrcnn.evaluation.report import is_measured
@@ -51,7 +52,8 @@ def quantize_and_test(request: QuantizeRequest) -> str:
         raise ConfigError(f"--images {request.images}: at least 1 image is needed")
     config = override(RunFolder(Path(request.run)).config(), request.settings)
     # wrong names are known before the work begins
-    dataset = open_dataset(config.data, choose_imageset(config, request.imageset))
+    imageset = choose_imageset(config, request.imageset)
+    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
     choose_metric(dataset, request.metric)
     calibration, noted = None, {}
     if request.precision == "int8":
@@ -67,7 +69,7 @@ def quantize_and_test(request: QuantizeRequest) -> str:
 def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dict[str, Any]]:
     """Some images, evenly over the set, and what to note of them."""
     imageset = request.calibration_imageset or config.data.imageset
-    dataset = open_dataset(config.data, imageset)
+    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
     count = min(request.images, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, count).astype(int) if count else []
     records = tuple(dataset.records[index] for index in chosen)

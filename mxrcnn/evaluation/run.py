@@ -14,6 +14,7 @@ from mxrcnn import viz
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
+from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
@@ -111,7 +112,7 @@ def run_test(
         raise ConfigError("the classes are the run's own and cannot be changed")
     detector.config = config
     imageset = choose_imageset(config, request.imageset)
-    dataset = open_dataset(config.data, imageset)
+    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
     choose_metric(dataset, request.metric)  # an unknown one is known before the work begins
 
     report, detections = measure(

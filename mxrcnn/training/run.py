@@ -17,6 +17,7 @@ from mxrcnn.config import (
     parse_settings,
 )
 from mxrcnn.data import check_dataset, open_dataset
+from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.training.checkpoint import RunFolder
@@ -240,12 +241,13 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[s
     workers = Workers(config.train.kvstore)
     if request.resume and workers.first:
         told += run.lock()  # before the data are read, which may take long
-    dataset = open_dataset(config.data, config.data.imageset)
+    decoded = run.path / DECODED
+    dataset = open_dataset(config.data, config.data.imageset, decoded)
     if not request.resume:
         config = with_classes(config, dataset)
     val_dataset = None
     if config.data.val_imageset and config.train.val_every and workers.first:
-        val_dataset = open_dataset(config.data, config.data.val_imageset)
+        val_dataset = open_dataset(config.data, config.data.val_imageset, decoded)
     told += [*describe(dataset), *describe_untrained(config, dataset)]
     told += describe(val_dataset) if val_dataset else ()
     if workers.count > 1:

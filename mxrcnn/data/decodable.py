@@ -1,0 +1,142 @@
+"""Which images can be decoded, for --skip-bad; remembered, so that each file is decoded once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL
+from tqdm import tqdm
+
+from mxrcnn.config import DataConfig
+from mxrcnn.data.records import DataError, Dataset, ImageRecord
+from mxrcnn.data.transforms import read_pixels
+from mxrcnn.files import atomic_write
+
+#: the verdicts' file in a run folder
+FILE_NAME = "decoded.json"
+#: a file younger than this may change once more within the resolution of its time
+YOUNG_SECONDS = 2
+_SAVE_EVERY_SECONDS = 60
+
+
+class Verdicts:
+    """What decoding each file said, kept in a JSON file from one start to the next.
+
+    A verdict holds for a file of the same name, size and modification time (in ns), for the same
+    size by its annotation, and for the same settings and Pillow. It is [size, time, height, width,
+    problem], the problem null for a good image. What cannot be read counts as nothing known.
+    """
+
+    def __init__(self, path: Path | None, data: DataConfig) -> None:
+        self._path, self._root = path, Path(data.root)
+        self._how = {
+            "pillow": PIL.__version__,
+            "exif_orientation": data.exif_orientation,
+            "max_image_pixels": data.max_image_pixels,
+        }
+        self._known: dict[str, Any] = {}
+        try:
+            document = json.loads(path.read_bytes()) if path else {}
+            if document["how"] == self._how and isinstance(document["images"], dict):
+                self._known = document["images"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # no such file, or none of ours: all images are decoded
+
+    def _name(self, record: ImageRecord) -> str:
+        """The file's name below the data's folder, which may move."""
+        try:
+            return record.path.relative_to(self._root).as_posix()
+        except ValueError:
+            return str(record.path)
+
+    def of(self, record: ImageRecord, state: list[int] | None) -> list[Any] | None:
+        """[problem or None] if it is known; state as `file_state` gives it."""
+        known = self._known.get(self._name(record))
+        if state is None or not isinstance(known, list) or len(known) != 5 or known[:4] != state:
+            return None
+        return known[4:] if known[4] is None or isinstance(known[4], str) else None
+
+    def add(self, record: ImageRecord, state: list[int] | None, problem: str | None) -> None:
+        """Remember a verdict, unless the file is so new that it may be changing."""
+        if state is not None and time.time() - state[1] / 1e9 > YOUNG_SECONDS:
+            self._known[self._name(record)] = [*state, problem]
+
+    def save(self) -> None:
+        """Write the file; a warning if that cannot be, as only time is lost."""
+        if self._path is None:
+            return
+        try:
+            with atomic_write(self._path) as handle:
+                json.dump({"how": self._how, "images": self._known}, handle)
+        except OSError as error:
+            warnings.warn(
+                f"{self._path}: what was decoded is not remembered: {error}", stacklevel=2
+            )
+
+
+def file_state(record: ImageRecord) -> list[int] | None:
+    """[size in bytes, modification time in ns, height, width]; None without a file."""
+    try:
+        found = os.stat(record.path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, int(record.height), int(record.width)]
+
+
+def only_decodable(dataset: Dataset, data: DataConfig, remember: Path | None = None) -> Dataset:
+    """The data set without images that cannot be decoded, which go into its notes.
+
+    remember: the file of `Verdicts`; images that it knows are not decoded again.
+    Raises DataError if no image is left, MemoryError if there is no room to decode one.
+    """
+    verdicts = Verdicts(remember, data)
+    states = [file_state(record) for record in dataset.records]
+    problems = [verdicts.of(*pair) for pair in zip(dataset.records, states)]
+    unknown = [i for i, known in enumerate(problems) if known is None]
+    dataset.notes.remembered += len(problems) - len(unknown)
+    last = time.monotonic()
+    try:
+        for i, problem in zip(unknown, _decoded([dataset.records[i] for i in unknown], data)):
+            problems[i] = [problem]
+            verdicts.add(dataset.records[i], states[i], problem)
+            if time.monotonic() - last > _SAVE_EVERY_SECONDS:
+                verdicts.save()
+                last = time.monotonic()
+    finally:
+        if unknown:
+            verdicts.save()
+    bad = [(r, problem) for r, (problem,) in zip(dataset.records, problems) if problem is not None]
+    dataset.notes.skipped += [str(DataError(record.path, problem)) for record, problem in bad]
+    good = tuple(r for r, (problem,) in zip(dataset.records, problems) if problem is None)
+    if not good:
+        raise DataError(data.root, f"{dataset.name}: no image can be decoded")
+    return replace(dataset, records=good)
+
+
+def _decoded(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[str | None]:
+    """Of each record, in order: what is wrong with its image, or None. Shows progress."""
+
+    def problem(record: ImageRecord) -> str | None:
+        try:
+            read_pixels(record, data)
+        except DataError as error:
+            return error.problem
+        return None
+
+    pool = ThreadPoolExecutor()
+    bar = tqdm(total=len(records), desc="decoding images", unit="image", leave=False, disable=None)
+    try:
+        with bar:
+            for found in pool.map(problem, records):
+                bar.update()
+                yield found
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
