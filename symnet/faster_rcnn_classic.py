@@ -197,7 +197,10 @@ def _sample_rois(config: ClassicConfig, proposals: Symbol, images: int) -> Symbo
 def classic_train_graph(
     config: ClassicConfig, body: Body, anchors: AnchorSpec, stride: int, images: int
 ) -> Symbol:
-    """The training graph for `images` images a device; every loss is the mean over its samples.
+    """The training graph for `images` images a device.
+
+    The RPN's class loss is the mean over the sampled anchors. The others are sums divided by fixed
+    numbers: the RPN's box loss by rpn_batch_rois an image, both of the RoIs by rcnn_batch_rois.
 
     anchors and stride, of the RoIs' feature map, are the config's own but for get_vgg_train.
     """

@@ -249,7 +249,7 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
 
 
 def train_symbol(config: FCOSConfig, images: int) -> Symbol:
-    """The training graph; the losses are means over the images of a device, however many."""
+    """The training graph; the losses are divided by the foreground points of all its images."""
     head = fcos_head(config, mx.sym.Variable("data"), train=True)
     return mx.sym.Group(fcos_losses(config, head, [mx.sym.Variable(name) for name in LABELS]))
 

@@ -120,7 +120,7 @@ def plain_claims(overlaps):
     return claimed
 
 
-def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor):
+def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor, best_below_bg):
     """Labels (A,), matched objects (A,) and claimed anchors of overlaps (A, G)."""
     num_anchors, num_objects = overlaps.shape
     if not num_objects:
@@ -132,7 +132,8 @@ def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor):
     labels[best < bg_thresh] = 0
     labels[best >= fg_thresh] = 1
     object_best = overlaps.max(axis=0)
-    labels[((overlaps == object_best) & (object_best > 0)).any(axis=1)] = 1
+    is_best = ((overlaps == object_best) & (object_best > 0)).any(axis=1)
+    labels[is_best & (best_below_bg | (labels != 0))] = 1
     if not own_anchor:
         return labels, matched, np.zeros(0, np.int64)
     claimed = plain_claims(overlaps)
@@ -159,7 +160,7 @@ def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
             inside = np.flatnonzero((x1 < width) & (y1 < height) & (x2 >= 0) & (y2 >= 0))
     objects = gt_boxes[gt_boxes[:, 4] > 0]
     overlaps = plain_iou(anchors[inside], objects[:, :4], coder.offset)
-    rule = sampling.fg_thresh, sampling.bg_thresh, sampling.own_anchor
+    rule = sampling.fg_thresh, sampling.bg_thresh, sampling.own_anchor, sampling.best_below_bg
     match, matched, own = plain_match(overlaps, *rule)
 
     max_fg = int(sampling.num_samples * sampling.fg_fraction)

@@ -2,13 +2,16 @@
 
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from symnet import matching
+from mxrcnn.config import make_config
+from symnet import get_detector, list_detectors, matching
 from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors
 from symnet.boxes import BoxCoder, iou, paired_iou
+from symnet.detector import ImageTargetsInput
 from symnet.matching import match_anchors
 from symnet.targets import RPNSampling, rpn_targets
 from tests.reference import plain_claims, plain_iou, plain_rpn_targets
@@ -40,7 +43,8 @@ OBJECTS = {
 
 RULES = {
     "torchvision": RPNSampling(inside_only=False, own_anchor=False),
-    "gluoncv": RPNSampling(inside_only=False),
+    "own anchors": RPNSampling(inside_only=False),
+    "gluoncv": RPNSampling(own_anchor=False, best_below_bg=False),
     "classic": RPNSampling(),
     "few samples": RPNSampling(16, 0.25, inside_only=False),
     "loose": RPNSampling(64, 1.0, fg_thresh=0.2, bg_thresh=0.4),
@@ -149,7 +153,7 @@ def test_700_objects_take_little_memory():
     """The plain form takes 3.7 GB."""
     rng = np.random.default_rng(0)
     gt_boxes = with_classes(rng, boxes_at(rng, 700, 800, 1333, 16, 400))
-    arguments = PYRAMID.grid(800, 1344), gt_boxes, (800, 1333), RULES["gluoncv"], BoxCoder()
+    arguments = PYRAMID.grid(800, 1344), gt_boxes, (800, 1333), RULES["own anchors"], BoxCoder()
     tracemalloc.start()
     try:
         labels, _, _ = rpn_targets(*arguments, np.random.default_rng(0))
@@ -158,3 +162,33 @@ def test_700_objects_take_little_memory():
         tracemalloc.stop()
     assert (labels == 1).sum() == 128
     assert peak < 150e6
+
+
+def learnt_boxes(name, config, gt_boxes, size):
+    """The boxes that a detector's foreground anchors of an image of that size shall become."""
+    image = ImageTargetsInput(gt_boxes, size, size)
+    found = get_detector(name).assign_targets(config, image, np.random.default_rng(0))
+    if "label" not in found:
+        fg = found["rpn_label"] == 1
+        anchors = config.anchors.grid(*size)[fg]
+        return BoxCoder(config.rpn_bbox_stds).decode(anchors, found["rpn_bbox_target"][fg])
+    rows, columns = (side // 16 for side in size)
+    fg = found["label"].reshape(-1, rows, columns).transpose(1, 2, 0).ravel() == 1
+    targets = found["bbox_target"].reshape(-1, 4, rows, columns).transpose(2, 3, 0, 1)
+    anchors = config.anchors.grid(rows, columns)[fg]
+    return BoxCoder(offset=1).decode(anchors, targets.reshape(-1, 4)[fg])
+
+
+@pytest.mark.parametrize("name", [n for n in list_detectors() if not n.startswith("fcos")])
+def test_which_detectors_give_each_object_an_anchor_of_its_own(name):
+    """As docs/targets.md says: of a tiny object inside a large one, which every anchor prefers."""
+    gt_boxes = np.float32([[256, 256, 384, 384, 1], [310, 310, 316, 316, 2]])
+    config = make_config(name).model
+    cases = [(config, hasattr(config, "rpn_fg_overlap"))]
+    if not cases[0][1]:
+        cases.append((replace(config, rpn_own_anchor=True), True))
+    for model, has_own in cases:
+        learnt = learnt_boxes(name, model, gt_boxes, (640, 640))
+        best = iou(gt_boxes[:, :4], learnt).max(axis=1)
+        assert best[0] > 0.99
+        assert (best[1] > 0.9) == has_own
