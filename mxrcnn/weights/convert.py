@@ -217,7 +217,7 @@ def run_convert(request: ConvertRequest) -> list[str]:
     conversion = convert(request)
     run = write_run(conversion, request.to)
     config, source = conversion.config, conversion.source
-    told = [f"{request.source}: {source.title}, for {config.network}"]
+    told = [f"{request.source}: {source.title}, for {config.network}", *source.told]
     told += conversion.summary()
     if source.num_classes and implied_names(source.num_classes) and not request.class_names:
         names = "COCO" if config.data.class_names == COCO_CLASSES else "Pascal VOC"

@@ -25,8 +25,8 @@ class Source:
     the settings (`section.field`) that each needs, besides its number of classes. params: by names
     here. origin: the name or names in the file, of each. left_out: entries that have no place, and
     why not. num_classes: with background, of a detector; 0 of a classifier, which only has a body.
-    rgb: whether files of this kind are known to expect RGB. by_category: the same file, read as a
-    detector of COCO's 80 categories, if its 90 classes may be COCO's ids.
+    told: what to tell. rgb: whether files of this kind are known to expect RGB. by_category: the
+    same file, read as a detector of COCO's 80 categories, if its 90 classes may be COCO's ids.
     """
 
     title: str
@@ -35,6 +35,7 @@ class Source:
     origin: Mapping[str, str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     num_classes: int = 0
+    told: tuple[str, ...] = ()
     rgb: bool = True
     by_category: Source | None = None
 
