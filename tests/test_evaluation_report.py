@@ -8,19 +8,24 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mxrcnn.config import override
+from mxrcnn.data import open_dataset
 from mxrcnn.data.records import Dataset, Detections
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
-from mxrcnn.evaluation.submission import write_voc_submission
+from mxrcnn.evaluation.run import Found, TestRequest, write_all
+from mxrcnn.evaluation.submission import voc_name, write_voc_submission
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.files import atomic_folder, atomic_write, safe_name
 from tests import reference
+from tests.factories import Picture, make_voc, tiny_config
 from tests.test_evaluation_voc import FAR, found, random_case, record
 
 REPORT = Report(
@@ -134,13 +139,89 @@ def test_voc_file_format(tmp_path):
     cat, dog = write_voc_submission(detections, dataset, tmp_path)
     assert cat.read_text() == ""
     assert dog.read_text() == "000001 0.765432119 1.000 2.500 30.000 40.000\n"
-    spaced = Dataset("one", ("cat",), (record("a b", []),))
-    with pytest.raises(ValueError, match="white space"):
-        write_voc_submission({}, spaced, tmp_path)
+    alike = Dataset("two", ("cat",), (record(1, []), record("1", [])))
+    with pytest.raises(ValueError, match="1 image ids differ only in type"):
+        write_voc_submission({}, alike, tmp_path)
     with pytest.raises(ValueError, match="class"):
         write_voc_submission({"000001": found([FAR], [1], [0])}, dataset, tmp_path)
     with pytest.raises(ValueError, match="other"):
         write_voc_submission({"other": Detections.empty()}, dataset, tmp_path)
+
+
+NAMES = ("IMG 1", "photo -1", "50%", "50%25", "a\tb\n", "a\xa0b", "\u3000", "", "%", "\udcff", "né")
+
+
+def test_any_name_is_one_word_in_voc_files(tmp_path):
+    words = [voc_name(name) for name in NAMES]
+    assert words[:4] == ["IMG%201", "photo%20-1", "50%25", "50%2525"]
+    assert words[-1] == "né"
+    assert len(set(words)) == len(NAMES)
+    for name, word in zip(NAMES, words):
+        assert word.split() == [word]
+        assert unquote("" if word == "%" else word, errors="surrogatepass") == name
+    dataset = Dataset("names", ("cat",), tuple(record(name, []) for name in NAMES))
+    detections = {name: found([FAR], [0.5]) for name in NAMES}
+    (path,) = write_voc_submission(detections, dataset, tmp_path)
+    assert [line.split()[0] for line in path.read_text("utf-8").splitlines()] == words
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """A VOC set with names that have spaces, and perfect detections, written and scored."""
+    names = ("IMG 1", "photo -1")
+    root = make_voc(tmp_path / "data", {name: Picture() for name in names})
+    config = override(tiny_config(), {"data.dataset": "voc", "data.root": str(root)})
+    dataset = open_dataset(config.data, "2007_train")
+    truth = {r.image_id: found(r.boxes, [0.9] * len(r), r.classes) for r in dataset.records}
+
+    def write(metric="voc07"):
+        out = tmp_path / "out"
+        answers = Found(truth, {}, 2.5)
+        return write_all(TestRequest("run", metric=metric), config, dataset, answers, out, ["note"])
+
+    return write
+
+
+def test_names_that_training_takes_can_be_tested(tested):
+    outcome = tested()
+    assert (outcome.failures, outcome.report.value) == ((), 1)
+    lines = (outcome.out / "results" / "det_test_dog.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["IMG%201", "photo%20-1"]
+    told = "2 image names have white space or %: in results/ they are percent-encoded, as in URLs"
+    assert outcome.report.notes[-2:] == ["note", told]
+    ids = {row["image_id"] for row in json.loads((outcome.out / "coco_results.json").read_text())}
+    assert ids == {"IMG 1", "photo -1"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "lost"),
+    [
+        ("write_coco_results", "coco_results.json"),
+        ("write_voc_submission", "results/"),
+        ("evaluate", "metric"),
+        ("measured", "recall"),
+        ("write_report", "report.json"),
+        ("viz.plot_precision_recall", "precision_recall/"),
+        ("draw_extremes", "pictures/"),
+    ],
+)
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyError("odd")])
+def test_what_fails_after_the_detections_loses_nothing_else(
+    tested, tmp_path, monkeypatch, broken, lost, error
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(f"mxrcnn.evaluation.run.{broken}", fail)
+    outcome = tested()
+    (failure,) = outcome.failures
+    assert failure.startswith(f"{lost} failed: ")
+    assert "disk full" in failure or "KeyError: 'odd'" in failure
+    files = {"coco_results.json", "results/", "report.json", "precision_recall/", "pictures/"}
+    assert set(outcome.written) == files - {lost}
+    assert {path.name for path in outcome.out.iterdir()} == {f.strip("/") for f in outcome.written}
+    if broken in ("evaluate", "measured", "write_voc_submission"):
+        assert failure in json.loads((outcome.out / "report.json").read_text())["notes"]
 
 
 def test_atomic_write(tmp_path):

@@ -64,7 +64,7 @@ def main() -> int:
 
     given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     with report_user_errors():
-        report, out, pictures = run_test(
+        outcome = run_test(
             TestRequest(
                 run=args.run,
                 settings={key: value for key, value in given.items() if value is not None},
@@ -80,10 +80,12 @@ def main() -> int:
             ),
             contexts(args.gpus)[0],
         )
-        print(report.table())
-        print(f"\nwritten to {out}: report.json, results/, coco_results.json, precision_recall/")
-        print("pictures:", *pictures, sep="\n  ")
-    return 0
+        print(outcome.report.table())
+        print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")
+        print("pictures:", *outcome.pictures, sep="\n  ")
+    for failure in outcome.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if outcome.failures else 0
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
-from mxrcnn.evaluation.core import AUTO, choose_metric
+from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
 from mxrcnn.evaluation.report import is_measured
-from mxrcnn.evaluation.run import choose_imageset, measure
+from mxrcnn.evaluation.run import choose_imageset, detect_all, measured
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
@@ -82,7 +82,10 @@ def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Datas
     for name, run in (("fp32", request.run), (request.precision, str(out))):
         detector = Detector.load(run, request.checkpoint if run == request.run else None)
         detector.config = config
-        report = measure(detector, dataset, request.metric)[0]
+        masks = choose_metric(dataset, request.metric).masks
+        answers = detect_all(detector, dataset, masks=masks)
+        report = evaluate(dataset, answers.detections, request.metric)
+        report = report.merge(measured(dataset, answers))
         shown = [key for key in (*_MAIN_NUMBERS, "images_per_second") if key in report.metrics]
         values = {key: report.metrics[key] for key in shown}
         found[name] = {k: v if is_measured(v) else None for k, v in values.items()}

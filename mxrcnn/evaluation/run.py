@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from mxrcnn import viz
@@ -17,13 +18,19 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
-from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
+from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
-from mxrcnn.evaluation.submission import write_coco_results, write_voc_submission
+from mxrcnn.evaluation.submission import (
+    voc_name,
+    write_coco_results,
+    write_voc_submission,
+)
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ def draw_extremes(
     count: int,
 ) -> list[Path]:
     """Pictures of the `count` best and worst images, by F1 at score 0.5: objects and detections."""
-    ranked = sorted(image_scores(dataset.records, detections).items(), key=lambda item: -item[1])
+    counted, _ = without_unannotated(dataset, detections)
+    ranked = sorted(image_scores(dataset.records, counted).items(), key=lambda item: -item[1])
     records = {record.image_id: record for record in dataset.records}
     count = min(count, (len(ranked) + 1) // 2)
     chosen = [("best", item) for item in ranked[:count]]
@@ -81,27 +89,78 @@ def draw_extremes(
     return paths
 
 
-def measure(
-    detector: Detector, dataset: Dataset, metric: str, batch_size: int = 1, num_workers: int = 0
-) -> tuple[Report, dict[ImageId, Detections]]:
-    """Detect in all images: the metric's report with the recall of proposals and images_per_second,
-    and the detections."""
+@dataclass(frozen=True)
+class Found:
+    """What a detector found in a data set: detections and proposals (P, 4) by image id, and the
+    speed from files to boxes."""
+
+    detections: dict[ImageId, Detections]
+    proposals: dict[ImageId, np.ndarray]
+    images_per_second: float
+
+
+def detect_all(
+    detector: Detector,
+    dataset: Dataset,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    masks: bool = True,
+) -> Found:
+    """Detect in all images; options as of `Predictor.detect`."""
     detections, proposals = {}, {}
     start = time.perf_counter()
-    for record, found, boxes in detector.detect(dataset, batch_size, num_workers):
+    for record, found, boxes in detector.detect(dataset, batch_size, num_workers, masks=masks):
         detections[record.image_id] = found
         if boxes is not None:
             proposals[record.image_id] = boxes
-    rate = len(dataset) / (time.perf_counter() - start)
-    recall = proposal_recall(dataset.records, proposals) if proposals else {}
-    report = evaluate(dataset, detections, metric)
-    return report.merge(Report({**recall, "images_per_second": rate})), detections
+    return Found(detections, proposals, len(dataset) / (time.perf_counter() - start))
 
 
-def run_test(
-    request: TestRequest, context: mx.Context | None = None
-) -> tuple[Report, Path, list[Path]]:
-    """Test as asked; returns the report, the folder with everything, and the pictures drawn."""
+def measured(dataset: Dataset, found: Found) -> Report:
+    """The speed, and the recall of the proposals if there are any."""
+    recall = proposal_recall(dataset.records, found.proposals) if found.proposals else {}
+    return Report({**recall, "images_per_second": found.images_per_second})
+
+
+@dataclass(frozen=True)
+class TestOutcome:
+    """What a test gave: the report, the folder, what was written there, pictures to look at, and
+    what failed after all images were detected, a line each."""
+
+    __test__ = False
+
+    report: Report
+    out: Path
+    written: tuple[str, ...]
+    pictures: tuple[Path, ...]
+    failures: tuple[str, ...]
+
+
+class _Steps:
+    """Steps that do not need each other: one that fails is noted, and the next ones still run."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.failures: list[str] = []
+
+    def run(self, what: str, action: Callable[[], T], otherwise: T) -> T:
+        """The action's answer, or `otherwise` if it fails."""
+        try:
+            answer = action()
+        except Exception as error:
+            kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+            self.failures.append(f"{what} failed: {kind}{error}")
+            return otherwise
+        self.written.append(what)
+        return answer
+
+
+def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOutcome:
+    """Test as asked.
+
+    Detections are written first. Whatever of the rest fails, such as a full disk or a metric that
+    cannot be computed, is in the outcome's failures and the report's notes, and loses nothing else.
+    """
     if request.batch_size < 1 or request.num_workers < 0:
         raise ConfigError("--batch-size must be at least 1, and --num-workers at least 0")
     detector = Detector.load(
@@ -113,17 +172,45 @@ def run_test(
     detector.config = config
     imageset = choose_imageset(config, request.imageset)
     dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
-    choose_metric(dataset, request.metric)  # an unknown one is known before the work begins
-
-    report, detections = measure(
-        detector, dataset, request.metric, request.batch_size, request.num_workers
-    )
-    notes = [f"{imageset}: {len(dataset)} images, {detector.source}", *dataset.notes.lines()]
-    report = report.merge(Report({}, notes=notes))
+    # a wrong metric or folder is known before the work begins
+    choose_metric(dataset, request.metric)
     out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")
-    write_report(report, out)
-    write_voc_submission(detections, dataset, out)
-    write_coco_results(detections, dataset, out)
-    pictures = viz.plot_precision_recall(report, out / "precision_recall")[:1]
-    pictures += draw_extremes(dataset, detections, config, out, request.pictures)
-    return report, out, pictures
+    out.mkdir(parents=True, exist_ok=True)
+
+    found = detect_all(detector, dataset, request.batch_size, request.num_workers)
+    source = f"{imageset}: {len(dataset)} images, {detector.source}"
+    return write_all(request, config, dataset, found, out, [source, *dataset.notes.lines()])
+
+
+def write_all(
+    request: TestRequest,
+    config: Config,
+    dataset: Dataset,
+    found: Found,
+    out: Path,
+    notes: Sequence[str],
+) -> TestOutcome:
+    """Write detections, score them, write the report, curves and pictures; see `run_test`."""
+    detections, steps = found.detections, _Steps()
+    steps.run("coco_results.json", lambda: write_coco_results(detections, dataset, out), None)
+    steps.run("results/", lambda: write_voc_submission(detections, dataset, out), None)
+    none = Report({})
+    report = steps.run("metric", lambda: evaluate(dataset, detections, request.metric), none)
+    report = report.merge(steps.run("recall", lambda: measured(dataset, found), none))
+    report = report.merge(Report({}, notes=[*notes, *_name_notes(dataset), *steps.failures]))
+    steps.run("report.json", lambda: write_report(report, out), None)
+    curves = out / "precision_recall"
+    pictures = steps.run(
+        "precision_recall/", lambda: viz.plot_precision_recall(report, curves)[:1], []
+    )
+    pictures += steps.run(
+        "pictures/", lambda: draw_extremes(dataset, detections, config, out, request.pictures), []
+    )
+    written = tuple(what for what in steps.written if what not in ("metric", "recall"))
+    return TestOutcome(report, out, written, tuple(pictures), tuple(steps.failures))
+
+
+def _name_notes(dataset: Dataset) -> list[str]:
+    changed = sum(voc_name(r.image_id) != str(r.image_id) for r in dataset.records)
+    told = "image names have white space or %: in results/ they are percent-encoded, as in URLs"
+    return [f"{changed} {told}"] if changed else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -14,20 +15,36 @@ from mxrcnn.evaluation.matching import in_order
 from mxrcnn.files import atomic_write, safe_name
 
 
+def voc_name(image_id: ImageId) -> str:
+    """An image id as one word, for VOC's results files, whose fields are separated by white space.
+
+    White space, "%" and what cannot be printed become %XX, bytes of UTF-8; the empty name becomes
+    "%". `urllib.parse.unquote(word, errors="surrogatepass")` gives the name back.
+    """
+    return (
+        "".join(
+            quote(c, safe="", errors="surrogatepass") if c in " %" or not c.isprintable() else c
+            for c in str(image_id)
+        )
+        or "%"
+    )
+
+
 def write_voc_submission(
     detections: Mapping[ImageId, Detections], dataset: Dataset, out_dir: str | Path
 ) -> list[Path]:
     """Write results/det_test_{class}.txt for every class, also for one without detections.
 
-    Lines are `image_id score x1 y1 x2 y2`, pixels 1-based and inclusive as the devkit has them: a
-    continuous box's minimum moves by 1, its maximum stays. Raises ValueError as
-    `in_order` does, and for an image id with white space, which the format cannot hold.
+    Lines are `image_id score x1 y1 x2 y2`, with the id as in `voc_name`, and pixels 1-based and
+    inclusive as the devkit has them: a continuous box's minimum moves by 1, its maximum stays.
+    Raises ValueError as `in_order` does, and for two ids that are written alike, as 1 and "1".
     """
+    names = {voc_name(record.image_id) for record in dataset.records}
+    if len(names) < len(dataset):
+        raise ValueError(f"{len(dataset) - len(names)} image ids differ only in type, as 1 and '1'")
     lines: list[list[str]] = [[] for _ in dataset.class_names]
     for record, found in in_order(dataset.records, detections, dataset.num_classes):
-        name = str(record.image_id)
-        if len(name.split()) != 1:
-            raise ValueError(f"image id {name!r}: white space does not fit a VOC results file")
+        name = voc_name(record.image_id)
         boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4) + (1, 1, 0, 0)
         for k, score, box in zip(found.classes, found.scores, boxes):
             place = " ".join(f"{v:.3f}" for v in box)

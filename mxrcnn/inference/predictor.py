@@ -270,6 +270,7 @@ class Predictor:
             desc=label,
             unit="image",
             dynamic_ncols=True,
+            leave=None,  # below another bar it vanishes
             disable=None if progress else True,
         )
         with test_loader(data, num_workers) as loader, bar:

@@ -449,13 +449,13 @@ class Trainer:
         rows = self.run.read_log()
         return not any(row["kind"] == "val" and row["step"] == state.step for row in rows)
 
-    def validate(self) -> tuple[dict[str, Any], str]:
+    def validate(self, num_workers: int = 0) -> tuple[dict[str, Any], str]:
         """Score the current parameters on the validation images.
 
         Returns the row that it adds to log.jsonl, and what to tell.
         """
         before, step = self.run.best(), self.state.step
-        report = self.validation.score(self.run, self.network.params())
+        report = self.validation.score(self.run, self.network.params(), num_workers)
         is_best = self.run.note_best(step, report.label, report.value)
         row = {"step": step, "epoch": self.state.epoch, **self.validation.log_row(report)}
         self.run.append_log({"kind": "val", **row})  # last: with it the validation is done
@@ -539,7 +539,7 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
 
     def validate_if_due() -> None:
         if trainer.owes_validation():
-            row, told = trainer.validate()
+            row, told = trainer.validate(workers)
             bar.write(f"epoch {row.pop('epoch')}: {told}")
             metric = row.pop("metric")
             step = row.pop("step")
