@@ -235,33 +235,51 @@ class PointMatching:
 def match_points(
     points: np.ndarray,
     levels: np.ndarray,
-    strides: np.ndarray,
+    strides: Sequence[int],
     boxes: np.ndarray,
     rule: PointMatching,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The object (N,) of points (N, 2), -1 for none, and all LTRB distances (N, G, 4) in pixels.
+) -> np.ndarray:
+    """The object (N,) of points (N, 2), -1 for none.
 
     levels (N,) are the points' levels, strides one a level, boxes (G, 4) the objects. FCOS, section
     3.2: of the objects that contain the point and are of its level's size, the smallest. With
     centre sampling (the second FCOS paper) the point must also be near the object's centre.
+    Points are taken in blocks: 700 objects on 800 x 1344 take 0.15 s and 2 MB.
     """
+    if not len(boxes):
+        return np.full(len(points), -1)
+    step = max(1, _BLOCK // len(boxes))
+    blocks = (slice(start, start + step) for start in range(0, len(points), step))
+    parts = [_match_block(points[part], levels[part], strides, boxes, rule) for part in blocks]
+    return np.concatenate(parts)
+
+
+#: pairs of a point and an object that are looked at together
+_BLOCK = 1 << 15
+
+
+def _match_block(
+    points: np.ndarray,
+    levels: np.ndarray,
+    strides: Sequence[int],
+    boxes: np.ndarray,
+    rule: PointMatching,
+) -> np.ndarray:
+    """`match_points` with all pairs at once."""
     stride = np.asarray(strides, np.float32)[levels][:, None]  # (N, 1)
-    ltrb = np.concatenate(
-        [points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], axis=2
-    )
-    low = np.where(levels == 0, 0, rule.size_range[0] * stride[:, 0])[:, None]
-    high = np.where(levels == len(strides) - 1, np.inf, rule.size_range[1] * stride[:, 0])[:, None]
-    farthest = ltrb.max(axis=2)
-    ours = (ltrb.min(axis=2) > 0) & (farthest > low) & (farthest < high)
+    low = np.where(levels[:, None] == 0, 0, rule.size_range[0] * stride)
+    high = np.where(levels[:, None] == len(strides) - 1, np.inf, rule.size_range[1] * stride)
+    x, y = points[:, 0:1], points[:, 1:2]
+    left, top, right, bottom = x - boxes[:, 0], y - boxes[:, 1], boxes[:, 2] - x, boxes[:, 3] - y
+    nearest = np.minimum(np.minimum(left, right), np.minimum(top, bottom))
+    farthest = np.maximum(np.maximum(left, right), np.maximum(top, bottom))
+    ours = (nearest > 0) & (farthest > low) & (farthest < high)
     if rule.centre_radius > 0:
         # half the difference of left and right is the distance to the centre
-        away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2
+        away = np.maximum(np.abs(left - right), np.abs(top - bottom)) / 2
         ours &= away < rule.centre_radius * stride
-    if not len(boxes):
-        return np.full(len(points), -1), ltrb
-    area = np.where(ours, areas(boxes), np.inf)
-    matched = area.argmin(axis=1)
-    return np.where(ours.any(axis=1), matched, -1), ltrb
+    matched = np.where(ours, areas(boxes), np.inf).argmin(axis=1)
+    return np.where(ours.any(axis=1), matched, -1)
 
 
 def fcos_targets(
@@ -271,14 +289,14 @@ def fcos_targets(
     gt_boxes: np.ndarray,
     rule: PointMatching,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels (N,), LTRB targets (N, 4) in strides and centerness (N,), float32, of the points
+    """Labels (N,), LTRB targets (N, 4) in strides and centerness (N,), float32, of the points.
 
     points (N, 2), levels (N,), strides one a level. Background has label -1, and 0 otherwise. A
     point has no area: one that belongs to no object and lies inside an ignore region has label -2.
     Centerness is equation 3 of FCOS: sqrt(min(l, r) min(t, b) / (max(l, r) max(t, b))).
     """
     objects = real_objects(gt_boxes)
-    matched, distances = match_points(points, levels, strides, objects[:, :4], rule)
+    matched = match_points(points, levels, strides, objects[:, :4], rule)
     labels = np.full(len(points), -1, np.float32)
     regions = ignore_regions(gt_boxes)
     inside = (points[:, None] > regions[:, :2]) & (points[:, None] < regions[:, 2:])
@@ -286,8 +304,9 @@ def fcos_targets(
     ltrb = np.zeros((len(points), 4), np.float32)
     centerness = np.zeros(len(points), np.float32)
     fg = np.flatnonzero(matched >= 0)
-    own = distances[fg, matched[fg]]
-    labels[fg] = objects[matched[fg], 4] - 1
+    place, box = points[fg], objects[matched[fg]]
+    own = np.concatenate([place - box[:, :2], box[:, 2:4] - place], axis=1)
+    labels[fg] = box[:, 4] - 1
     ltrb[fg] = own / np.asarray(strides, np.float32)[levels[fg], None]
     near, far = np.minimum(own[:, :2], own[:, 2:]), np.maximum(own[:, :2], own[:, 2:])
     centerness[fg] = np.sqrt(near.prod(axis=1) / far.prod(axis=1))

@@ -178,6 +178,27 @@ def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
     return labels, targets, weights
 
 
+def plain_match_points(points, levels, strides, boxes, rule):
+    """The object (N,) of points (N, 2), -1 for none, and all LTRB distances (N, G, 4)."""
+    stride = np.asarray(strides, np.float32)[levels][:, None]  # (N, 1)
+    ltrb = np.concatenate(
+        [points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], axis=2
+    )
+    low = np.where(levels == 0, 0, rule.size_range[0] * stride[:, 0])[:, None]
+    high = np.where(levels == len(strides) - 1, np.inf, rule.size_range[1] * stride[:, 0])[:, None]
+    farthest = ltrb.max(axis=2)
+    ours = (ltrb.min(axis=2) > 0) & (farthest > low) & (farthest < high)
+    if rule.centre_radius > 0:
+        # half the difference of left and right is the distance to the centre
+        away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2
+        ours &= away < rule.centre_radius * stride
+    if not len(boxes):
+        return np.full(len(points), -1), ltrb
+    area = np.where(ours, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.inf)
+    matched = area.argmin(axis=1)
+    return np.where(ours.any(axis=1), matched, -1), ltrb
+
+
 # --- detections ---------------------------------------------------------------------------------
 
 

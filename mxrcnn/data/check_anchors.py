@@ -342,7 +342,7 @@ def point_reach(model: FCOSConfig, objects: Objects) -> PointReach:
     for image in images:
         here = objects[objects.image == image]
         points, levels = model.points.grid(*here.padded[0].tolist())
-        matched, _ = match_points(points, levels, strides, here.boxes, rule)
+        matched = match_points(points, levels, strides, here.boxes, rule)
         found += len(np.unique(matched[matched >= 0]))
         total += len(here)
     names = [f"stride {stride}" for stride in strides]
