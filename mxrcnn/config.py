@@ -12,17 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mxrcnn.sections import ConfigError, DataConfig, TrainConfig
+from mxrcnn.settings import suggestion
 from symnet import get_detector
 from symnet.detector import DetectorDef
 from symnet.layers import UNSAFE_CELLS, unsafe_layers
 from symnet.machine.cores import has_bf16
-
-#: pixels of an image file, at most; Pillow's own limit against decompression bombs
-MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be; the message names the key and the value."""
 
 
 def check_precision(name: str) -> None:
@@ -43,125 +38,6 @@ def check_shapes(symbol: Any, precision: str, **shapes: tuple[int, ...]) -> None
             f"memory in 1x1 convolutions on maps of {UNSAFE_CELLS[0]} to {UNSAFE_CELLS[-1]} cells "
             f"({layers[0]}); use larger or smaller images, or fp32"
         )
-
-
-def _check(owner: str, section: Any, least: Mapping[str, float]) -> None:
-    """ConfigError for a field below its least value; for a tuple, each of its values counts."""
-    for name, bound in least.items():
-        value = getattr(section, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if not all(bound <= v < float("inf") for v in values):
-            raise ConfigError(f"{owner}.{name}={value!r}: must be at least {bound}, and finite")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the images are and how they become network inputs.
-
-    mean and std are of the channels red, green, blue, 0-255; short_side and long_side in pixels
-    (0: no limit); pad_multiple: padded sides are multiples of it, so that shapes are few.
-    class_names: "auto" (found in the data), "voc" (the 20), or names. flip: each image is also used
-    mirrored, so an epoch has twice the images. max_image_pixels: files of more pixels are refused,
-    whatever they say to be (0: no limit).
-
-    resize: "antialias" (Pillow's bilinear filter on stored pixels) or "linear" (torchvision's:
-    normalised pixels, bilinear, no antialiasing). size_rounding: resized sides to the nearest pixel
-    ("round") or down ("floor", as torchvision). square: resized as ever, then padded with zeros
-    below and to the right to long_side x long_side. masks: load instance masks; mini_mask: as
-    squares of that side in their boxes (0: at network size).
-    """
-
-    dataset: str = "synthetic"
-    root: str = "data/synthetic"
-    imageset: str = "2007_train"
-    val_imageset: str = ""
-    class_names: tuple[str, ...] = ("auto",)
-    short_side: int = 600
-    long_side: int = 1000
-    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    flip: bool = True
-    pad_multiple: int = 32
-    exif_orientation: bool = False
-    keep_empty: bool = True
-    use_difficult: bool = False
-    skip_bad: bool = False
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    resize: Literal["antialias", "linear"] = "antialias"
-    size_rounding: Literal["round", "floor"] = "round"
-    square: bool = False
-    masks: bool = False
-    mini_mask: int = 0
-
-    def __post_init__(self) -> None:
-        least = {"short_side": 0, "long_side": 0, "pad_multiple": 1, "mini_mask": 0}
-        _check("data", self, {**least, "max_image_pixels": 0})
-        if self.square and not self.long_side:
-            raise ConfigError("data.square=True: needs a long_side, and it is 0")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if len(value) != 3 or not all(abs(v) < float("inf") for v in value):
-                raise ConfigError(f"data.{name}={value!r}: three numbers are needed: r, g, b")
-        if min(self.std) <= 0:
-            raise ConfigError(f"data.std={self.std!r}: must be above 0")
-
-    @property
-    def least_padded_side(self) -> int:
-        """What the sides of padded images are at least: long_side where they are square."""
-        return self.long_side if self.square else 0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How it trains. batch_size: images a step, of each worker on all its devices; lr is for that
-    batch; fixed are prefixes of parameters that do not move. channel_order: what the first layer
-    of a file of pretrained expects; auto is as `to_rgb` in mxrcnn/weights/reading.py says.
-
-    lr_decay_epoch: epochs after which lr is multiplied by lr_decay. warmup_steps: lr rises linearly
-    from warmup_factor * lr. checkpoint_steps: also save every so many steps (0: at epochs' ends).
-    val_every: epochs between validations, if there is a val_imageset (0: never). val_metric: what
-    they score and what decides which checkpoint is the best; auto follows the data set, see
-    mxrcnn/evaluation/core.py. keep: how many checkpoints to keep, besides the best. precision: of
-    convolutions, fp32 or bf16; parameters are float32 either way. kvstore: how workers train
-    together, and workers: how many; lr_scaling: whether lr grows with them, see `make_schedule`.
-    """
-
-    batch_size: int = 1
-    epochs: int = 10
-    lr: float = 0.001
-    lr_decay_epoch: tuple[int, ...] = (7,)
-    lr_decay: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip_gradient: float = 5.0
-    warmup_steps: int = 0
-    warmup_factor: float = 0.1
-    fixed: tuple[str, ...] = ()
-    pretrained: str = ""
-    channel_order: Literal["auto", "rgb", "bgr"] = "auto"
-    seed: int = 0
-    checkpoint_steps: int = 0
-    keep: int = 2
-    val_every: int = 1
-    val_metric: Literal["auto", "voc07", "voc12", "coco"] = "auto"
-    log_interval: int = 20
-    tensorboard: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
-    kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"
-    workers: int = 1
-    lr_scaling: Literal["linear", "none"] = "linear"
-
-    def __post_init__(self) -> None:
-        _check("train", self, _LEAST)
-
-
-#: the least values of TrainConfig's numbers
-_LEAST = {
-    **dict.fromkeys(("batch_size", "log_interval", "keep", "workers"), 1),
-    **dict.fromkeys(("epochs", "lr", "lr_decay_epoch", "lr_decay", "momentum", "weight_decay"), 0),
-    **dict.fromkeys(("clip_gradient", "warmup_steps", "warmup_factor", "seed"), 0),
-    **dict.fromkeys(("checkpoint_steps", "val_every"), 0),
-}
 
 
 @dataclass(frozen=True)
@@ -185,12 +61,6 @@ def _detector(network: str) -> DetectorDef:
         return get_detector(network)
     except KeyError as error:
         raise ConfigError(error.args[0]) from None
-
-
-def _closest(key: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known)}"
 
 
 def _coerce(key: str, value: Any, wanted: Any) -> Any:
@@ -232,7 +102,8 @@ def _build(default: Any, values: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"{where[:-1]}={values!r}: expected fields and their values")
     for key in values:
         if key not in hints:
-            raise ConfigError(f"unknown setting {where}{key}{_closest(key, hints)}")
+            known = [f"{where}{name}" for name in hints]
+            raise ConfigError(f"unknown setting {where}{key}{suggestion(where + key, known)}")
     coerced = {key: _coerce(where + key, value, hints[key]) for key, value in values.items()}
     return _replace(default, coerced)
 
@@ -258,13 +129,18 @@ def full_name(config: Config, key: str) -> str:
     sections = ("model", "data", "train")
     section, _, name = key.rpartition(".")
     if section and section not in sections:
-        raise ConfigError(f"unknown section in {key}{_closest(section, sections)}")
+        near = difflib.get_close_matches(section, sections, n=1)
+        told = f"did you mean {near[0]}?" if near else f"there are {', '.join(sections)}"
+        raise ConfigError(f"unknown section in {key}; {told}")
     fields = {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in sections}
     homes = [s for s in ([section] if section else sections) if name in fields[s]]
-    if len(homes) != 1:
+    if len(homes) > 1:
+        raise ConfigError(
+            f"ambiguous setting {key}: say {' or '.join(f'{h}.{key}' for h in homes)}"
+        )
+    if not homes:
         known = [f"{s}.{n}" for s in sections for n in fields[s]]
-        known += [n for s in sections for n in fields[s]]
-        raise ConfigError(f"unknown or ambiguous setting {key}{_closest(key, known)}")
+        raise ConfigError(f"unknown setting {key}{suggestion(key, known, config.network)}")
     return f"{homes[0]}.{name}"
 
 

@@ -44,7 +44,7 @@ class Range:
         return f"{_WORDS[self.count]} numbers, each {text}" if self.count else text
 
 
-_WORDS = {2: "two", 4: "four", 5: "five"}
+_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 POSITIVE = Range(0, above=True)
 FROM_0 = Range(0)

@@ -697,7 +697,7 @@ def write_run(folder: Path) -> Path:
     params = {f"arg:{k}": mx.nd.zeros(v) for k, v in named.items() if k not in ("data", "im_info")}
     run = RunFolder(folder / "data")
     run.create(config, symbols)
-    run.save(TrainState(3, 1, 0), params, {"conv1_1_bias": mx.nd.zeros(4)}, 1)
+    run.save(TrainState(3, 0, 3), params, {"conv1_1_bias": mx.nd.zeros(4)}, 1)
     run.append_log({"kind": "train", "step": 3, "epoch": 0, "loss": 1.0})
     run.note_best(3, "voc07 mAP", 0.5)
     return run.path
@@ -869,7 +869,7 @@ def runs() -> Iterator[Case]:
         yield run_case(f"{symbol} is {what}", symbol, lambda _, data=data: data)
         log = lambda whole, data=data: data + b"\n" + whole  # noqa: E731 - ends at the bad row
         yield run_case(f"log.jsonl has {what}", "log.jsonl", log, certain=False)
-    state = {"step": 3, "epoch": 1, "batch": 0}
+    state = {"step": 3, "epoch": 0, "batch": 3}
     for key in state:
         for value in (None, -1, "3", 1.5, [], True, 10**30):
             text = json.dumps({**state, key: value}).encode()

@@ -25,9 +25,12 @@ from mxrcnn.config import (
     parse_settings,
     to_dict,
 )
-from mxrcnn.training.run import QUICK, TrainRequest, build_config
-from symnet import get_detector
+from mxrcnn.sections import DATA_RANGES, TRAIN_RANGES
+from mxrcnn.settings import SYNONYMS, field_docs, list_settings
+from mxrcnn.training.run import QUICK, TrainRequest, build_config, prepare
+from symnet import get_detector, list_detectors
 from symnet.ranges import RANGES
+from tests.factories import TINY, Picture, make_voc
 
 NETWORK = "faster_rcnn_vgg16"
 #: build_config looks for full names only
@@ -99,7 +102,19 @@ def test_override(key, value, section, stored):
         ("epoch", 3, "did you mean epochs"),
         ("trian.epochs", 3, "unknown section in trian.epochs; did you mean train"),
         ("model.lr", 0.1, "model.lr"),
-        ("qqqq", 1, "qqqq; there are: model.num_classes"),
+        ("qqqq", 1, "unknown setting qqqq; all are listed by: .*--list-settings --network faster"),
+        ("lerning_rate", 1, r"lerning_rate; did you mean train\.lr\?$"),
+        ("learning_rate", 1, r"did you mean train\.lr\?"),
+        ("train.lr0", 1, r"train\.lr0; did you mean train\.lr\?"),
+        ("max_epochs", 1, r"did you mean train\.epochs\?"),
+        ("imgsz", 1, r"did you mean data\.short_side or data\.long_side\?"),
+        ("batch", 1, r"did you mean train\.batch_size\?"),
+        ("momentun", 1, r"did you mean momentum\?"),
+        ("conf_thres", 1, r"did you mean model\.test_score_thresh\?"),
+        ("freeze", 1, r"did you mean train\.fixed\?"),
+        ("num_workers", 1, r"did you mean --num-workers\?"),
+        ("data.lr", 1, r"did you mean train\.lr\?"),
+        ("how_many_rois", 1, r"; there are model\.rpn_batch_rois, model\.rcnn_batch_rois; all are"),
         ("epochs", 1.5, "epochs=1.5: expected int"),
         ("epochs", True, "epochs=True: expected int"),
         ("epochs", float("inf"), "epochs=inf"),
@@ -133,11 +148,92 @@ def test_override_refuses(key, value, message):
         ("data.mean", (1, 2)),
         ("data.mean", (1, 2, float("nan"))),
         ("data.std", (1, 1, 0)),
+        ("data.mean", (1, 2, 256)),
+        ("data.mean", (1, 2, -3)),
+        ("data.std", (1, 1)),
+        ("data.class_names", ("dog", "cat", "dog")),
+        ("train.momentum", 1),
+        ("train.momentum", 1.5),
+        ("train.weight_decay", 1.0),
+        ("train.lr_decay", 10.0),
+        ("train.lr_decay", 0),
+        ("train.warmup_factor", 1.01),
+        ("train.fixed", ("conv1", "")),
     ],
 )
 def test_values_out_of_range_are_named(key, value):
     with pytest.raises(ConfigError, match=key):
         override(make_config(), {key: value})
+
+
+def test_values_from_0_to_1_where_pixels_go_to_255():
+    torchs = {"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}
+    with pytest.raises(ConfigError, match=r"data.mean=.*data.std=.*multiply both by 255"):
+        override(make_config(), torchs)
+
+
+def test_fixed_names_that_no_parameter_has(tmp_path):
+    """A misspelt one fixed nothing, without a word."""
+    data = make_voc(tmp_path / "devkit", {"a": Picture()})
+    where = {"data.dataset": "voc", "data.root": str(data), "data.imageset": "2007_train"}
+
+    def start(*fixed: str) -> None:
+        settings = {**TINY, **where, "train.fixed": fixed}
+        prepare(TrainRequest(settings=settings, out=str(tmp_path / "run")))
+
+    with pytest.raises(ConfigError, match=r"train\.fixed='conv9': no parameter .* are conv1_1, c"):
+        start("conv1", "conv9")
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        start("conv", "rpn", "fc", "cls", "bbox")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_of_other_toolkits_are_loader_processes():
+    with pytest.raises(ConfigError, match=r"train.workers=4: .*--num-workers"):
+        built("workers=4")
+
+
+@pytest.mark.parametrize("network", list_detectors())
+def test_all_settings_are_listed(network):
+    config = make_config(network)
+    lines = {line.split()[0]: line for line in list_settings(config).splitlines()}
+    sections = ("data", "train", "model")
+    names = {f"{s}.{f.name}" for s in sections for f in dataclasses.fields(getattr(config, s))}
+    assert lines.keys() == names
+    assert field_docs(DataConfig).keys() == {f.name for f in dataclasses.fields(DataConfig)}
+    assert field_docs(TrainConfig).keys() == {f.name for f in dataclasses.fields(TrainConfig)}
+    assert lines["train.lr"].split()[:3] == ["train.lr", "float", str(config.train.lr)]
+    assert lines["train.momentum"].endswith("of SGD")
+
+
+def test_docs_of_fields_stand_beside_them_above_them_or_in_the_docstring():
+    assert field_docs(Documented) == {
+        "beside": "said beside it",
+        "above": "said above it, in two lines",
+        "told": "said in the docstring",
+    }
+
+
+@dataclasses.dataclass
+class Documented:
+    """A section. told: said in the docstring. beside: not what counts."""
+
+    beside: int = 1  #: said beside it
+    #: said above it,
+    #: in two lines
+    above: tuple[int, ...] = (1,)  # not this
+    told: str = "#: nor this"
+    nothing: int = 0
+
+
+def test_every_synonym_leads_to_a_setting_that_some_network_has():
+    configs = [make_config(network) for network in list_detectors()]
+    sections = ("data", "train", "model")
+    known = {f"{s}.{f}" for c in configs for s in sections for f in vars(getattr(c, s))}
+    bare = {name.partition(".")[2] for name in known}
+    for theirs, ours in SYNONYMS.items():
+        assert all(name in known or name.startswith("--") for name in ours), theirs
+        assert theirs not in bare, f"{theirs} is a setting"
 
 
 def test_full_name():
@@ -203,9 +299,12 @@ VALUES = {
 }
 
 
+ALL_RANGES = {**RANGES, **DATA_RANGES, **TRAIN_RANGES}
+
+
 def numbers_of(name: str, hint: typing.Any) -> st.SearchStrategy:
     """Values of a field with a range, and some of its ends."""
-    allowed = RANGES[name]
+    allowed = ALL_RANGES[name]
     args = typing.get_args(hint)
     least, greatest = allowed.least, min(allowed.greatest, 1e9)
     if (args or (hint,))[0] is int:
@@ -223,11 +322,13 @@ def values_of(cls: type) -> st.SearchStrategy:
     """Instances of a config section with any allowed value in each field."""
     fields = {}
     for name, hint in typing.get_type_hints(cls).items():
-        if name in RANGES and cls not in (DataConfig, TrainConfig):
+        if name == "std":  # of pixels from 0 to 255
+            fields[name] = st.tuples(*[st.floats(1, 255)] * 3)
+        elif name in ALL_RANGES:
             fields[name] = numbers_of(name, hint)
-        elif typing.get_origin(hint) is tuple:
-            sizes = {"min_size": 3, "max_size": 3} if name in ("mean", "std") else {"max_size": 4}
-            fields[name] = st.lists(VALUES[typing.get_args(hint)[0]], **sizes).map(tuple)
+        elif typing.get_origin(hint) is tuple:  # of names
+            text = TEXT.filter(bool)
+            fields[name] = st.lists(text, max_size=4, unique=True).map(tuple)
         elif typing.get_origin(hint) is typing.Literal:
             fields[name] = st.sampled_from(typing.get_args(hint))
         else:
@@ -235,6 +336,8 @@ def values_of(cls: type) -> st.SearchStrategy:
     made = st.fixed_dictionaries(fields)
     if "rpn_bg_overlap" in fields:
         made = made.filter(lambda values: values["rpn_bg_overlap"] <= values["rpn_fg_overlap"])
+    if "square" in fields:
+        made = made.filter(lambda values: values["long_side"] or not values["square"])
     return made.map(lambda values: cls(**values))
 
 

@@ -140,9 +140,9 @@ READERS: dict[str, Callable[[Path, Path], Any]] = {
 
 @pytest.fixture
 def voc_run(run, tmp_path) -> tuple[Path, Path]:
-    """The run as one of a VOC data set, and that set's folder: an image, with its mirror an epoch
-    of two steps, of which the checkpoint has made three."""
-    data = make_voc(tmp_path / "devkit", {f"{n}": Picture() for n in range(3)})
+    """The run as one of a VOC data set of 4 images, of which the checkpoint has seen 3; and its
+    folder."""
+    data = make_voc(tmp_path / "devkit", {f"{n}": Picture() for n in range(4)})
     path = run / "config.json"
     config = json.loads(path.read_text())
     config["data"].update(dataset="voc", imageset="2007_train", flip=False)

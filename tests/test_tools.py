@@ -152,7 +152,9 @@ def test_what_training_writes(trained):
         for name in ("model.params", "momentum.params", "state.json")
     }
     others = {"config.json", "train-symbol.json", "test-symbol.json", "log.jsonl", "losses.png"}
-    assert names == checkpoints | others | {"best.json"}
+    state = json.loads((trained / "checkpoints" / "step-00000012" / "state.json").read_text())
+    others |= {"best.json", "training.lock", f"data/{state['data']}.json"}
+    assert names == checkpoints | others
 
 
 def test_testing_writes_everything(trained, tmp_path):
@@ -338,7 +340,8 @@ def test_folders_that_are_no_runs(tool, tmp_path, name, config, message):
         (["--out", "/dev/null/run"], "/dev/null/run"),
         (
             ["--resume", "/no/such/run"],
-            "only --epochs, --val-metric, --gpus and --num-workers may change",
+            "only --epochs, --val-metric, --data-root, --checkpoint-steps, --log-interval, --gpus "
+            "and --num-workers may change",
         ),
         (["--lr", "1e38", "--epochs", "1"], "step"),
     ],
@@ -351,7 +354,7 @@ def test_mistakes_in_training(tool, data_root, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("widht=1", "unknown or ambiguous setting widht; did you mean width?"),
+        ("widht=1", "unknown setting widht; did you mean width?"),
         ("train.epoch=1", "train.epoch; did you mean train.epochs?"),
         ("tarin.epochs=1", "tarin"),
         ("width", "--set width: expected key=value"),

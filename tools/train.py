@@ -112,6 +112,11 @@ def parse_args() -> argparse.Namespace:
     how.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
     )
+    how.add_argument(
+        "--list-settings",
+        action="store_true",
+        help="print all settings of --network with type, default and what they are, and end",
+    )
     return parser.parse_args()
 
 
@@ -150,6 +155,12 @@ def main() -> int:
 
     given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     with report_user_errors():
+        if args.list_settings:
+            from mxrcnn.config import make_config
+            from mxrcnn.settings import list_settings
+
+            print(list_settings(make_config(*([args.network] if args.network else []))))
+            return 0
         return run_training(
             TrainRequest(
                 network=args.network,

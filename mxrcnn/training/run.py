@@ -103,6 +103,11 @@ def build_config(request: TrainRequest) -> tuple[Config, list[str]]:
         settings.update(parse_settings([f"train.lr_decay_epoch={epochs}"]))
     settings.update(parse_settings(request.words))
     settings = {full_name(config, key): value for key, value in settings.items()}
+    if "train.workers" in settings:
+        raise ConfigError(
+            f"train.workers={settings['train.workers']}: tools/launch.py -n N starts and sets it; "
+            "for loader processes use --num-workers"
+        )
     dataset = settings.get("data.dataset", config.data.dataset)
     quick = dataset == "synthetic" and not brought
     preset = request.preset or ("quick" if quick else "classic")

@@ -74,6 +74,19 @@ def _check_masks(config: Config, detector: DetectorDef) -> None:
         )
 
 
+def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> None:
+    """ConfigError for a prefix in train.fixed that no parameter has, or if nothing is trained."""
+    for prefix in config.train.fixed:
+        if not any(name.startswith(prefix) for name in names):
+            some = ", ".join(dict.fromkeys(name.rpartition("_")[0] for name in names))
+            raise ConfigError(
+                f"train.fixed={prefix!r}: no parameter of {config.network} begins so; its layers "
+                f"are {some[:200]}{'...' if len(some) > 200 else ''}"
+            )
+    if len(fixed) == len(names):
+        raise ConfigError(f"train.fixed={config.train.fixed!r}: nothing is left to train")
+
+
 def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
     """What a parameter starts with, from the seed and its name alone; see DetectorDef.init."""
     rng = np.random.default_rng([config.train.seed, *name.encode()])
@@ -145,6 +158,7 @@ class Network:
         by_name = dict(zip(self.symbol.list_arguments(), arg_shapes))
         self.shapes = {name: by_name[name] for name in names}
         self.aux_shapes = dict(zip(self.symbol.list_auxiliary_states(), aux_shapes))
+        _check_fixed(config, names, [name for name in names if self._is_fixed(name)])
         self.module = mx.mod.Module(
             self.symbol,
             data_names=self.detector.data_names,

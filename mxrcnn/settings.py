@@ -1,0 +1,172 @@
+"""Settings for people: what an unknown one may mean, and a list of all with their docs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+import tokenize
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+_SCORE = ("model.test_score_thresh", "model.box_score_thresh", "model.score_thresh")
+_NMS = ("model.test_nms_thresh", "model.box_nms_thresh", "model.nms_thresh")
+_DETECTIONS = (
+    *("model.test_max_detections", "model.box_detections_per_img"),
+    "model.detections_per_img",
+)
+_SIDES = ("data.short_side", "data.long_side")
+
+#: ours -> what other toolkits (detectron2, mmdetection, torchvision, ultralytics, gluoncv, mx-rcnn,
+#: Keras, Lightning) call them. Of several of ours, those that the network has are named
+_OTHERS_NAMES: dict[tuple[str, ...], str] = {
+    ("train.lr",): "learning_rate base_lr lr0 initial_lr init_lr",
+    ("train.epochs",): "max_epochs num_epochs n_epochs nepochs total_epochs end_epoch",
+    ("train.batch_size",): "batch batchsize bs ims_per_batch imgs_per_batch samples_per_gpu "
+    "train_batch_size batch_size_per_gpu batch_images",
+    ("train.lr_decay_epoch",): "milestones lr_steps lr_step lr_milestones decay_epochs "
+    "lr_decay_epochs lr_step_epoch",
+    ("train.lr_decay",): "gamma lr_gamma lr_factor lrf lr_decay_rate factor",
+    ("train.weight_decay",): "wd l2 decay",
+    ("train.clip_gradient",): "grad_clip clip_grad clip_grad_norm gradient_clip "
+    "gradient_clip_val max_norm max_grad_norm",
+    ("train.warmup_steps",): "warmup warmup_iters warmup_epochs",
+    ("train.warmup_factor",): "warmup_ratio warmup_lr start_factor warmup_bias_lr",
+    ("train.fixed", "model.trainable_layers"): "freeze frozen freeze_at frozen_stages "
+    "freeze_layers fixed_params fixed_param_prefix trainable_backbone_layers",
+    ("train.pretrained",): "weights checkpoint ckpt load_from init_checkpoint "
+    "pretrained_weights weights_backbone backbone_weights",
+    ("train.seed",): "random_seed manual_seed",
+    ("train.checkpoint_steps",): "save_period save_interval save_every save_freq "
+    "checkpoint_interval checkpoint_period snapshot",
+    ("train.val_every",): "eval_interval val_interval eval_period val_freq eval_every "
+    "check_val_every_n_epoch",
+    ("train.val_metric",): "metric save_best monitor eval_metric",
+    ("train.log_interval",): "log_freq print_freq log_every log_period log_every_n_steps frequent",
+    ("train.precision",): "amp fp16 half dtype mixed_precision",
+    ("train.keep",): "max_keep_ckpts max_to_keep keep_last save_top_k",
+    _SIDES: "imgsz img_size image_size input_size imgs size img_scale img_dim resolution",
+    ("data.short_side",): "min_size min_size_train",
+    ("data.long_side",): "max_size max_size_train",
+    ("data.root",): "data_root data_dir root_dir dataset_root data_path dataset_path path",
+    ("data.imageset",): "split train_set image_set train_split",
+    ("data.val_imageset",): "val_set test_set val_split val",
+    ("data.class_names",): "names labels classes class_list",
+    ("model.num_classes",): "nc num_class n_classes",
+    ("data.flip",): "fliplr hflip horizontal_flip random_flip flip_prob",
+    ("data.mean",): "pixel_mean pixel_means img_mean image_mean",
+    ("data.std",): "pixel_std pixel_stds img_std image_std",
+    ("data.pad_multiple",): "size_divisor size_divisibility pad_size_divisor",
+    _SCORE: "conf conf_thres conf_threshold confidence score_threshold score_thr",
+    _NMS: "iou iou_thres iou_threshold nms nms_threshold nms_thr",
+    _DETECTIONS: "max_det max_dets max_detections max_per_img max_per_image",
+    ("model.anchor_scales", "model.anchor_sizes"): "anchors scales sizes anchor_size",
+    ("model.anchor_ratios",): "ratios aspect_ratios ratio",
+    ("--network",): "backbone model arch architecture net",
+    ("--num-workers",): "num_workers nw dataloader_workers workers_per_gpu",
+    ("--gpus",): "device devices gpu gpu_ids gpu_id ctx",
+    ("--out",): "output_dir save_dir work_dir project name prefix",
+    ("--resume",): "resume_from auto_resume",
+}
+SYNONYMS = {name: ours for ours, names in _OTHERS_NAMES.items() for name in names.split()}
+
+
+def suggestion(key: str, known: Sequence[str], network: str = "") -> str:
+    """What may be meant by a setting that does not exist, beginning with "; ".
+
+    known: the settings that exist, as `section.field`. The same name in another section, a synonym
+    or a near name; else names that have a word in common, and the command that lists all.
+    """
+    name = key.rpartition(".")[2].lower().replace("-", "_")
+    bare = [full.partition(".")[2] for full in known]
+    full_key = key in {f"{full.partition('.')[0]}.{name}" for full in known}
+    if name in bare:
+        return f"; did you mean {known[bare.index(name)]}?"
+    near = difflib.get_close_matches(key, known if full_key else bare, n=1)
+    if name not in SYNONYMS and near:
+        return f"; did you mean {near[0]}?"
+    word = name if name in SYNONYMS else next(iter(difflib.get_close_matches(name, SYNONYMS)), "")
+    ours = [one for one in SYNONYMS.get(word, ()) if one in known or one.startswith("--")]
+    if ours:
+        return f"; did you mean {' or '.join(ours)}?"
+    words = {part for part in name.split("_") if len(part) > 2}
+    alike = [full for full, other in zip(known, bare) if words & set(other.split("_"))][:6]
+    some = f"; there are {', '.join(alike)}" if alike else ""
+    more = f" --network {network}" if network else ""
+    return f"{some}; all are listed by: python tools/train.py --list-settings{more}"
+
+
+def field_docs(section: type) -> dict[str, str]:
+    """What each field of a dataclass is, in a line, for fields where the source says it.
+
+    The `#:` comment beside the field or above it; else the first sentence after `field: ` in the
+    class's docstring.
+    """
+    docs: dict[str, str] = {}
+    for cls in reversed(section.__mro__):
+        if dataclasses.is_dataclass(cls):
+            names = list(cls.__annotations__)
+            docs.update(_docstring_docs(inspect.getdoc(cls) or "", names))
+            docs.update(_comment_docs(inspect.getsource(cls), names))
+    return docs
+
+
+def _docstring_docs(text: str, names: Sequence[str]) -> dict[str, str]:
+    text = " ".join(text.split())
+    pattern = rf"\b({'|'.join(map(re.escape, names))}): (.*?)(?=[.;] |[.;]?$|, and \w+: )"
+    return {match[1]: match[2] for match in re.finditer(pattern, text)} if names else {}
+
+
+def _comment_docs(source: str, names: Sequence[str]) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    above: list[str] = []
+    field = ""  # of the logical line that is being read
+    for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
+        if token.type == tokenize.NAME and not field:
+            field = token.string
+        elif token.type == tokenize.COMMENT and token.string.startswith("#:"):
+            text = token.string[2:].strip()
+            if field:
+                docs[field] = text
+            else:
+                above.append(text)
+        elif token.type == tokenize.NEWLINE:
+            if above:
+                docs.setdefault(field, " ".join(above))
+            field, above = "", []
+    return {name: text for name, text in docs.items() if name in names}
+
+
+def _kind(hint: Any) -> str:
+    """A type as people read it: int, int,int,..., fp32|bf16."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return f"{_kind(args[0])},..."
+    return "|".join(map(str, args)) if origin is Literal else getattr(hint, "__name__", str(hint))
+
+
+def _value(value: Any) -> str:
+    """A default as --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_value, value))
+    return str(value)
+
+
+def list_settings(config: Any) -> str:
+    """All settings of a Config, a line each: name, type, default and what it is."""
+    rows = []
+    for name in ("data", "train", "model"):
+        section = getattr(config, name)
+        hints, docs = typing.get_type_hints(type(section)), field_docs(type(section))
+        for field in dataclasses.fields(section):
+            default = _value(getattr(section, field.name))
+            kind = _kind(hints[field.name])
+            rows.append((f"{name}.{field.name}", kind, default or '""', docs.get(field.name, "")))
+    widths = [min(30, max(len(row[column]) for row in rows)) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[3]]).rstrip()
+        for row in rows
+    )
