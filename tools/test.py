@@ -3,7 +3,7 @@
 
 examples:
   python tools/test.py runs/voc07 --imageset 2007_test
-  python tools/test.py runs/coco --imageset val2017 --metric coco --checkpoint best
+  python tools/test.py runs/coco --imageset val2017 --metric voc12 --checkpoint last
 """
 
 import argparse

@@ -244,9 +244,9 @@ def dataset_to_coco(dataset: Dataset) -> dict[str, Any]:
     """Any Dataset as a COCO dictionary that `json.dump` takes, to score it with COCO's metrics.
 
     Annotation ids count from 1; category ids are `dataset.category_ids`, or 1..C-1.
-    A difficult object has `"ignore": 1` and `"iscrowd": 0`. Beware: pycocotools' COCOeval
-    overwrites `ignore` by `iscrowd`, so it counts difficult objects like any other; who wants them
-    ignored has to set iscrowd.
+    A difficult object has `"ignore": 1` and `"iscrowd": 0`. Beware: pycocotools' own COCOeval
+    overwrites `ignore` by `iscrowd`, so it counts difficult objects like any other;
+    `mxrcnn.evaluation.coco.evaluate_coco` ignores them.
     """
     ids = dataset.category_ids or tuple(range(1, dataset.num_classes))
     annotations: list[dict[str, Any]] = []
