@@ -13,9 +13,12 @@ from PIL import Image
 
 from mxrcnn.config import make_config, override, parse_settings
 from mxrcnn.data import check as checking
-from mxrcnn.data.check import check_data, fingerprint, network_objects, table, to_json
+from mxrcnn.data import check_twins as twins
+from mxrcnn.data.check import check_data, network_objects
 from mxrcnn.data.check_anchors import Objects, best_overlaps, coverage, kmeans, point_reach, suggest
 from mxrcnn.data.check_pictures import draw_check
+from mxrcnn.data.check_report import table, to_json
+from mxrcnn.data.check_twins import fingerprint
 from symnet import get_detector, list_detectors
 from symnet.boxes import iou
 from symnet.targets import candidate_anchors
@@ -173,9 +176,9 @@ def test_fingerprints_survive_resizing_and_compression(tmp_path):
     original.resize((640, 480)).save(tmp_path / "a.jpg", quality=40)
     again = fingerprint(np.asarray(Image.open(tmp_path / "a.jpg")))
     first = fingerprint(np.asarray(original))
-    assert (first != again).sum() <= checking.ALIKE / 3
+    assert (first != again).sum() <= twins.ALIKE / 3
     others = [fingerprint(np.asarray(photo((300, 400), seed))) for seed in range(1, 30)]
-    assert min((first != other).sum() for other in others) > 2 * checking.ALIKE
+    assert min((first != other).sum() for other in others) > 2 * twins.ALIKE
 
 
 def test_a_plain_picture_is_like_no_other():

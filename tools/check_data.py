@@ -48,7 +48,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from mxrcnn.data.check import check_data, table, to_json
+    from mxrcnn.data.check import check_data
+    from mxrcnn.data.check_report import table, to_json
     from mxrcnn.errors import report_user_errors
     from mxrcnn.files import atomic_write
     from mxrcnn.training.run import TrainRequest, build_config

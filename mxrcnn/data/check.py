@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and what is in it: for people as a table, for programs as JSON.
+"""What is wrong with a data set, and what is in it; `check_report` tells it.
 
 Annotations are read by the loaders themselves, as with --skip-bad: what they leave out, drop, cut
 or find amiss is what is reported. Each image is decoded once.
@@ -8,7 +8,6 @@ Letters: K objects of all images, I images, N objects of one image.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +16,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mxrcnn.config import Config
 from mxrcnn.data import read_annotations
 from mxrcnn.data.check_anchors import (
-    THRESHOLDS,
     Objects,
     PointReach,
     Suggestion,
     best_overlaps,
-    coverage,
     point_reach,
     suggest,
 )
+from mxrcnn.data.check_twins import BITS, alike_groups, fingerprint
 from mxrcnn.data.images import orientation
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.transforms import padded_size, read_pixels, resized_size, trainable_objects
@@ -48,8 +45,8 @@ KINDS = {
     "same box twice": ("warning", "pairs of boxes of one class at the same place"),
     "two classes": ("warning", "pairs of boxes of different classes at the same place"),
     "turned": ("warning", "images that EXIF says to turn, and exif_orientation=false does not"),
-    "same image": ("warning", "pairs of images of one split that look the same"),
-    "leak": ("warning", "pairs of images of two splits that look the same"),
+    "same image": ("warning", "groups of images of one split that look the same"),
+    "leak": ("warning", "groups of images of several splits that look the same"),
     "class without objects": ("warning", "classes that a split has no object of"),
 }
 #: IoU from which two boxes are at the same place
@@ -57,15 +54,16 @@ SAME_PLACE = 0.9
 #: the shorter side of a tiny box, in network pixels; the share of the image that a huge one covers;
 #: the longer side of a long one over its shorter side
 TINY, HUGE, LONG = 8, 0.9, 8
-#: bits of a picture's fingerprint a side, and how many of them may differ in the same picture
-BITS, ALIKE = 16, 24
-#: faults of a kind that the table shows; the JSON has all
-SHOWN = 5
-_BLOCK = 2048  # images whose fingerprints are compared at once
+#: other images of a group that a fault names; the JSON has all
+NAMED = 3
 
 
 class Fault(NamedTuple):
-    """One fault; box is xyxy in the image's pixels, other the second image of a pair."""
+    """One fault; box is xyxy in the image's pixels.
+
+    Of images that look the same, members are all, as (split, file); other is one to show beside
+    file: of another split, if there is one.
+    """
 
     kind: str
     split: str
@@ -73,6 +71,7 @@ class Fault(NamedTuple):
     detail: str
     box: tuple[float, ...] | None = None
     other: str = ""
+    members: tuple[tuple[str, str], ...] = ()
 
     @property
     def level(self) -> str:
@@ -137,7 +136,7 @@ def check_data(config: Config, imagesets: Sequence[str], progress: bool = True) 
         objects = network_objects(dataset.records, class_names, dataset.class_names, config)
         splits.append(Split(dataset, prints, objects))
         faults += [*_notes(dataset), *broken, *_same_places(dataset)]
-    faults += [*_empty_classes(splits, class_names), *_twins(splits)]
+    faults += [*_empty_classes(splits, class_names), *_twins(splits, progress)]
     every = _joined([split.objects for split in splits])
     order = list(KINDS)
     faults.sort(key=lambda fault: order.index(fault.kind))
@@ -239,38 +238,29 @@ def _look(
     return list(prints), [fault for fault in faults if fault is not None]
 
 
-def fingerprint(pixels: np.ndarray) -> np.ndarray | None:
-    """Bits (BITS * BITS,) of pixels (H, W, 3): where the small grey picture gets darker rightwards.
-
-    The difference hash of N. Krawetz (2013). It hardly changes with size and compression. None for
-    a picture of one colour, which would be like every other.
-    """
-    grey = Image.fromarray(pixels).convert("L")
-    small = np.asarray(grey.resize((BITS + 1, BITS), Image.Resampling.BOX), np.int64)
-    return None if np.ptp(small) < BITS // 2 else (small[:, 1:] > small[:, :-1]).ravel()
-
-
-def _twins(splits: Sequence[Split]) -> Iterator[Fault]:
-    """Pairs of images whose fingerprints are alike: two by two, as a product of matrices."""
+def _twins(splits: Sequence[Split], progress: bool) -> Iterator[Fault]:
+    """Groups of images that look the same, within a split or across splits."""
     owners = [
-        (split.name, record)
-        for split in splits
-        for record, bits in zip(split.dataset.records, split.prints)
-        if bits is not None
+        (split.name, str(record.path)) for split in splits for record in split.dataset.records
     ]
-    bits = [bits for split in splits for bits in split.prints if bits is not None]
-    if not bits:
-        return
-    signs = np.where(np.array(bits), np.float32(1), np.float32(-1))
-    for start in range(0, len(signs), _BLOCK):
-        # of n bits, those that agree less those that do not: n - 2 d
-        away = (BITS * BITS - signs[start : start + _BLOCK] @ signs[start:].T) / 2
-        for i, j in np.argwhere(np.triu(away <= ALIKE, k=1)):
-            (name, record), (other_name, other) = owners[start + i], owners[start + j]
-            kind = "same image" if name == other_name else "leak"
-            where = "" if name == other_name else f" of {other_name}"
-            detail = f"like {other.path}{where} ({away[i, j]:.0f} of {BITS * BITS} bits differ)"
-            yield Fault(kind, name, str(record.path), detail, other=str(other.path))
+    prints = [bits for split in splits for bits in split.prints]
+    for group in alike_groups(prints, progress):
+        members = tuple(owners[i] for i in group)
+        name, path = members[0]
+        elsewhere = [member for member in members if member[0] != name]
+        other_name, other = (elsewhere or members[1:])[0]
+        if len(members) == 2:
+            where = f" of {other_name}" if elsewhere else ""
+            differ = int((prints[group[0]] != prints[group[1]]).sum())
+            detail = f"like {other}{where} ({differ} of {BITS * BITS} bits differ)"
+        else:
+            counts = Counter(member[0] for member in members)
+            each = ", ".join(f"{count} of {split}" for split, count in counts.items())
+            named = [other, *(file for _, file in members[1:] if file != other)][:NAMED]
+            more = ", ..." if len(members) > NAMED + 1 else ""
+            detail = f"one of {len(members)} alike ({each}): {', '.join(named)}{more}"
+        kind = "leak" if elsewhere else "same image"
+        yield Fault(kind, name, path, detail, other=other, members=members)
 
 
 def _same_places(dataset: Dataset) -> Iterator[Fault]:
@@ -318,146 +308,3 @@ def _counts(split: Split) -> dict[str, Any]:
         "long": int((longer > LONG * shorter).sum()),
         "per class": dict(per_class.most_common()),
     }
-
-
-# Telling
-
-
-def table(check: DataCheck) -> str:
-    """The whole report for people."""
-    parts = [_counts_table(check), _class_table(check), _reach_lines(check), _fault_lines(check)]
-    return "\n\n".join("\n".join(part) for part in parts if part)
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-        for row in rows
-    ]
-
-
-def _counts_table(check: DataCheck) -> list[str]:
-    names = [split.name for split in check.splits]
-    keys = [key for key in check.counts[names[0]] if key != "per class"]
-    explained = {
-        "tiny": f"tiny (side < {TINY} network pixels)",
-        "huge": f"huge (> {HUGE:.0%} of the image)",
-        "long": f"long (sides over 1 : {LONG})",
-    }
-    rows = [["", *names]]
-    rows += [[explained.get(key, key), *(str(check.counts[n][key]) for n in names)] for key in keys]
-    return _rows(rows)
-
-
-def _class_table(check: DataCheck) -> list[str]:
-    """By class: objects of each split, their share of all, the median side, what anchors reach."""
-    names = [split.name for split in check.splits]
-    anchors = check.reach.points is None
-    head = ["class", *names, "share", "median side"]
-    rows = [head + ([f"IoU {at:g}" for at in THRESHOLDS] if anchors else [])]
-    total = max(1, sum(check.counts[name]["objects"] for name in names))
-    roots = np.sqrt(np.prod(check.objects.sides, axis=1))
-    for k, name in enumerate(check.class_names):
-        counts = [check.counts[split]["per class"].get(name, 0) for split in names]
-        if not sum(counts) and len(check.class_names) > 40:
-            continue
-        ours = check.objects.classes == k
-        median = f"{np.median(roots[ours]):.0f}" if ours.any() else "-"
-        row = [name, *map(str, counts), f"{sum(counts) / total:.1%}", median]
-        shares = coverage(check.reach.overlaps[ours]).values() if anchors else ()
-        rows.append(row + [_percent(share) for share in shares])
-    return _rows(rows)
-
-
-def _percent(share: float) -> str:
-    return "-" if np.isnan(share) else f"{share:.1%}"
-
-
-def _reach_lines(check: DataCheck) -> list[str]:
-    reach, model = check.reach, check.config.model
-    if reach.points is not None:
-        shares = ", ".join(f"{_percent(s)} {name}" for name, s in reach.points.levels.items())
-        return [
-            f"{reach.network} has points instead of anchors. Objects by the level of their size: "
-            f"{shares}",
-            f"objects that a point stands for, in {reach.points.images} images: "
-            f"{_percent(reach.points.matched)}",
-        ]
-    fields = ("anchor_sizes", "anchor_scales", "anchor_ratios")
-    own = {name: getattr(model, name) for name in fields if hasattr(model, name)}
-    lines = [_reach_line(f"anchors of {reach.network}", own, reach.overlaps)]
-    best = reach.suggestion
-    if best is None:
-        return [*lines, "no other anchors of the same number were found that reach more"]
-    lines.append(_reach_line("suggested", best.settings, best.overlaps))
-    return [*lines, f"  by {best.how}: --set {best.words()}"]
-
-
-def _reach_line(what: str, settings: Mapping[str, Sequence[float]], overlaps: np.ndarray) -> str:
-    words = ", ".join(f"{n} {' '.join(f'{v:g}' for v in values)}" for n, values in settings.items())
-    shares = [f"{_percent(s)} of objects at IoU {at}" for at, s in coverage(overlaps).items()]
-    return f"{what} ({words}): reach {', '.join(shares)}"
-
-
-def _fault_lines(check: DataCheck) -> list[str]:
-    if not check.faults:
-        return ["no faults"]
-    lines = []
-    for kind, (level, what) in KINDS.items():
-        found = [fault for fault in check.faults if fault.kind == kind]
-        if not found:
-            continue
-        lines.append(f"{level}: {len(found)} {what}")
-        for fault in found[:SHOWN]:
-            file = f"{fault.file}: " if fault.file else ""
-            lines.append(f"  {fault.split}: {file}{fault.detail}")
-        if len(found) > SHOWN:
-            lines.append(f"  and {len(found) - SHOWN} more")
-    return lines
-
-
-def to_json(check: DataCheck) -> str:
-    """The whole report for programs, every fault included."""
-    reach = check.reach
-    anchors: dict[str, Any] = {"network": reach.network}
-    if reach.points is not None:
-        anchors["levels"] = reach.points.levels
-        anchors["matched"] = reach.points.matched
-    else:
-        anchors["coverage"] = coverage(reach.overlaps)
-        anchors["coverage_by_class"] = {
-            name: coverage(reach.overlaps[check.objects.classes == k])
-            for k, name in enumerate(check.class_names)
-        }
-    if reach.suggestion is not None:
-        best = reach.suggestion
-        anchors["suggested"] = {
-            "settings": best.settings,
-            "how": best.how,
-            "coverage": coverage(best.overlaps),
-        }
-    report = {
-        "passed": check.passed(),
-        "splits": check.counts,
-        "anchors": anchors,
-        "images_without_objects": {
-            split.name: [str(record.path) for record in split.dataset.records if not len(record)]
-            for split in check.splits
-        },
-        "fault_counts": dict(Counter(fault.kind for fault in check.faults)),
-        "faults": [{**fault._asdict(), "level": fault.level} for fault in check.faults],
-    }
-    return json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Without what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

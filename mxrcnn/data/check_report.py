@@ -1,0 +1,156 @@
+"""What a check of a data set found: for people as a table, for programs as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.data.check import HUGE, KINDS, LONG, TINY, DataCheck
+from mxrcnn.data.check_anchors import THRESHOLDS, coverage
+
+#: faults of a kind that the table shows; the JSON has all
+SHOWN = 5
+
+
+def table(check: DataCheck) -> str:
+    """The whole report for people."""
+    parts = [_counts_table(check), _class_table(check), _reach_lines(check), _fault_lines(check)]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
+
+
+def _counts_table(check: DataCheck) -> list[str]:
+    names = [split.name for split in check.splits]
+    keys = [key for key in check.counts[names[0]] if key != "per class"]
+    explained = {
+        "tiny": f"tiny (side < {TINY} network pixels)",
+        "huge": f"huge (> {HUGE:.0%} of the image)",
+        "long": f"long (sides over 1 : {LONG})",
+    }
+    rows = [["", *names]]
+    rows += [[explained.get(key, key), *(str(check.counts[n][key]) for n in names)] for key in keys]
+    return _rows(rows)
+
+
+def _class_table(check: DataCheck) -> list[str]:
+    """By class: objects of each split, their share of all, the median side, what anchors reach."""
+    names = [split.name for split in check.splits]
+    anchors = check.reach.points is None
+    head = ["class", *names, "share", "median side"]
+    rows = [head + ([f"IoU {at:g}" for at in THRESHOLDS] if anchors else [])]
+    total = max(1, sum(check.counts[name]["objects"] for name in names))
+    roots = np.sqrt(np.prod(check.objects.sides, axis=1))
+    for k, name in enumerate(check.class_names):
+        counts = [check.counts[split]["per class"].get(name, 0) for split in names]
+        if not sum(counts) and len(check.class_names) > 40:
+            continue
+        ours = check.objects.classes == k
+        median = f"{np.median(roots[ours]):.0f}" if ours.any() else "-"
+        row = [name, *map(str, counts), f"{sum(counts) / total:.1%}", median]
+        shares = coverage(check.reach.overlaps[ours]).values() if anchors else ()
+        rows.append(row + [_percent(share) for share in shares])
+    return _rows(rows)
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{share:.1%}"
+
+
+def _reach_lines(check: DataCheck) -> list[str]:
+    reach, model = check.reach, check.config.model
+    if reach.points is not None:
+        shares = ", ".join(f"{_percent(s)} {name}" for name, s in reach.points.levels.items())
+        return [
+            f"{reach.network} has points instead of anchors. Objects by the level of their size: "
+            f"{shares}",
+            f"objects that a point stands for, in {reach.points.images} images: "
+            f"{_percent(reach.points.matched)}",
+        ]
+    fields = ("anchor_sizes", "anchor_scales", "anchor_ratios")
+    own = {name: getattr(model, name) for name in fields if hasattr(model, name)}
+    lines = [_reach_line(f"anchors of {reach.network}", own, reach.overlaps)]
+    best = reach.suggestion
+    if best is None:
+        return [*lines, "no other anchors of the same number were found that reach more"]
+    lines.append(_reach_line("suggested", best.settings, best.overlaps))
+    return [*lines, f"  by {best.how}: --set {best.words()}"]
+
+
+def _reach_line(what: str, settings: Mapping[str, Sequence[float]], overlaps: np.ndarray) -> str:
+    words = ", ".join(f"{n} {' '.join(f'{v:g}' for v in values)}" for n, values in settings.items())
+    shares = [f"{_percent(s)} of objects at IoU {at}" for at, s in coverage(overlaps).items()]
+    return f"{what} ({words}): reach {', '.join(shares)}"
+
+
+def _fault_lines(check: DataCheck) -> list[str]:
+    if not check.faults:
+        return ["no faults"]
+    lines = []
+    for kind, (level, what) in KINDS.items():
+        found = [fault for fault in check.faults if fault.kind == kind]
+        if not found:
+            continue
+        lines.append(f"{level}: {len(found)} {what}")
+        for fault in found[:SHOWN]:
+            file = f"{fault.file}: " if fault.file else ""
+            lines.append(f"  {fault.split}: {file}{fault.detail}")
+        if len(found) > SHOWN:
+            lines.append(f"  and {len(found) - SHOWN} more")
+    return lines
+
+
+def to_json(check: DataCheck) -> str:
+    """The whole report for programs, every fault included."""
+    reach = check.reach
+    anchors: dict[str, Any] = {"network": reach.network}
+    if reach.points is not None:
+        anchors["levels"] = reach.points.levels
+        anchors["matched"] = reach.points.matched
+    else:
+        anchors["coverage"] = coverage(reach.overlaps)
+        anchors["coverage_by_class"] = {
+            name: coverage(reach.overlaps[check.objects.classes == k])
+            for k, name in enumerate(check.class_names)
+        }
+    if reach.suggestion is not None:
+        best = reach.suggestion
+        anchors["suggested"] = {
+            "settings": best.settings,
+            "how": best.how,
+            "coverage": coverage(best.overlaps),
+        }
+    report = {
+        "passed": check.passed(),
+        "splits": check.counts,
+        "anchors": anchors,
+        "images_without_objects": {
+            split.name: [str(record.path) for record in split.dataset.records if not len(record)]
+            for split in check.splits
+        },
+        "fault_counts": dict(Counter(fault.kind for fault in check.faults)),
+        "faults": [{**fault._asdict(), "level": fault.level} for fault in check.faults],
+    }
+    return json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Without what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
