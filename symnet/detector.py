@@ -31,8 +31,8 @@ def parameter_shapes(test: mx.sym.Symbol) -> tuple[dict[str, Shape], dict[str, S
 class ImageTargetsInput:
     """One image as `DetectorDef.assign_targets` gets it.
 
-    gt_boxes (G, 5) xyxy and class in network pixels; image_size (h, w) without padding; padded_size
-    (H, W) as the network sees it.
+    gt_boxes (G, 5) xyxy and class in network pixels, class -2 for ignore regions; image_size (h, w)
+    without padding; padded_size (H, W) as the network sees it.
     """
 
     gt_boxes: np.ndarray
@@ -45,7 +45,8 @@ class DetectorDef:
     """A detector of the registry; everything else in the toolkit is the same for all of them.
 
     name: the registry's name, as in `--network`.
-    config: a frozen dataclass with a default for every field.
+    config: a frozen dataclass with a default for every field. The toolkit reads num_classes, and
+        ignore_overlap: above 0, gt_boxes have rows for ignore regions (docs/targets.md).
     train_symbol(config, images): the training graph for that many images a device; its data inputs
         are `data`, `im_info`, `gt_boxes`, its labels those that assign_targets returns.
     test_symbol(config): the test graph, for any number of images; outputs det_boxes, det_scores,
