@@ -207,7 +207,7 @@ def test_ninety_classes_are_cocos_ids_or_the_users_own(tmp_path, given, classes,
     [
         (NINETY, False, 0, "its 90 classes are those of this data set"),
         (COCO_CLASSES, False, 10, "its 90 classes are COCO's ids"),
-        (COCO_CLASSES, True, 10, "a run of faster_rcnn_r50_fpn"),
+        (COCO_CLASSES, True, 10, "whose settings hold; its last checkpoint, step-00000000"),
         (SHAPES[:2], False, 0, "start anew: roi_heads.box_predictor.cls_score_weight (91, 8)"),
     ],
 )

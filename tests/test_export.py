@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.data.records import Detections
@@ -217,7 +218,14 @@ def test_operators(symbol):
         (mx.sym.sin(V("x")), "operators that cannot be exported to ONNX: sin"),
         (mx.sym.Pooling(V("x"), kernel=(2, 2), pool_type="lp", p_value=2, name="p"), "p: lp"),
         (mx.sym.cast(V("x"), dtype="float16", name="half"), "half: values of float16"),
-        (mx.sym.topk(V("x"), k=1, ret_typ="value", name="best"), "best: topk with ret_typ='value'"),
+        (
+            mx.sym.topk(V("x"), k=1, ret_typ="value", name="best"),
+            "best: topk without ret_typ='both'",
+        ),
+        (mx.sym.topk(V("x"), k=1, name="best"), "best: topk without ret_typ='both'"),
+        (mx.sym.reverse(V("x"), axis=(2, 3), name="r"), r"r: reverse with axis=\(2, 3\)"),
+        (mx.sym.max(V("x"), axis=1, exclude=True, name="m"), "m: max with exclude=True"),
+        (mx.sym.Dropout(V("x"), mode="always", name="d"), "d: Dropout with mode='always'"),
         (mx.sym.contrib.quantize_v2(V("x")), r"quantized.*float32 run"),
     ],
 )
@@ -436,6 +444,23 @@ def test_two_cannot_share_a_counterpart():
     once = some([[0, 0, 100, 100]], [0.9], [1])
     assert agreement("", twice, once).unmatched == 1
     assert agreement("", once, twice).unmatched == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "changed", "other"),
+    [(20, 0, 0), (20, 20, 0), (20, 21, 1), (4, 4, 0), (4, 5, 1)],
+)
+def test_other_masks_are_no_agreement(side, changed, other):
+    """More than a twentieth of the box and four pixels; boxes and scores are the same."""
+    box, found = np.float32([[0, 0, side, side]]), []
+    for pixels in (0, changed):
+        mask = np.ones((24, 24), np.uint8)
+        mask.flat[:pixels] = 0
+        masks = [rle.encode(np.asfortranarray(mask))]
+        found.append(Detections(box, np.float32([0.9]), np.array([1]), masks))
+    row = agreement("", *found)
+    assert (row.detections, row.unmatched, row.other_masks) == (1, 0, other)
+    assert row.mask_gap == pytest.approx(changed / side**2)
 
 
 # ---- runs, files, tools ----

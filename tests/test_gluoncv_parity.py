@@ -157,7 +157,9 @@ def test_detectors(name, tmp_path, shared_data, monkeypatch):
     monkeypatch.delattr(mx.nd.contrib, "box_encode")
     limit = f"rpn_post_nms_top_n_test={ROIS}"
     words = ("short_side=0", "long_side=0", "box_pre_nms_top_n=100000", limit)
-    run_convert(ConvertRequest(str(tmp_path / "a.params"), str(tmp_path / "run"), words=words))
+    asked = ConvertRequest(str(tmp_path / "a.params"), str(tmp_path / "run"), words=words)
+    told, form = "\n".join(run_convert(asked)), name.rpartition("_")[2]
+    assert (f"those of gluoncv's *_{form}" in told) == name.startswith("faster_rcnn_resnet")
     detector = Detector.load(tmp_path / "run")
     assert detector.config.network == DETECTORS[name]
     assert detector.class_names == (COCO_CLASSES if "coco" in name else VOC_CLASSES)

@@ -69,6 +69,7 @@ def _comparison(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("BlockGrad", "Dropout")
 def _nothing(g: OnnxGraph, node: MXNode) -> str:
+    node.refuse_unless(mode="training")
     return node.inputs[0]
 
 
@@ -89,6 +90,7 @@ def _clip(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("min", "max")
 def _extreme(g: OnnxGraph, node: MXNode) -> str:
+    node.refuse_unless(exclude=False)
     axes = node["axis"] if isinstance(node["axis"], tuple) else (node["axis"],)
     kind = {"min": "ReduceMin", "max": "ReduceMax"}[node.op]
     return g.op(kind, *node.inputs, axes=axes, keepdims=int(node.get("keepdims", False)))
@@ -146,6 +148,7 @@ def _window(node: MXNode) -> dict[str, tuple[int, ...]]:
 
 @translates("Convolution")
 def _convolution(g: OnnxGraph, node: MXNode) -> str:
+    node.refuse_unless(layout="NCHW")
     return g.op(
         "Conv",
         *node.inputs,
@@ -157,7 +160,7 @@ def _convolution(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("Deconvolution")
 def _deconvolution(g: OnnxGraph, node: MXNode) -> str:
-    node.refuse_unless(target_shape=(), adj=(), dilate=())
+    node.refuse_unless(target_shape=(), adj=(), dilate=(), layout="NCHW")
     return g.op("ConvTranspose", *node.inputs, **_window(node), group=node.get("num_group", 1))
 
 
@@ -170,6 +173,7 @@ def _fully_connected(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("Pooling")
 def _pooling(g: OnnxGraph, node: MXNode) -> str:
+    node.refuse_unless(layout="NCHW")
     kind = {"max": "MaxPool", "avg": "AveragePool"}.get(node.get("pool_type", "max"))
     if kind is None:
         raise ExportError(f"{node.name}: {node['pool_type']} pooling cannot be exported to ONNX")
@@ -332,7 +336,9 @@ def _slice(g: OnnxGraph, node: MXNode) -> str:
 @translates("reverse")
 def _reverse(g: OnnxGraph, node: MXNode) -> str:
     axis = node["axis"]
-    axis = axis[0] if isinstance(axis, tuple) else axis
+    axis, *more = axis if isinstance(axis, tuple) else (axis,)
+    if more:
+        node.refuse_unless(axis=axis)
     return g.slice(node.inputs[0], axis, -1, -TO_END, -1)
 
 
@@ -364,7 +370,8 @@ def _arange_like(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("topk")
 def _topk(g: OnnxGraph, node: MXNode) -> list[str]:
-    node.refuse_unless(ret_typ="both")
+    if node.get("ret_typ", "indices") != "both":
+        raise ExportError(f"{node.name}: topk without ret_typ='both' cannot be exported to ONNX")
     score, index = g.op(
         "TopK",
         *(node.inputs[0], g.ints(node["k"])),

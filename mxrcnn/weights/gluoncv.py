@@ -261,15 +261,29 @@ def detector(arrays: Arrays) -> Source | None:
     layers = 101 if settings.get("model.depth") == 101 and is_fpn else 50
     network = f"{kind}_r{layers}_{'fpn' if is_fpn else 'v1b'}"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
+    num_classes, told = len(arrays["class_predictor.weight"]), []
+    if folded:
+        told.append(f"normalisation folded into {folded} layers of the pyramid and the heads")
+    if kind == "faster_rcnn" and not is_fpn:
+        form = "coco" if _has_coco_form(kind, num_classes) else "voc"
+        told.append(
+            f"its NMS and image sizes are those of gluoncv's *_{form}, as it has "
+            f"{num_classes - 1} classes; --set tells others"
+        )
     return Source(
         f"gluoncv's {title} {'FPN ' * is_fpn}{body_title} detector",
         {network: settings},
         params,
         origin,
         _left_out(arrays, origin),
-        len(arrays["class_predictor.weight"]),
-        (f"normalisation folded into {folded} layers of the pyramid and the heads",) * bool(folded),
+        num_classes,
+        tuple(told),
     )
+
+
+def _has_coco_form(kind: str, num_classes: int) -> bool:
+    """Whether a Faster R-CNN C4 is taken for gluoncv's of COCO, whose form differs from VOC's."""
+    return kind == "faster_rcnn" and num_classes == 81
 
 
 def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
@@ -280,7 +294,7 @@ def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
     if f"{FPN}inner_blocks.0.0_weight" in params:
         form = MASK_FPN if kind == "mask_rcnn" else FASTER_FPN
         return {**IMAGENET, **form, **settings, **_fpn_settings(arrays, params)}
-    is_coco = kind == "faster_rcnn" and len(arrays["class_predictor.weight"]) == 81
+    is_coco = _has_coco_form(kind, len(arrays["class_predictor.weight"]))
     return {**IMAGENET, **(COCO if is_coco else {}), **settings}
 
 

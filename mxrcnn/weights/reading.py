@@ -112,15 +112,19 @@ class Origin:
         arrays = read_params(path)
         return cls(path, source=foreign_source(path, arrays), arrays=arrays)
 
+    def checkpoint(self) -> tuple[str, Path]:
+        """Of a run: "best" or, if it has never been validated, "last", and its folder."""
+        run = RunFolder(self.path)
+        which = "best" if run.best() else "last"
+        return which, run.folder(which)
+
     def params(self) -> dict[str, np.ndarray]:
         """The parameters, by names here if they are known; of a run, its best or last ones."""
         if self.source is not None:
             return dict(self.source.params)
         if self.config is None:
             return dict(self.arrays)
-        run = RunFolder(self.path)
-        folder = run.folder("best" if run.best() else "last")
-        args, auxs = split_params(load_arrays(folder / "model.params"))
+        args, auxs = split_params(load_arrays(self.checkpoint()[1] / "model.params"))
         return {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
 
 
@@ -143,7 +147,7 @@ def pretrained_settings(
         source = origin.source.by_category or origin.source
         network = network or next(iter(source.networks))
         settings = dict(source.networks.get(network, {}))
-        told = [f"{origin.path}: {source.title}; its settings: {_words(settings)}"]
+        told = [f"{origin.path}: {source.title}; its settings: {_words(settings)}", *source.told]
         if source.num_classes and network in source.networks:
             settings["model.num_classes"] = source.num_classes
         return network, settings, told
@@ -154,7 +158,9 @@ def pretrained_settings(
     settings = {f"data.{name}": getattr(config.data, name) for name in _INPUT}
     if network == config.network:
         settings.update({f"model.{name}": value for name, value in vars(config.model).items()})
-    return network, settings, [f"{origin.path}: a run of {config.network}, whose settings hold"]
+    which, folder = origin.checkpoint()
+    told = f"{origin.path}: a run of {config.network}, whose settings hold; its {which} checkpoint"
+    return network, settings, [f"{told}, {folder.name}"]
 
 
 def _words(settings: Mapping[str, Any]) -> str:
