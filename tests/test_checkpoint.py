@@ -158,6 +158,10 @@ def test_numbers_of_another_metric_do_not_compare(run):
     assert not run.note_best(9, "coco segm_AP", 0.1)
     assert run.best() == Best(8, "coco segm_AP", 0.2)
     assert run.note_best(10, "coco AP", 0.1)
+    assert run.note_best(11, "coco AP", 0.2, "aa")  # until then the images were not noted
+    assert not run.note_best(12, "coco AP", 0.1, "aa")
+    assert run.note_best(12, "coco AP", 0.1, "bb")  # of other images
+    assert run.best().data == "bb"
 
 
 def test_selection(run):

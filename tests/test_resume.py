@@ -253,6 +253,13 @@ def test_another_metric_from_now_on_is_told_and_kept(begin, capsys):
     assert "validation by coco, COCO's AP@[.50:.95], decides" in told
     assert "the best so far (voc07 mAP 0.7500 at step 7) does not compare" in told
     assert trainer.validation.metric.name == "coco"
+    trainer.run.unlock()
+    run.note_best(8, "coco AP", 0.5, trainer.validation.data)
+    resume(run.path).run.unlock()
+    assert "takes its place" not in capsys.readouterr().out
+    run.note_best(9, "coco AP", 0.6, "0123")
+    resume(run.path).run.unlock()
+    assert "coco AP 0.6000 at step 9) is of other images" in capsys.readouterr().out
     assert run.config().train.val_metric == "coco"
 
 

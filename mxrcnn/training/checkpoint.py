@@ -151,11 +151,19 @@ def join_params(args: Params, auxs: Params) -> Params:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: its step, its number, and what that is, such as "coco AP"."""
+    """The best validation so far: its step, its number, and what that is, such as "coco AP".
+
+    data: the hash of the validation's data; "" where it was not noted.
+    """
 
     step: int
     metric: str
     value: float
+    data: str = field(default="", compare=False)
+
+    def compares(self, metric: str, data: str) -> bool:
+        """Whether a number of that metric on that data tells which of the two is better."""
+        return self.metric == metric and (not self.data or not data or self.data == data)
 
 
 class RunFolder:
@@ -260,21 +268,24 @@ class RunFolder:
             raise CheckpointError(f"{path}: names no step and metric")
         if not (_is_number(value, int, float) and 0 <= value < float("inf")):
             raise CheckpointError(f"{path}: value is {str(value)[:40]}")
-        return Best(step, metric, value)
+        data = best.get("data", "")
+        if not isinstance(data, str):
+            raise CheckpointError(f"{path}: data is {str(data)[:40]}, not a hash")
+        return Best(step, metric, value, data)
 
-    def note_best(self, step: int, metric: str, value: float) -> bool:
+    def note_best(self, step: int, metric: str, value: float, data: str = "") -> bool:
         """Remember this step's checkpoint if it is the best so far by that number; says whether.
 
-        A number of another metric does not compare: it is replaced. NaN, and the -1 of pycocotools,
-        mean that there was nothing to measure, and are never the best.
+        A number of another metric, or of other data, does not compare: it is replaced. NaN, and the
+        -1 of pycocotools, mean that there was nothing to measure, and are never the best.
         """
         best = self.best()
         if not 0 <= value < float("inf"):
             return False
-        if best is not None and best.metric == metric and best.value >= value:
+        if best is not None and best.compares(metric, data) and best.value >= value:
             return False
         with atomic_write(self.path / "best.json") as handle:
-            json.dump({"step": step, "metric": metric, "value": value}, handle)
+            json.dump({"step": step, "metric": metric, "value": value, "data": data}, handle)
         return True
 
     def folder(self, which: str | int = "last") -> Path:

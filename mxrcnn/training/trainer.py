@@ -470,10 +470,10 @@ class Trainer:
         """
         before, step = self.run.best(), self.state.step
         report = self.validation.score(self.run, self.network.params(), num_workers)
-        is_best = self.run.note_best(step, report.label, report.value)
+        is_best = self.run.note_best(step, report.label, report.value, self.validation.data)
         row = {"step": step, "epoch": self.state.epoch, **self.validation.log_row(report)}
         self.run.append_log({"kind": "val", **row})  # last: with it the validation is done
-        return row, verdict(report, is_best, before)
+        return row, verdict(report, is_best, before, self.validation.data)
 
     def advance(self) -> bool:
         """Count one update; says whether an epoch ended."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_shapes
+from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.loader import test_plans
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import choose_metric, evaluate
@@ -25,6 +26,7 @@ class Validation:
     def __init__(self, config: Config, dataset: Dataset, context: mx.Context) -> None:
         """ConfigError for a metric that does not exist."""
         self.dataset = dataset
+        self.data = DataIdentity.of(dataset, config.data.masks).hash
         self.metric = choose_metric(dataset, config.train.val_metric)
         self.precision = config.train.precision
         self._unsafe = _unsafe_size(config, dataset) if self.precision == "bf16" else None
@@ -42,6 +44,8 @@ class Validation:
             told += f"; in fp32: {self._unsafe}"
         if best is not None and best.metric.split()[0] != self.metric.name:
             told += f"; {_old(best)} does not compare, the next validation takes its place"
+        elif best is not None and not best.compares(best.metric, self.data):
+            told += f"; {_old(best)} is of other images, the next validation takes its place"
         return told
 
     def score(self, run: RunFolder, params: Params, num_workers: int) -> Report:
@@ -74,12 +78,12 @@ class Validation:
         }
 
 
-def verdict(report: Report, is_best: bool, before: Best | None) -> str:
-    """A validation in a few words; `before` was the best until then."""
+def verdict(report: Report, is_best: bool, before: Best | None, data: str = "") -> str:
+    """A validation in a few words; `before` was the best until then. data: as of `Best`."""
     if not is_measured(report.value):
         return f"validation {report.label}: nothing to measure"
     text = f"validation {report.label} {report.value:.4f}"
-    if is_best and before is not None and before.metric != report.label:
+    if is_best and before is not None and not before.compares(report.label, data):
         return f"{text}, takes the place of {_old(before)}"
     return f"{text}, the best so far" if is_best else text
 
