@@ -263,9 +263,7 @@ class Detections:
             for row, name in zip(rows, self.names):
                 row["name"] = name
         for row, mask in zip(rows, self.masks or ()):
-            counts = mask["counts"]
-            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-            row["mask"] = {"size": [int(side) for side in mask["size"]], "counts": text}
+            row["mask"] = {"size": list(mask["size"]), "counts": mask["counts"]}
         size = None if self.size is None else list(self.size)
         return {"size": size, "orientation": self.orientation, "detections": rows}
 

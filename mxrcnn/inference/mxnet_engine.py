@@ -78,9 +78,9 @@ class MXNetEngine:
 
     One lock is held while inputs are copied, outputs are fetched, or a graph is bound; what was
     started is kept in the handle. If an executor is needed again before its outputs were asked
-    for, they are fetched into their handle first. The lock costs one thread less than 1 % of the
-    time of the smallest network. (MXNet runs the operators of a device one after the other, so
-    there is nothing to gain from an executor for each thread.)
+    for, they are fetched into their handle first. Lock and handle take one thread 13 us where a
+    pass of the smallest network on 64 x 64 pixels takes 28 ms: 0.05 %. (MXNet runs the operators
+    of a device one after the other: an executor for each thread would gain nothing.)
 
     Graphs stay bound, one for each shape of inputs, while they fit into `memory` bytes (default: a
     quarter of what is free at the start); the least recently used goes first, and the one in use
