@@ -161,7 +161,7 @@ def test_coco_ids_become_80_classes_whose_scores_stay(coco_run):
     detector = Detector.load(run)
     symbol = RunFolder(run).symbol("test")
     internals = symbol.get_internals()
-    args = {n: v.asnumpy() for n, v in detector._args.items()}
+    args = {n: v.asnumpy() for n, v in detector.params[0].items()}
     order = [k for k in range(91) if k not in COCO_GAPS]
     for leaf in ("weight", "bias"):
         rows = args[f"roi_heads.box_predictor.cls_score_{leaf}"]
