@@ -285,7 +285,7 @@ def test_a_validation_that_was_missed_is_made_up_for(begin, tmp_path, monkeypatc
     train(begin("whole", **settings), 0)
     trainer = begin("killed", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "validate", lambda _: pytest.fail("killed"))
+        patched.setattr(Trainer, "validate", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             train(trainer, 0)
     train(resume(trainer.run.path), 0)
@@ -529,13 +529,18 @@ def test_a_closed_terminal_writes_a_checkpoint(data_root, tmp_path):
     run = tmp_path / "run"
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)
+
+    def attach() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest itself may run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     process = subprocess.Popen(
         [sys.executable, str(TRAIN), *map(str, new_run(data_root, run, workers=1))],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=attach,
     )
     os.close(theirs)
 

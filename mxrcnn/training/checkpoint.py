@@ -73,7 +73,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    data: str = field(default="", compare=False)
+    data: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("step", "epoch", "batch"):

@@ -41,9 +41,16 @@ class RunLock:
         folder.mkdir(parents=True, exist_ok=True)
         self.problem = ""
         path = folder / "training.lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = _open(path, os.O_RDONLY)  # a file open for writing keeps a disk from read-only
         try:
-            _flock(handle)
+            try:
+                _flock(handle)
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                os.close(handle)
+                handle = _open(path, os.O_RDWR)  # NFS only locks files that are open for writing
+                _flock(handle)
         except BlockingIOError:
             holder = _describe(os.pread(handle, 4096, 0))
             os.close(handle)
@@ -63,12 +70,15 @@ class RunLock:
         self._release = weakref.finalize(self, _close, handle)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(holder).encode() + b"\n", 0)
+            path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
     def release(self) -> None:
         """Let others train here; once is enough."""
         self._release()
+
+
+def _open(path: Path, mode: int) -> int:
+    return os.open(path, mode | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def _close(handle: int) -> None:
