@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxrcnn.data.records import Detections, ImageId, ImageRecord
-from symnet.boxes import areas
+from symnet.boxes import paired_coverage, paired_iou
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 _BLOCK = 1 << 16  # detections whose pairs are in memory at once
@@ -27,14 +27,10 @@ def paired_overlap(
     """Intersection over union (K,) float64 of boxes (K, 4) with others (K, 4), row by row.
 
     With crowds it is intersection over the area of the box, as in COCO: a crowd is a region with
-    many objects, and a box of one of them lies in it. `symnet.boxes.iou` has every box with every
-    other, which over a data set is far too many. Empty and inverted boxes overlap nothing.
+    many objects, and a box of one of them lies in it. Empty and inverted boxes overlap nothing.
     """
-    boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
-    corners = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
-    shared = areas(np.concatenate(corners, axis=1))
-    whole = areas(boxes) + (0 if others_are_crowds else areas(others) - shared)
-    return np.divide(shared, whole, out=np.zeros(len(boxes)), where=whole > 0)
+    overlap = paired_coverage if others_are_crowds else paired_iou
+    return overlap(np.asarray(boxes, np.float64), np.asarray(others, np.float64))
 
 
 def best_overlap(

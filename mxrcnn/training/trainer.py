@@ -541,22 +541,14 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
         trainer.plan.stream(state.epoch, state.batch, trainer.workers.rank),
         max(0, trainer.total - state.step),
     )
-    bar = tqdm(
-        total=trainer.total,
-        initial=state.step,
-        unit="step",
-        dynamic_ncols=True,
-        smoothing=0.05,
-        disable=not trainer.workers.first,
-    )
+    bar = _progress_bar(trainer)
     plot = LossPlot(trainer.run, bar.write) if trainer.workers.first else None
 
     def validate_if_due() -> None:
         if trainer.owes_validation():
             row, told = trainer.validate(workers)
-            bar.write(f"epoch {row.pop('epoch')}: {told}")
-            metric = row.pop("metric")
-            step = row.pop("step")
+            epoch, metric, step = (row.pop(key) for key in ("epoch", "metric", "step"))
+            bar.write(f"epoch {epoch}: {told}")
             events.write(step, {f"{metric}/{name}": value for name, value in row.items()})
 
     with (
@@ -602,6 +594,17 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
         plot.draw()
     stopped_by = stop.signum or (int(signal.SIGTERM) if stopped else None)
     return TrainResult(trainer.state.step, stopped_by, trainer.last)
+
+
+def _progress_bar(trainer: Trainer) -> tqdm:
+    return tqdm(
+        total=trainer.total,
+        initial=trainer.state.step,
+        unit="step",
+        dynamic_ncols=True,
+        smoothing=0.05,
+        disable=not trainer.workers.first,
+    )
 
 
 def _postfix(row: Mapping[str, Any]) -> str:
