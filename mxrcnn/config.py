@@ -16,8 +16,8 @@ from mxrcnn.sections import ConfigError, DataConfig, TrainConfig
 from mxrcnn.settings import suggestion
 from symnet import get_detector
 from symnet.detector import DetectorDef
-from symnet.layers import UNSAFE_CELLS, unsafe_layers
 from symnet.machine.cores import has_bf16
+from symnet.parts.layers import UNSAFE_CELLS, unsafe_layers
 
 
 def check_precision(name: str) -> None:

@@ -79,7 +79,7 @@ def _core_problems(packages: Mapping[str, Mapping[str, str | None]]) -> list[str
 
 def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str, Any], list[str]]:
     """(what MXNet says of itself, problems); it is imported, and computes something."""
-    from symnet.compat import mx
+    from symnet.machine import mx
 
     installed = [name for name, version in packages["engine"].items() if version]
     problems = []

@@ -30,7 +30,7 @@ from mxrcnn.files import atomic_write
 from symnet.detector import DetectorDef, ImageTargetsInput
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from symnet.ranges import FROM_0, FROM_1, Range
+from symnet.config.ranges import FROM_0, FROM_1, Range
 
 #: pixels of an image file, at most; Pillow's own limit against decompression bombs
 MAX_IMAGE_PIXELS = 1024**3 // 4 // 3

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mxrcnn.data.records import Detections, ImageRecord
 from mxrcnn.evaluation.report import Report, is_measured
 from mxrcnn.files import atomic_write, safe_name
-from symnet.masks import decode
+from symnet.geometry.masks import decode
 
 # Okabe and Ito's colours without black, then Paul Tol's "muted" ones: both made to be told apart
 # by colour-blind readers. Class k takes colour k - 1, around again after the last.

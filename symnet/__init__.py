@@ -34,8 +34,8 @@ _DETECTORS = {
 _EXPORTS = {
     "get_vgg_train": "symnet.faster_rcnn_vgg16",
     "get_vgg_test": "symnet.faster_rcnn_vgg16",
-    "get_vgg_feature": "symnet.vgg",
-    "get_vgg_top_feature": "symnet.vgg",
+    "get_vgg_feature": "symnet.bodies.vgg",
+    "get_vgg_top_feature": "symnet.bodies.vgg",
 }
 
 __all__ = ["get_detector", "list_detectors", *_EXPORTS]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from symnet.compat import mx
+    from symnet.machine import mx
 
     Arrays = Mapping[str, mx.nd.NDArray]
 
@@ -58,7 +58,7 @@ class DetectorDef:
     metrics(outputs, labels): for each metric a pair (sum, count) of NDArrays (1,), not waited for.
     counts(outputs, labels): for each loss that the graph divides by a number of samples of its own,
         by its output's name: that number, an NDArray (1,), not waited for. See
-        symnet.layers.with_share.
+        symnet.parts.layers.with_share.
     losses: the metrics that are losses: a value that is not finite stops the run.
     stride: image sides are padded to a multiple of it.
     body: prefixes of the parameters that --pretrained is expected to supply.

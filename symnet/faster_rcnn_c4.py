@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from symnet.bodies.resnet_v2 import get_resnet_feature, get_resnet_top_feature
+from symnet.classic import Body, ClassicConfig, classic_detector
 from symnet.detector import DetectorDef
-from symnet.faster_rcnn_classic import Body, ClassicConfig, classic_detector
-from symnet.resnet_v2 import get_resnet_feature, get_resnet_top_feature
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from symnet import mobilenet, resnet
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
+from symnet.bodies import mobilenet, resnet
+from symnet.config.two_stage import FasterRCNNFPNConfig
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.fpn import fpn, roi_align_levels
-from symnet.metrics import pyramid_counts, pyramid_metrics
-from symnet.rcnn_config import FasterRCNNFPNConfig
-from symnet.roi import (
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RPNSampling, rpn_targets
+from symnet.machine import mx
+from symnet.parts.fpn import fpn, roi_align_levels
+from symnet.parts.metrics import pyramid_counts, pyramid_metrics
+from symnet.parts.roi import (
     box_head_losses,
     box_predictor,
     cut_to_image,
@@ -29,16 +30,15 @@ from symnet.roi import (
     fc_head,
     large,
 )
-from symnet.rpn import (
+from symnet.parts.rpn import (
     PyramidRPN,
     pyramid_proposals,
     pyramid_rpn,
     pyramid_rpn_losses,
 )
-from symnet.targets import RPNSampling, rpn_targets
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 LABELS = ("rpn_label", "rpn_bbox_target")
 
@@ -133,7 +133,7 @@ def train_stages(
     box_head: MakeBoxHead = box_head,
 ) -> TrainStages:
     """Trunk, RPN losses, sampling and box head losses, for `images` images a device."""
-    from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
+    from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
 
     stages = trunk(config, True)
     gt_boxes = mx.sym.Variable("gt_boxes")

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from symnet import faster_rcnn_fpn, resnet
-from symnet.anchors import AnchorSpec, ClassicLevels
-from symnet.box_loss import BETA
-from symnet.compat import mx
-from symnet.faster_rcnn_classic import STRIDE, pool_rois
+from symnet import faster_rcnn_fpn
+from symnet.bodies import resnet
+from symnet.classic import STRIDE, pool_rois
+from symnet.config.ranges import refuse
+from symnet.config.two_stage import RCNNConfig
 from symnet.faster_rcnn_fpn import (
     LOSSES,
     Trunk,
@@ -23,13 +23,14 @@ from symnet.faster_rcnn_fpn import (
     make_detector,
     train_stages,
 )
-from symnet.ranges import refuse
-from symnet.rcnn_config import RCNNConfig
-from symnet.roi import box_predictor
-from symnet.rpn import pyramid_proposals, pyramid_rpn
+from symnet.geometry.anchors import AnchorSpec, ClassicLevels
+from symnet.machine import mx
+from symnet.parts.box_loss import BETA
+from symnet.parts.roi import box_predictor
+from symnet.parts.rpn import pyramid_proposals, pyramid_rpn
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 @dataclass(frozen=True)

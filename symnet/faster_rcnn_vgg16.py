@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symnet.anchors import AnchorSpec
-from symnet.faster_rcnn_classic import (
+from symnet.bodies.vgg import FC_DIM, get_vgg_feature, get_vgg_top_feature
+from symnet.classic import (
     Body,
     ClassicConfig,
     classic_detector,
     classic_test_graph,
     classic_train_graph,
 )
-from symnet.vgg import FC_DIM, get_vgg_feature, get_vgg_top_feature
+from symnet.geometry.anchors import AnchorSpec
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 @dataclass(frozen=True)

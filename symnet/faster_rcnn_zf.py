@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from symnet.faster_rcnn_classic import Body, ClassicConfig, classic_detector
-from symnet.vgg import FC_DIM, get_vgg_top_feature
-from symnet.zf import get_zf_feature
+from symnet.bodies.vgg import FC_DIM, get_vgg_top_feature
+from symnet.bodies.zf import get_zf_feature
+from symnet.classic import Body, ClassicConfig, classic_detector
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from symnet import faster_rcnn_fpn, fpn, regnet, resnet
-from symnet.anchors import PyramidPoints
-from symnet.compat import mx
+from symnet import faster_rcnn_fpn
+from symnet.bodies import regnet, resnet
+from symnet.config.ranges import check_ranges, refuse
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import (
+from symnet.geometry.anchors import PyramidPoints
+from symnet.geometry.targets import PointMatching, fcos_targets
+from symnet.machine import mx
+from symnet.parts import fpn
+from symnet.parts.layers import (
     binary_cross_entropy,
     conv_levels,
     float32,
@@ -29,13 +33,11 @@ from symnet.layers import (
     own_mean_loss,
     relu,
 )
-from symnet.metrics import fcos_counts, fcos_metrics
-from symnet.ranges import check_ranges, refuse
-from symnet.roi import cut_to_image, suppressed
-from symnet.targets import PointMatching, fcos_targets
+from symnet.parts.metrics import fcos_counts, fcos_metrics
+from symnet.parts.roi import cut_to_image, suppressed
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 Body = Literal[
     "resnet18",
@@ -64,7 +66,7 @@ BODIES = {
 class FCOSConfig:
     """torchvision's values, in the order in which data flow through the network.
 
-    ValueError names a field out of its range (symnet/ranges.py).
+    ValueError names a field out of its range (symnet/config/ranges.py).
     """
 
     #: classes, with the background

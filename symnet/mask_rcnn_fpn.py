@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from symnet import faster_rcnn_fpn
-from symnet.compat import mx
+from symnet.config.ranges import refuse
+from symnet.config.two_stage import FasterRCNNFPNConfig
 from symnet.faster_rcnn_fpn import (
     DetectionStages,
     TrainStages,
@@ -21,12 +22,11 @@ from symnet.faster_rcnn_fpn import (
     pool_rois,
     train_stages,
 )
-from symnet.ranges import refuse
-from symnet.rcnn_config import FasterRCNNFPNConfig
-from symnet.roi import mask_head, mask_loss, of_class, with_batch_index
+from symnet.machine import mx
+from symnet.parts.roi import mask_head, mask_loss, of_class, with_batch_index
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def mask_training(
     config: Any, images: int, stages: TrainStages, mask_logits: MakeMaskLogits = mask_logits
 ) -> Symbol:
     """The training graph of those stages with the mask's loss."""
-    from symnet import mask_target  # noqa: F401 - registers the operator, needs mxnet
+    from symnet.ops import mask_target  # noqa: F401 - registers the operator, needs mxnet
 
     rois, label, target = mx.sym.Custom(
         rois=stages.rois,

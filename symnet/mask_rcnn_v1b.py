@@ -12,15 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from symnet import faster_rcnn_v1b
-from symnet.compat import mx
 from symnet.faster_rcnn_fpn import detection_stages, make_detector, train_stages
 from symnet.faster_rcnn_v1b import FasterRCNNV1bConfig, box_head, roi_features, trunk
-from symnet.layers import shared_parameters
+from symnet.machine import mx
 from symnet.mask_rcnn_fpn import MASK_FIELDS, MaskFields, mask_detections, mask_training
-from symnet.roi import mask_head
+from symnet.parts.layers import shared_parameters
+from symnet.parts.roi import mask_head
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 @dataclass(frozen=True)

@@ -673,9 +673,9 @@ def mask_picture(data: bytes, size: tuple[int, int] = SIZE) -> Callable[[Path], 
 
 def write_run(folder: Path) -> Path:
     """A small run with one checkpoint, of zeros; returns its folder."""
-    from mxrcnn.compat import mx
     from mxrcnn.training.checkpoint import RunFolder, TrainState
     from symnet import get_detector
+    from symnet.machine import mx
     from tests.factories import tiny_config
 
     config = tiny_config(
@@ -731,7 +731,7 @@ def run_case(
 
 def arrays_case(name: str, change: Callable[[dict], None], file: str, reader: str) -> Case:
     def write(folder: Path) -> Path:
-        from mxrcnn.compat import mx
+        from symnet.machine import mx
 
         path = _Template.copy(folder) / CHECKPOINT / file
         arrays = dict(mx.nd.load(str(path)))
@@ -743,7 +743,7 @@ def arrays_case(name: str, change: Callable[[dict], None], file: str, reader: st
 
 
 def wrong_arrays() -> Iterator[Case]:
-    from mxrcnn.compat import mx
+    from symnet.machine import mx
 
     def shaped(key: str, *shape: int, dtype: str = "float32") -> Callable[[dict], None]:
         return lambda arrays: arrays.update({key: mx.nd.zeros(shape, dtype=dtype)})

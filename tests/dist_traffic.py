@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--network", default="faster_rcnn_r50_fpn")
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
-    from mxrcnn.compat import mx
     from mxrcnn.training.workers import Workers
+    from symnet.machine import mx
 
     workers = Workers("dist_sync")
     gradients = {n: mx.nd.ones(s) for n, s in trained_shapes(args.network).items()}

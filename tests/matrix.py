@@ -28,7 +28,7 @@ VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 COLUMNS = ("Python", "NumPy", "mxnet", "demo mAP", "demo", "passed", "skipped", "failed", "tests")
 PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 #: run in a clone's environment
-PACKAGES = "from symnet.compat import mx; import numpy; print(numpy.__version__, mx.__version__)"
+PACKAGES = "from symnet.machine import mx; import numpy; print(numpy.__version__, mx.__version__)"
 LONGEST = 4 * 3600
 
 

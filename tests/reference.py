@@ -144,7 +144,7 @@ def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor, best_below_bg):
 
 
 def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
-    """`symnet.targets.rpn_targets`, to the bit: the same labels, targets, weights and draws."""
+    """`geometry.targets.rpn_targets`, to the bit: same labels, targets, weights and draws."""
 
     def choose(candidates, count):
         if len(candidates) <= count:

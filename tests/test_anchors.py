@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from symnet.anchors import AnchorSpec
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
+from symnet.geometry.anchors import AnchorSpec
+from symnet.geometry.boxes import BoxCoder
+from symnet.machine import mx
 
 SPECS = [
     (16, (8, 16, 32), (0.5, 1, 2), 1),

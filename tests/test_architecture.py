@@ -51,7 +51,11 @@ def sources_of(*packages):
 
 def test_the_sources_are_found():
     assert {name.split("/")[0] for name in SOURCES} == set(PACKAGES)
-    assert {"symnet/boxes.py", "symnet/anchors.py", "symnet/targets.py"} <= set(PURE)
+    assert {
+        "symnet/geometry/boxes.py",
+        "symnet/geometry/anchors.py",
+        "symnet/geometry/targets.py",
+    } <= set(PURE)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,6 @@ def test_the_reader_of_imports(source, found):
     [
         ("mxrcnn", sources_of("symnet")),
         ("tools", sources_of("symnet", "mxrcnn")),
-        ("symnet.compat", PURE),
         ("symnet.machine", PURE),
         *[(name, SOURCES) for name in ("pickle", "dill", "cPickle", "joblib", "shelve")],
     ],

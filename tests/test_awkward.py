@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import training_loader
 from mxrcnn.data.records import DataError, ImageRecord
 from mxrcnn.training.checkpoint import RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.training.trainer import Trainer, train
+from symnet.machine import mx
 from tests.factories import (
     TINY,
     Picture,

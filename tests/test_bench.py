@@ -18,10 +18,10 @@ from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.run import BenchRequest, check_peer, measure_all
 from mxrcnn.bench.scene import default_size, write_files
 from mxrcnn.bench.sides import Side, SideError, cpu_seconds, wait_until_idle
-from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError
 from mxrcnn.weights.torchvision import from_torchvision
-from symnet.layers import precision
+from symnet.machine import mx
+from symnet.parts.layers import precision
 from tests.conftest import REPO
 from tests.factories import TINY
 from tests.test_tools import command

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symnet.boxes import BoxCoder, clip_boxes, flip_boxes, iou
+from symnet.geometry.boxes import BoxCoder, clip_boxes, flip_boxes, iou
 from tests.reference import slow_iou
 
 side = st.floats(1, 300, width=32)

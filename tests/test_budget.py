@@ -182,7 +182,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path, kind):
         with h5py.File(path, "w") as file:
             file["kernel"], file["kernel:0"] = value, value
     else:
-        from symnet.compat import mx
+        from symnet.machine import mx
 
         mx.nd.save(str(path), {"arg:a": mx.nd.array(value), "aux:a": mx.nd.array(value)})
     with pytest.raises(WeightsError, match=r"a\.\w+: .*(two of its arrays|with and without :0)"):

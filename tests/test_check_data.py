@@ -20,8 +20,8 @@ from mxrcnn.data.check_pictures import draw_check
 from mxrcnn.data.check_report import table, to_json
 from mxrcnn.data.check_twins import fingerprint
 from symnet import get_detector, list_detectors
-from symnet.boxes import iou
-from symnet.targets import candidate_anchors
+from symnet.geometry.boxes import iou
+from symnet.geometry.targets import candidate_anchors
 from tests.conftest import REPO
 from tests.factories import Picture, make_record, make_voc, noise, truncate
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.training import checkpoint
 from mxrcnn.training.checkpoint import (
     Best,
@@ -22,6 +21,7 @@ from mxrcnn.training.checkpoint import (
     save_arrays,
     split_params,
 )
+from symnet.machine import mx
 from tests.conftest import REPO
 from tests.factories import tiny_config
 

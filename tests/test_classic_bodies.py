@@ -7,10 +7,10 @@ import pytest
 
 from mxrcnn.config import ConfigError, make_config, override
 from symnet import get_detector
-from symnet.compat import mx
-from symnet.faster_rcnn_classic import pool_rois
-from symnet.resnet_v2 import _norm, get_resnet_feature, get_resnet_top_feature
-from symnet.zf import _local_norm, get_zf_feature
+from symnet.bodies.resnet_v2 import _norm, get_resnet_feature, get_resnet_top_feature
+from symnet.bodies.zf import _local_norm, get_zf_feature
+from symnet.classic import pool_rois
+from symnet.machine import mx
 from tests.test_symnet_graph import Small, check_update, inferred, nodes
 
 UNITS = {"faster_rcnn_r50_c4": (3, 4, 6, 3), "faster_rcnn_r101_c4": (3, 4, 23, 3)}

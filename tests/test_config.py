@@ -29,7 +29,7 @@ from mxrcnn.sections import DATA_RANGES, TRAIN_RANGES
 from mxrcnn.settings import SYNONYMS, field_docs, list_settings
 from mxrcnn.training.run import QUICK, TrainRequest, build_config, prepare
 from symnet import get_detector, list_detectors
-from symnet.ranges import RANGES
+from symnet.config.ranges import RANGES
 from tests.factories import TINY, Picture, make_voc
 
 NETWORK = "faster_rcnn_vgg16"

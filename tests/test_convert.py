@@ -23,7 +23,7 @@ from mxrcnn.weights.names import COCO_CLASSES, COCO_GAPS, gaps_last
 from mxrcnn.weights.reading import read_params
 from mxrcnn.weights.sources import network_shapes
 from mxrcnn.weights.torchvision import resnet_classifier, today, torchvision_name
-from symnet.compat import mx
+from symnet.machine import mx
 from tests.factories import Picture, make_voc
 from tests.test_fcos_parity import load_recipe
 from tests.test_tools import tool  # noqa: F401 - a fixture

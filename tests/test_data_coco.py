@@ -17,7 +17,7 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.coco import dataset_to_coco, load_coco, load_joined, resolve_coco
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.voc import load_voc
-from symnet.masks import decode
+from symnet.geometry.masks import decode
 
 TRIANGLE = [10, 10, 30, 10, 20, 30]
 

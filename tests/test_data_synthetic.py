@@ -22,7 +22,7 @@ from mxrcnn.data.records import DataError
 from mxrcnn.data.synthetic import LARGEST, MARKER, SHAPES, ensure_synthetic, write_synthetic
 from mxrcnn.data.transforms import load_sample
 from mxrcnn.data.voc import load_voc
-from symnet.masks import unpack
+from symnet.geometry.masks import unpack
 
 NUMBER = 120
 SMALL = {"num_train": 3, "num_test": 2, "size": (64, 80), "seed": 5}

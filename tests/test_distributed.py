@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, TrainConfig, make_config, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import TrainingPlan, default_workers
@@ -27,7 +26,7 @@ from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classe
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Trainer, step_seed
 from symnet import get_detector
-from symnet.machine import engine
+from symnet.machine import engine, mx
 from tests.conftest import REPO
 from tests.factories import TINY, make_dataset, make_record, tiny_config
 
@@ -156,7 +155,7 @@ DRIVER = """
     if os.environ.get("DMLC_WORKER_ID") == "1":
         sys.argv += os.environ.get("TEST_WORDS", "").split()
     if role == "worker":
-        from mxrcnn.compat import mx
+        from symnet.machine import mx
         from mxrcnn.training import trainer
         from symnet import get_detector
 
@@ -326,7 +325,7 @@ def test_sums_that_nobody_waits_for_stay_apart(tmp_path):
         from mxrcnn.training.server import serve_if_asked
         if serve_if_asked():
             sys.exit()
-        from mxrcnn.compat import mx
+        from symnet.machine import mx
         from mxrcnn.training.workers import Workers
         workers = Workers("dist_sync")
         workers.total("numbers", mx.nd.zeros(1)).wait_to_read()
@@ -437,7 +436,7 @@ def test_a_server_does_not_unpickle(tmp_path):
         from mxrcnn.training.server import serve_if_asked
         if serve_if_asked():
             sys.exit()
-        from mxrcnn.compat import mx
+        from symnet.machine import mx
         store = mx.kv.create("dist_sync")
         body = "cos\\nmkdir\\n(S'{tmp_path}/made'\\ntR."
         store._send_command_to_servers(0, body)

@@ -20,7 +20,7 @@ from mxrcnn.evaluation.coco import METRICS, detections_to_coco, evaluate_coco
 from mxrcnn.evaluation.core import evaluate
 from mxrcnn.evaluation.run import draw_extremes
 from mxrcnn.evaluation.submission import write_coco_results
-from symnet.masks import decode, encode
+from symnet.geometry.masks import decode, encode
 from tests.test_evaluation_voc import found, record
 
 PUBLISHED = {

@@ -25,8 +25,8 @@ from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
-from symnet.compat import mx
-from symnet.layers import precision
+from symnet.machine import mx
+from symnet.parts.layers import precision
 from tests.test_tools import tool  # noqa: F401 - a fixture
 
 V = mx.sym.Variable

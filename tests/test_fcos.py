@@ -15,13 +15,14 @@ import pytest
 from mxrcnn.config import make_config, override
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.torchvision import from_torchvision
-from symnet import fcos, get_detector, regnet
-from symnet.anchors import PyramidPoints
-from symnet.compat import mx
+from symnet import fcos, get_detector
+from symnet.bodies import regnet
 from symnet.detector import ImageTargetsInput
 from symnet.fcos import FCOSConfig, FCOSHead, focal_loss, giou_loss
-from symnet.layers import conv
-from symnet.targets import PointMatching, fcos_targets, match_points
+from symnet.geometry.anchors import PyramidPoints
+from symnet.geometry.targets import PointMatching, fcos_targets, match_points
+from symnet.machine import mx
+from symnet.parts.layers import conv
 from tests.factories import make_dataset, make_record, noise
 from tests.reference import plain_match_points
 from tests.test_losses import backward, numeric_gradient

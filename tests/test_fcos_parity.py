@@ -15,7 +15,7 @@ import pytest
 from mxrcnn.config import make_config, override
 from mxrcnn.inference.detector import Detector
 from symnet import get_detector
-from symnet.compat import mx
+from symnet.machine import mx
 from tests.test_torchvision_parity import (
     Golden,
     assert_close,

@@ -12,14 +12,14 @@ import pytest
 
 from mxrcnn.config import from_dict, make_config, override, to_dict
 from symnet import get_detector
-from symnet.box_loss import BETA
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
-from symnet.layers import SHARE, partial_batches
-from symnet.metrics import pyramid_counts
-from symnet.roi import box_head_losses
-from symnet.targets import RoISampling, roi_targets
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RoISampling, roi_targets
+from symnet.machine import mx
+from symnet.parts.box_loss import BETA
+from symnet.parts.layers import SHARE, partial_batches
+from symnet.parts.metrics import pyramid_counts
+from symnet.parts.roi import box_head_losses
 from tests.test_losses import backward
 from tests.test_symnet_graph import random_batch
 

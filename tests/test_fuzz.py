@@ -27,7 +27,7 @@ from mxrcnn.data.voc import load_voc
 from mxrcnn.errors import USER_ERRORS
 from mxrcnn.training.checkpoint import RunFolder, load_arrays
 from mxrcnn.weights.formats import read_params
-from symnet.masks import check_segmentation, decode
+from symnet.geometry.masks import check_segmentation, decode
 from tests.broken import (
     CHECKPOINT,
     SIZE,

@@ -9,16 +9,16 @@ import zlib
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import make_config, override
 from mxrcnn.data.transforms import prepare_image, stack_images
 from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.convert import ConvertRequest, convert, run_convert
 from mxrcnn.weights.names import COCO_CLASSES
-from symnet import resnet
+from symnet.bodies import resnet
 from symnet.faster_rcnn_fpn import GLUONCV
-from symnet.fpn import roi_levels
+from symnet.machine import mx
+from symnet.parts.fpn import roi_levels
 from tests.test_convert import load_photos
 
 #: height and width of the photos: multiples of 32, so that nothing is padded, which gluoncv has not

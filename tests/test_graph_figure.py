@@ -12,7 +12,7 @@ from PIL import Image
 from mxrcnn import graph_figure
 from mxrcnn.graph_figure import KINDS, detector_graph, draw_graph, outline
 from symnet import get_detector
-from symnet.compat import mx
+from symnet.machine import mx
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "draw_graph.py"
 #: the single-level graphs; those of pyramids have some 2,000 nodes and take half a minute to draw

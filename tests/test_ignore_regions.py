@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import symnet.proposal_target  # noqa: F401 - registers the operator
+import symnet.ops.proposal_target  # noqa: F401 - registers the operator
 from mxrcnn.config import ConfigError, make_config, override
 from mxrcnn.data.loader import TrainingPlan, make_training_batch
 from mxrcnn.data.transforms import load_sample
 from mxrcnn.training.run import describe_untrained
 from symnet import fcos, get_detector, list_detectors
-from symnet.anchors import PyramidAnchors
-from symnet.boxes import BoxCoder, intersections
-from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
-from symnet.matching import anchors_within
-from symnet.targets import REGION, RoISampling, RPNSampling, roi_targets, rpn_targets
+from symnet.geometry.anchors import PyramidAnchors
+from symnet.geometry.boxes import BoxCoder, intersections
+from symnet.geometry.matching import anchors_within
+from symnet.geometry.targets import REGION, RoISampling, RPNSampling, roi_targets, rpn_targets
+from symnet.machine import mx
 from tests.factories import make_dataset, make_record, noise, tiny_config
 from tests.test_fcos import head_values, losses_symbol
 from tests.test_layers import backward

@@ -9,9 +9,9 @@ from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.inference.detector import Detector
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from symnet import get_detector
-from symnet.boxes import BoxCoder, clip_boxes, iou
-from symnet.compat import mx
-from symnet.roi import decode_boxes, detections
+from symnet.geometry.boxes import BoxCoder, clip_boxes, iou
+from symnet.machine import mx
+from symnet.parts.roi import decode_boxes, detections
 from tests.reference import slow_detections
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from symnet import layers
-from symnet.compat import has_bf16, mx
-from symnet.layers import (
+from symnet.machine import has_bf16, mx
+from symnet.parts import layers
+from symnet.parts.layers import (
     BFLOAT16,
     PRECISIONS,
     binary_cross_entropy,

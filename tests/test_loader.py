@@ -35,7 +35,7 @@ from mxrcnn.data.loader import (
     training_loader,
 )
 from mxrcnn.data.records import DataError
-from symnet.masks import unpack
+from symnet.geometry.masks import unpack
 from tests.factories import Picture, make_dataset, make_record, make_voc, tiny_config, truncate
 
 REPO = Path(__file__).resolve().parent.parent

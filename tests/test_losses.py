@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from symnet import get_detector
-from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
-from symnet.metrics import rcnn_metrics
-from symnet.roi import roi_losses
-from symnet.rpn import rpn_head, rpn_losses
-from symnet.targets import pad_objects
+from symnet.geometry.targets import pad_objects
+from symnet.machine import mx
+from symnet.parts.metrics import rcnn_metrics
+from symnet.parts.roi import roi_losses
+from symnet.parts.rpn import rpn_head, rpn_losses
 
 IGNORE = -1
 

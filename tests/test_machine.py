@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from symnet.compat import mx
-from symnet.machine import PATCHED, cores, engine, finder, install, names
+from symnet.machine import PATCHED, cores, engine, finder, install, mx, names
 from tests.conftest import REPO
 
 NAMES = [name for _, group in names._NUMPY_NAMES for name in group]
@@ -187,7 +186,7 @@ def test_without_mxnet():
     """The user's own import fails as ever, and ours says what to install."""
     code = """
 import importlib.util as util, mxrcnn
-from symnet.compat import mx
+from symnet.machine import mx
 print(util.find_spec("mxnet"))
 for use in ("import mxnet", "mx.nd"):
     try:
@@ -209,7 +208,7 @@ def user(number):
     together.wait()
     import mxnet.gluon as gluon
     import mxnet
-    from symnet.compat import mx
+    from symnet.machine import mx
     found.append(float((mxnet.nd.ones((2, 3)) * number).sum().asscalar()))
     assert mx.gluon is gluon and mx.nd is mxnet.nd
 threads = [threading.Thread(target=user, args=(number,)) for number in range(8)]
@@ -249,8 +248,8 @@ import mxnet
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import mxrcnn
-    import symnet.rpn
-    from symnet.compat import mx
+    import symnet.parts.rpn
+    from symnet.machine import mx
     mx.nd.ones(1).wait_to_read()
 ours = [w for w in caught if "mxnet was imported before" in str(w.message)]
 print(len(ours), ours[0].category.__name__)
@@ -344,7 +343,7 @@ FORKING = """
 import os, subprocess
 subprocess._USE_VFORK = False  # as where there is no vfork
 import numpy as np
-from mxrcnn.compat import mx
+from symnet.machine import mx
 from mxrcnn.data.loader import Loader
 
 def result():

@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-import symnet.mask_target  # noqa: F401 - registers the operator
+import symnet.ops.mask_target  # noqa: F401 - registers the operator
 from symnet import get_detector
-from symnet.compat import mx
 from symnet.detector import ImageTargetsInput
-from symnet.masks import crop_and_resize, mini_masks, pack
-from symnet.roi import mask_loss, of_class
-from symnet.targets import pad_objects
+from symnet.geometry.masks import crop_and_resize, mini_masks, pack
+from symnet.geometry.targets import pad_objects
+from symnet.machine import mx
+from symnet.parts.roi import mask_loss, of_class
 from tests.conftest import REPO
 from tests.reference import slow_crop
 from tests.test_losses import backward, numeric_gradient

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
-from mxrcnn.compat import mx
-from symnet import masks as masks_module
-from symnet.masks import (
+from symnet.geometry import masks as masks_module
+from symnet.geometry.masks import (
     crop_and_resize,
     decode,
     encode,
@@ -26,6 +25,7 @@ from symnet.masks import (
     rasterise,
     unpack,
 )
+from symnet.machine import mx
 
 SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
 SIDES = st.integers(1, 40)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mxrcnn.config import make_config
-from symnet import get_detector, list_detectors, matching
-from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors
-from symnet.boxes import BoxCoder, iou, paired_iou
+from symnet import get_detector, list_detectors
 from symnet.detector import ImageTargetsInput
-from symnet.matching import match_anchors
-from symnet.targets import RPNSampling, rpn_targets
+from symnet.geometry import matching
+from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors
+from symnet.geometry.boxes import BoxCoder, iou, paired_iou
+from symnet.geometry.matching import match_anchors
+from symnet.geometry.targets import RPNSampling, rpn_targets
 from tests.reference import plain_claims, plain_iou, plain_rpn_targets
 
 PYRAMID = PyramidAnchors((32, 64, 128, 256, 512), (0.5, 1, 2))

@@ -13,11 +13,12 @@ from mxrcnn.weights.convert import ConvertRequest, convert
 from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.matterport import _converted, _layers, detector, layout
 from mxrcnn.weights.sources import network_shapes
-from symnet import get_detector, resnet
-from symnet.anchors import PyramidAnchors
-from symnet.compat import mx
-from symnet.fpn import roi_align_levels, roi_levels
-from symnet.layers import NORM_EPS
+from symnet import get_detector
+from symnet.bodies import resnet
+from symnet.geometry.anchors import PyramidAnchors
+from symnet.machine import mx
+from symnet.parts.fpn import roi_align_levels, roi_levels
+from symnet.parts.layers import NORM_EPS
 
 
 def evaluated(symbol, **inputs):

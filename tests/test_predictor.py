@@ -23,7 +23,7 @@ from mxrcnn.inference.mxnet_engine import MXNetEngine
 from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
 from mxrcnn.training.checkpoint import CheckpointError
-from symnet.compat import mx, physical_cores
+from symnet.machine import mx, physical_cores
 from tests.conftest import REPO
 from tests.test_export import make_detector
 from tests.threads import FAMILIES, by_turns, dataset, images, in_threads, same

@@ -1,14 +1,14 @@
-"""The custom operator `proposal_target`: a thin shell over symnet.targets.roi_targets."""
+"""The custom operator `proposal_target`: a thin shell over symnet.geometry.targets.roi_targets."""
 
 import zlib
 
 import numpy as np
 import pytest
 
-import symnet.proposal_target  # noqa: F401 - registers the operator
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
-from symnet.targets import RoISampling, pad_objects, roi_targets
+import symnet.ops.proposal_target  # noqa: F401 - registers the operator
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RoISampling, pad_objects, roi_targets
+from symnet.machine import mx
 
 NAMES = ("rois", "label", "bbox_target", "bbox_weight")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import symnet.proposal_target  # noqa: F401 - registers the operator
-from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
-from symnet.metrics import pyramid_metrics
-from symnet.roi import box_head_losses
-from symnet.rpn import ProposalFilter, PyramidRPN, pyramid_proposals, pyramid_rpn_losses
-from symnet.targets import RPNSampling, rpn_targets
+import symnet.ops.proposal_target  # noqa: F401 - registers the operator
+from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RPNSampling, rpn_targets
+from symnet.machine import mx
+from symnet.parts.metrics import pyramid_metrics
+from symnet.parts.roi import box_head_losses
+from symnet.parts.rpn import ProposalFilter, PyramidRPN, pyramid_proposals, pyramid_rpn_losses
 from tests.reference import slow_iou, slow_matcher, slow_pyramid_proposals
 from tests.test_losses import backward, cross_entropy, numeric_gradient, smooth_l1
 

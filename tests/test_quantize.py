@@ -19,7 +19,7 @@ from mxrcnn.inference.quantize import quantize, quantize_run
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.trainer import first_value
 from symnet import get_detector, list_detectors
-from symnet.compat import has_bf16, has_int8, mx
+from symnet.machine import has_bf16, has_int8, mx
 from tests.factories import Picture, make_voc
 
 ROOT = Path(__file__).resolve().parent.parent

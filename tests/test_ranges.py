@@ -18,7 +18,7 @@ from mxrcnn.config import (
 )
 from mxrcnn.training.run import QUICK
 from symnet import get_detector, list_detectors
-from symnet.ranges import RANGES
+from symnet.config.ranges import RANGES
 
 NAN, INF = float("nan"), float("inf")
 

@@ -7,11 +7,11 @@ import pytest
 
 from mxrcnn.weights.torchvision import from_torchvision
 from symnet import get_detector
-from symnet.anchors import PyramidAnchors, pyramid_sizes
-from symnet.compat import mx
-from symnet.fpn import best, fpn, quotient, roi_align_levels, roi_levels, take_rows
-from symnet.mobilenet import mobilenet
-from symnet.resnet import frozen, resnet
+from symnet.bodies.mobilenet import mobilenet
+from symnet.bodies.resnet import frozen, resnet
+from symnet.geometry.anchors import PyramidAnchors, pyramid_sizes
+from symnet.machine import mx
+from symnet.parts.fpn import best, fpn, quotient, roi_align_levels, roi_levels, take_rows
 from tests.reference import slow_roi_level
 
 BODY = "backbone.body."

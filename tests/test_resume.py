@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, load_json
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.synthetic import ensure_synthetic
@@ -34,6 +33,7 @@ from mxrcnn.training.run import TrainRequest, prepare, run_training
 from mxrcnn.training.same_data import Continuation, continue_with, remember_data
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer, train
+from symnet.machine import mx
 from tests.factories import TINY
 from tests.runs import (
     EPOCH_STEPS,

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.inference import rewrite
 from mxrcnn.inference.rewrite import replaced, with_pooling_tables
-from symnet.roi_pool import max_pool_rois, table_rows, window_radii
+from symnet.machine import mx
+from symnet.ops.roi_pool import max_pool_rois, table_rows, window_radii
 
 SCALE = 1 / 16
 FEATURES = 5

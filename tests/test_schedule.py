@@ -2,11 +2,11 @@
 
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import TrainConfig
 from mxrcnn.training.checkpoint import TrainState
 from mxrcnn.training.optimizer import _Scheduler
 from mxrcnn.training.schedule import StepSchedule, make_schedule
+from symnet.machine import mx
 
 
 @pytest.mark.parametrize(

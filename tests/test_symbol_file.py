@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.evaluation.run import TestRequest, run_test
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
+from symnet.machine import mx
 from tests.broken import write_run
 from tests.factories import Picture, make_voc
 

@@ -20,9 +20,9 @@ from mxrcnn.training.checkpoint import split_params
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network
 from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
-from symnet.compat import has_bf16, mx
 from symnet.detector import ImageTargetsInput
-from symnet.targets import pad_objects
+from symnet.geometry.targets import pad_objects
+from symnet.machine import has_bf16, mx
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -297,8 +297,8 @@ def test_the_registry_is_sorted_and_names_its_detectors():
         symnet.get_vgg_trian  # noqa: B018
 
 
-GEOMETRY = ("boxes", "anchors", "targets", "masks")
-LIGHT = [f"symnet.{n}" for n in GEOMETRY if (REPO / "symnet" / f"{n}.py").is_file()]
+ROOM = REPO / "symnet" / "geometry"
+LIGHT = [f"symnet.geometry.{path.stem}" for path in sorted(ROOM.glob("[a-z]*.py"))]
 
 
 def test_geometry_targets_and_detectors_load_without_mxnet():
@@ -307,7 +307,7 @@ def test_geometry_targets_and_detectors_load_without_mxnet():
         "import sys, importlib; sys.path.insert(0, sys.argv[1])\n"
         "for name in sys.argv[2:]: importlib.import_module(name)\n"
         "before = 'mxnet' in sys.modules\n"
-        "from symnet.compat import mx; mx.nd\n"
+        "from symnet.machine import mx; mx.nd\n"
         "print(before, 'mxnet' in sys.modules)"
     )
     assert run_python(code, REPO, *modules) == "False True"
@@ -315,7 +315,7 @@ def test_geometry_targets_and_detectors_load_without_mxnet():
 
 # --- every detector -----------------------------------------------------------------------------
 
-SIZE, IMAGES, CAPACITY = (96, 160), 2, 6  # see symnet.layers.UNSAFE_CELLS
+SIZE, IMAGES, CAPACITY = (96, 160), 2, 6  # see symnet.parts.layers.UNSAFE_CELLS
 
 #: what makes a detector's quick settings quicker, and finds something untrained, where it has it
 SLIM = {

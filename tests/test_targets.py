@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from symnet.anchors import AnchorSpec
-from symnet.boxes import BoxCoder, iou
-from symnet.targets import (
+from symnet.geometry.anchors import AnchorSpec
+from symnet.geometry.boxes import BoxCoder, iou
+from symnet.geometry.targets import (
     RoISampling,
     RPNSampling,
     pad_objects,

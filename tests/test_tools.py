@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mxrcnn.compat import mx
 from mxrcnn.data import DATASETS
 from mxrcnn.data.synthetic import SHAPES, ensure_synthetic
 from mxrcnn.data.voc import load_voc
 from mxrcnn.inference.detector import Detector
+from symnet.machine import mx
 from tests.conftest import REPO
 from tests.factories import TINY, Picture, make_voc, noise
 

@@ -19,9 +19,9 @@ from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.torchvision import from_torchvision, torchvision_name
 from symnet import get_detector
-from symnet.compat import mx
 from symnet.faster_rcnn_fpn import box_head, trunk
-from symnet.masks import encode, paste
+from symnet.geometry.masks import encode, paste
+from symnet.machine import mx
 
 NETWORKS = {"faster": "faster_rcnn_r50_fpn", "mask": "mask_rcnn_r50_fpn"}
 

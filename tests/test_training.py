@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError, make_config, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
@@ -21,6 +20,7 @@ from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
 from mxrcnn.training.trainer import Trainer, _postfix, seeded_model, train
 from symnet.faster_rcnn_vgg16 import DETECTOR
+from symnet.machine import mx
 from tests.factories import TINY, tiny_config
 
 METRICS = {"RPNAcc", "RPNLogLoss", "RPNL1Loss", "RCNNAcc", "RCNNLogLoss", "RCNNL1Loss"}

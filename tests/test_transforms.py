@@ -29,7 +29,7 @@ from mxrcnn.data.transforms import (
     trainable_objects,
 )
 from mxrcnn.data.voc import load_voc
-from symnet.masks import decode, encode, rasterise, unpack
+from symnet.geometry.masks import decode, encode, rasterise, unpack
 from tests.factories import Picture, make_record, make_voc, noise
 
 #: pixels as they are: no resizing, no mean

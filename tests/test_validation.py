@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.config import override
 from mxrcnn.data.records import Dataset, Detections
 from mxrcnn.training import validation
 from mxrcnn.training.validation import Validation
+from symnet.machine import mx
 from tests.factories import make_record, tiny_config
 
 

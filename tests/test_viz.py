@@ -13,7 +13,7 @@ from mxrcnn import viz
 from mxrcnn.data.records import Detections
 from mxrcnn.evaluation.report import Report
 from mxrcnn.evaluation.voc import evaluate_voc
-from symnet.masks import encode
+from symnet.geometry.masks import encode
 from tests.test_evaluation_voc import found, random_case, record
 
 NAMES = ["cat", "a/b: $x^$", "dog"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.compat import mx
 from mxrcnn.errors import USER_ERRORS
 from mxrcnn.weights.reading import FIRST_LAYER, WeightsError, match_params, read_params
 from symnet import get_vgg_test
+from symnet.machine import mx
 
 #: what the network of these tests has
 SHAPES = {FIRST_LAYER: (4, 3, 3, 3), "conv1_1_bias": (4,), "fc6_weight": (5, 8), "bn_mean": (4,)}

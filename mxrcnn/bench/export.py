@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mxrcnn.weights.torchvision import torchvision_name
-from symnet.vgg import BLOCKS
+from symnet.bodies.vgg import BLOCKS
 
 #: layers of the classic VGG16 detector, those of its body apart, as peer_torchvision.py calls them
 _VGG_LAYERS = {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mxrcnn.compat import mx
+from symnet.machine import mx
 
 if TYPE_CHECKING:
     Shape = tuple[int, ...]

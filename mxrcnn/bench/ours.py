@@ -18,7 +18,6 @@ import numpy as np
 from mxrcnn.bench.export import to_torchvision
 from mxrcnn.bench.flops import multiply_adds
 from mxrcnn.bench.scene import bench_config, open_files
-from mxrcnn.compat import PATCHED, mx
 from mxrcnn.data.loader import (
     Batch,
     BatchPlan,
@@ -38,8 +37,9 @@ from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, first_value, step_seed
 from symnet import get_detector
 from symnet.detector import parameter_shapes
-from symnet.layers import BFLOAT16
-from symnet.masks import unpack
+from symnet.geometry.masks import unpack
+from symnet.machine import PATCHED, mx
+from symnet.parts.layers import BFLOAT16
 
 #: sides of the square matrices whose product is the machine's ceiling
 MATRIX = 4096

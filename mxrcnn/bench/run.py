@@ -16,8 +16,8 @@ import mxrcnn
 from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
 from mxrcnn.bench.sides import Side, SideError
-from mxrcnn.compat import has_bf16, has_int8
 from mxrcnn.config import Config, ConfigError, check_precision, full_name, parse_settings
+from symnet.machine import has_bf16, has_int8
 from symnet.machine.cores import physical_cores
 
 MODES = ("train", "infer")

@@ -33,7 +33,7 @@ from mxrcnn.data.images import orientation
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.transforms import padded_size, read_pixels, resized_size, trainable_objects
 from symnet import get_detector
-from symnet.boxes import areas, iou
+from symnet.geometry.boxes import areas, iou
 
 #: kind of fault -> (level, what it is). An error stops a training, unless --skip-bad leaves it out
 KINDS = {

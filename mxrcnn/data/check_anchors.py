@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from symnet.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
-from symnet.faster_rcnn_classic import OFFSET, STRIDE
+from symnet.classic import OFFSET, STRIDE
 from symnet.fcos import FCOSConfig
-from symnet.targets import PointMatching, match_points
+from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
+from symnet.geometry.targets import PointMatching, match_points
 
 #: the first and last position (K, A) of anchors along an axis
 _Range = tuple[np.ndarray, np.ndarray]

@@ -29,7 +29,7 @@ from mxrcnn.data.records import (
 )
 from mxrcnn.data.voc import PROGRESS_FROM, check_class_names, closest, skipping
 from mxrcnn.sections import MAX_IMAGE_PIXELS
-from symnet.masks import check_segmentation, encode
+from symnet.geometry.masks import check_segmentation, encode
 
 #: square pixels of an object: float32 holds them
 MOST_AREA = 3e38

@@ -40,8 +40,8 @@ from mxrcnn.data.transforms import (
 )
 from symnet import get_detector
 from symnet.detector import ImageTargetsInput
+from symnet.geometry.targets import pad_objects
 from symnet.machine.cores import local_workers, logical_cores
-from symnet.targets import pad_objects
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from PIL import Image
 from mxrcnn.config import DataConfig
 from mxrcnn.data.images import read_image, size_error
 from mxrcnn.data.records import DataError, ImageRecord
-from symnet.boxes import flip_boxes
-from symnet.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
-from symnet.targets import REGION
+from symnet.geometry.boxes import flip_boxes
+from symnet.geometry.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
+from symnet.geometry.targets import REGION
 
 
 @dataclass(frozen=True)

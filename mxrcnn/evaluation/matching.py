@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxrcnn.data.records import Detections, ImageId, ImageRecord
-from symnet.boxes import paired_coverage, paired_iou
+from symnet.geometry.boxes import paired_coverage, paired_iou
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 _BLOCK = 1 << 16  # detections whose pairs are in memory at once

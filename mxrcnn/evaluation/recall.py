@@ -11,7 +11,7 @@ import numpy as np
 
 from mxrcnn.data.records import ImageId, ImageRecord
 from mxrcnn.evaluation.matching import check_images, ignored
-from symnet.boxes import iou
+from symnet.geometry.boxes import iou
 
 
 def proposal_recall(

@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn import viz
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
@@ -29,6 +28,7 @@ from mxrcnn.evaluation.submission import (
 )
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
+from symnet.machine import mx
 
 T = TypeVar("T")
 

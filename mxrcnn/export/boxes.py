@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from mxrcnn.export.graph import MXNode, OnnxGraph, translates
-from symnet.anchors import classic_base_anchors
+from symnet.geometry.anchors import classic_base_anchors
 
 
 def take_rows(g: OnnxGraph, data: str, index: str) -> str:

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 
 from mxrcnn.data.records import Detections
 from mxrcnn.inference.predictor import Predictor
-from symnet.boxes import areas, iou
+from symnet.geometry.boxes import areas, iou
 
 LEAST_IOU = 0.99
 LARGEST_GAP = 1e-3

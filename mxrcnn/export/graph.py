@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mxrcnn.compat import mx
 from mxrcnn.export import ExportError
+from symnet.machine import mx
 
 #: the newest that needs no more than onnxruntime 1.12; has LayerNormalization and RoiAlign's modes
 OPSET = 17

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, check_precision, check_shapes
 from mxrcnn.inference.mxnet_engine import MXNetEngine, Shapes
 from mxrcnn.inference.predictor import Predictor
 from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
 from symnet.detector import parameter_shapes
-from symnet.layers import as_stored, fold_norms
-from symnet.layers import precision as graph_precision
+from symnet.machine import mx
+from symnet.parts.layers import as_stored, fold_norms
+from symnet.parts.layers import precision as graph_precision
 
 
 def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mxrcnn.compat import mx
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.inference.rewrite import with_pooling_tables
 from mxrcnn.training.checkpoint import CheckpointError
 from mxrcnn.training.symbol_file import mxnet_reason
+from symnet.machine import mx
 from symnet.machine.memory import read_memory
 
 Shapes = dict[str, tuple[int, ...]]

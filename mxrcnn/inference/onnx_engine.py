@@ -14,7 +14,7 @@ from mxrcnn.export import ExportError
 from mxrcnn.export.model import config_of
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.training.checkpoint import CheckpointError
-from symnet.compat import physical_cores
+from symnet.machine import physical_cores
 from symnet.machine.install import install_extra
 
 _SUFFIX = "ExecutionProvider"

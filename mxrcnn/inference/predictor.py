@@ -19,10 +19,10 @@ from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, sta
 from mxrcnn.inference.engine import Engine, Handle, Outputs
 from mxrcnn.inference.pictures import Picture, read_pixels
 from symnet import get_detector
-from symnet.masks import paste_rle
+from symnet.geometry.masks import paste_rle
 
 if TYPE_CHECKING:
-    from mxrcnn.compat import mx
+    from symnet.machine import mx
 
 Classes = Union[str, int, Iterable[Union[str, int]]]
 T = TypeVar("T")

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.loader import test_loader, test_plans
 from mxrcnn.data.records import Dataset
@@ -28,7 +27,8 @@ from mxrcnn.training.checkpoint import (
 )
 from symnet import get_detector
 from symnet.detector import Shape, parameter_shapes
-from symnet.layers import as_stored, exact_layers, fold_norms
+from symnet.machine import mx
+from symnet.parts.layers import as_stored, exact_layers, fold_norms
 
 PRECISIONS = ("int8", "bf16")
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mxrcnn.compat import mx
-from symnet.roi_pool import MOST_ROWS, max_pool_rois, table_rows
+from symnet.machine import mx
+from symnet.ops.roi_pool import MOST_ROWS, max_pool_rois, table_rows
 
 Shape = tuple[int, ...]
 Node = dict[str, Any]

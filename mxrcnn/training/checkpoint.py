@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
 from mxrcnn.training.lock import RunLock
 from mxrcnn.training.params_file import ParamsFileError, check_params_file
 from mxrcnn.training.symbol_file import SymbolError, check_test_symbol, load_symbol
 from mxrcnn.weights.budget import BudgetError
+from symnet.machine import mx
 
 _NAME = re.compile(r"step-(\d{8})")
 Params = dict[str, "mx.nd.NDArray"]  # quoted: it must not load mxnet

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mxrcnn.compat import mx
 from mxrcnn.data.records import ImageId
+from symnet.machine import mx
 
 #: steps that are still being computed when the others are read
 IN_FLIGHT = 2

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mxrcnn.compat import mx
 from mxrcnn.config import TrainConfig
 from mxrcnn.training.schedule import StepSchedule
+from symnet.machine import mx
 
 
 class _Scheduler(mx.lr_scheduler.LRScheduler):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mxrcnn.compat import mx
 from mxrcnn.config import (
     Config,
     ConfigError,
@@ -27,6 +26,7 @@ from mxrcnn.training.trainer import Trainer, TrainResult, train
 from mxrcnn.training.workers import Workers
 from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors
+from symnet.machine import mx
 from symnet.machine.install import install_extra
 
 DEFAULT_NETWORK = "faster_rcnn_vgg16"

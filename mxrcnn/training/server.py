@@ -13,8 +13,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError
+from symnet.machine import mx
 
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 

@@ -7,8 +7,8 @@ import io
 import re
 from pathlib import Path
 
-from mxrcnn.compat import mx
 from symnet.detector import SIDE
+from symnet.machine import mx
 
 #: what tools and detectors take from a test graph, and the sizes of a batch (B) of these
 _OUTPUTS = {"det_boxes": (None, 4), "det_scores": (None,), "det_classes": (None,)}

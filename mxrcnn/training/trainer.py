@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_precision, check_shapes, dump_json
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.loader import (
@@ -45,7 +44,8 @@ from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import SHARE, partial_batches, precision
+from symnet.machine import mx
+from symnet.parts.layers import SHARE, partial_batches, precision
 
 #: of one device: arrays by name
 Arrays = dict[str, mx.nd.NDArray]

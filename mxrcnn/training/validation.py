@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.loader import test_plans
@@ -14,6 +13,7 @@ from mxrcnn.evaluation.report import Report, is_measured
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.training.checkpoint import Best, Params, RunFolder, split_params
 from symnet import get_detector
+from symnet.machine import mx
 
 
 class Validation:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.compat import mx
 from mxrcnn.config import ConfigError
 from mxrcnn.training.server import flush_and_exit, number_of_workers
+from symnet.machine import mx
 
 #: set beside DMLC's own variables by tools/launch.py: which worker this is
 RANK = "DMLC_WORKER_ID"

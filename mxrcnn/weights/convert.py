@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.compat import mx
 from mxrcnn.config import Config, ConfigError, full_name, make_config, override, parse_settings
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
@@ -19,6 +18,7 @@ from mxrcnn.weights.reading import LoadReport, fit_params, to_rgb
 from mxrcnn.weights.source import Source, unused
 from mxrcnn.weights.sources import identify, network_shapes
 from symnet import get_detector
+from symnet.machine import mx
 
 TABLE = "conversion.txt"
 

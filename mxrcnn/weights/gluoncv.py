@@ -10,13 +10,13 @@ import numpy as np
 
 from mxrcnn.weights.source import IMAGENET, Arrays, Source, fold_norm, unused
 from mxrcnn.weights.torchvision import resnet_depth, resnet_networks
+from symnet.bodies.mobilenet import STAGES
+from symnet.bodies.resnet import PREFIX as BODY
 from symnet.faster_rcnn_fpn import GLUONCV as FASTER_FPN
 from symnet.faster_rcnn_v1b import COCO
-from symnet.fpn import PREFIX as FPN
-from symnet.layers import NORM_EPS, STATISTICS
 from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
-from symnet.mobilenet import STAGES
-from symnet.resnet import PREFIX as BODY
+from symnet.parts.fpn import PREFIX as FPN
+from symnet.parts.layers import NORM_EPS, STATISTICS
 
 #: endings of names here, and gluoncv's
 _ENDINGS = {

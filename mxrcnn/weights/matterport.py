@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxrcnn.weights.source import Arrays, Source, fold_norm
-from symnet.fpn import PREFIX as FPN
-from symnet.layers import NORM_EPS, STATISTICS
+from symnet.bodies.resnet import PREFIX as BODY
 from symnet.mask_rcnn_fpn import MATTERPORT_FORM
-from symnet.resnet import PREFIX as BODY
+from symnet.parts.fpn import PREFIX as FPN
+from symnet.parts.layers import NORM_EPS, STATISTICS
 
 _STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}

@@ -11,10 +11,10 @@ import numpy as np
 
 from mxrcnn.weights.names import COCO_GAPS, COCO_IDS, gaps_last
 from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
-from symnet.regnet import X_400MF_TORCHVISION
-from symnet.resnet import DEPTHS, Form
-from symnet.resnet import PREFIX as BODY
-from symnet.vgg import BLOCKS
+from symnet.bodies.regnet import X_400MF_TORCHVISION
+from symnet.bodies.resnet import DEPTHS, Form
+from symnet.bodies.resnet import PREFIX as BODY
+from symnet.bodies.vgg import BLOCKS
 
 #: endings of a normalisation's entries; a layer that has running statistics is one
 _NORM = {

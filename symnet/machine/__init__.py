@@ -6,14 +6,23 @@ engine   the settings of MXNet's threads and libraries
 cores    the cores that this process may use, and the processor's instruction sets
 memory   the memory that it may use
 install  the commands that install what is missing
+changes  the record of what was changed
 
-Nothing here imports NumPy or MXNet until somebody imports MXNet.
+Nothing here imports NumPy or MXNet until somebody imports MXNet. Everything else takes MXNet from
+here: `from symnet.machine import mx`.
 """
 
-from __future__ import annotations
+from symnet.machine.changes import MISSED, PATCHED
+from symnet.machine.cores import has_bf16, has_int8, local_workers, logical_cores, physical_cores
+from symnet.machine.finder import mx
 
-#: what was changed in this process for MXNet's sake, and why; `python -m mxrcnn.doctor` prints it
-PATCHED: dict[str, str] = {}
-
-#: settings that came too late, as MXNet had been imported before, and what each is good for
-MISSED: dict[str, str] = {}
+__all__ = [
+    "MISSED",
+    "PATCHED",
+    "has_bf16",
+    "has_int8",
+    "local_workers",
+    "logical_cores",
+    "mx",
+    "physical_cores",
+]

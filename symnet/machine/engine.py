@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from symnet.machine import PATCHED
+from symnet.machine.changes import PATCHED
 from symnet.machine.cores import cpu_flags, local_workers, physical_cores
 
 #: what oneDNN calls processors with a matrix unit

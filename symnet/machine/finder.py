@@ -13,7 +13,7 @@ import types
 import warnings
 from typing import Any
 
-from symnet.machine import MISSED, PATCHED
+from symnet.machine.changes import MISSED, PATCHED
 from symnet.machine.install import how_to_install
 
 

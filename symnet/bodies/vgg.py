@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
-from symnet.layers import conv, fc, float32, relu, row_side
+from symnet.machine import mx
+from symnet.parts.layers import conv, fc, float32, relu, row_side
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: convolutions of each block and their filters; blocks are separated by 2x2 max-pooling
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))

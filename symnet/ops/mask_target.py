@@ -1,15 +1,15 @@
 """The custom operator `mask_target`: what each foreground RoI's mask should be.
 
 Letters: B images, R RoIs of all images, F mask RoIs of all images, G objects, S the mask's side,
-h, w a stored mask's size. What it computes is in symnet/masks.py; here are shapes alone.
+h, w a stored mask's size. What it computes is in symnet/geometry/masks.py; here are shapes alone.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from symnet.compat import mx
-from symnet.masks import crop_and_resize, unpack
+from symnet.geometry.masks import crop_and_resize, unpack
+from symnet.machine import mx
 
 
 class MaskTarget(mx.operator.CustomOp):

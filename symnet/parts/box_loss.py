@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
+from symnet.machine import mx
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: torchvision's, and Fast R-CNN's for the RPN (sigma 3)
 BETA = 1 / 9

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.anchors import Anchors, AnchorSpec
-from symnet.box_loss import BETA, box_divisor, foreground_output, smooth_l1
-from symnet.compat import mx
-from symnet.fpn import best, cell_size, columns_and_rows, quotient, rows, take_rows
-from symnet.layers import (
+from symnet.bodies.vgg import thin
+from symnet.geometry.anchors import Anchors, AnchorSpec
+from symnet.machine import mx
+from symnet.parts.box_loss import BETA, box_divisor, foreground_output, smooth_l1
+from symnet.parts.fpn import best, cell_size, columns_and_rows, quotient, rows, take_rows
+from symnet.parts.layers import (
     binary_cross_entropy,
     constant,
     conv,
@@ -25,11 +26,10 @@ from symnet.layers import (
     relu,
     with_share,
 )
-from symnet.roi import decode_boxes, large, with_batch_index
-from symnet.vgg import thin
+from symnet.parts.roi import decode_boxes, large, with_batch_index
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 @dataclass(frozen=True)

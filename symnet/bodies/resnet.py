@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from symnet.compat import mx
-from symnet.layers import STATISTICS, conv_norm, relu
+from symnet.machine import mx
+from symnet.parts.layers import STATISTICS, conv_norm, relu
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 Form = Literal["torchvision", "keras", "v1d"]
 
@@ -45,7 +45,7 @@ _DEEP_STEM = (
 def resnet(data: Symbol, depth: int, norm: str, form: Form = "torchvision") -> list[Symbol]:
     """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-    norm: one of symnet.layers.NORMS.
+    norm: one of symnet.parts.layers.NORMS.
     """
     for layer, normed, active, channels, *sizes in _DEEP_STEM if form == "v1d" else _STEM:
         names = (f"{PREFIX}{layer}", f"{PREFIX}{normed}")

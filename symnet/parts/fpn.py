@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
-from symnet.layers import conv, conv_norm, float32
-from symnet.roi import crop_and_resize
+from symnet.machine import mx
+from symnet.parts.layers import conv, conv_norm, float32
+from symnet.parts.roi import crop_and_resize
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 PREFIX = "backbone.fpn."
 

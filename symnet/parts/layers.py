@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from symnet.compat import mx, uses_amx
+from symnet.machine import mx
+from symnet.machine.engine import uses_amx
 
 if TYPE_CHECKING:
     Symbol = mx.sym.Symbol

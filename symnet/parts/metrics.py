@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
-from symnet.layers import SHARE
+from symnet.machine import mx
+from symnet.parts.layers import SHARE
 
 if TYPE_CHECKING:
     NDArray = mx.nd.NDArray

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from symnet import resnet
-from symnet.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
-from symnet.ranges import check_order, check_ranges
-from symnet.rpn import ProposalFilter
+from symnet.bodies import resnet
+from symnet.config.ranges import check_order, check_ranges
+from symnet.geometry.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
+from symnet.parts.rpn import ProposalFilter
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RCNNConfig:
 
     Only box_pre_nms_top_n is not torchvision's, which has no limit: MXNet's NMS of all 90,000
     candidates takes 3 s, however few are above the score threshold; of the best 5,000 16 ms.
-    ValueError names a field out of its range (symnet/ranges.py).
+    ValueError names a field out of its range (symnet/config/ranges.py).
     """
 
     #: classes, with the background
@@ -30,7 +30,7 @@ class RCNNConfig:
     unused_classes: int = 0
     #: layers of the ResNet body
     depth: Literal[18, 34, 50, 101] = 50
-    #: where the body strides, see symnet/resnet.py; "v1d" is gluoncv's, "keras" matterport's
+    #: where the body strides, see symnet/bodies/resnet.py; "v1d" is gluoncv's, "keras" matterport's
     body_form: resnet.Form = "torchvision"
     #: how the body is normalised: on stored statistics (frozen), or trained by batch or by group
     norm: Literal["frozen", "batch", "group"] = "frozen"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from symnet.box_loss import BETA, box_divisor, foreground_output, smooth_l1
-from symnet.compat import mx
-from symnet.layers import (
+from symnet.machine import mx
+from symnet.parts.box_loss import BETA, box_divisor, foreground_output, smooth_l1
+from symnet.parts.layers import (
     binary_cross_entropy,
     conv,
     deconv,
@@ -23,7 +23,7 @@ from symnet.layers import (
 )
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 
 def roi_head(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:

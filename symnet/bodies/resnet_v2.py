@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
-from symnet.layers import conv, float32, relu
-from symnet.vgg import thin
+from symnet.bodies.vgg import thin
+from symnet.machine import mx
+from symnet.parts.layers import conv, float32, relu
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: channels of the first convolution, and of the four stages
 STEM = 64

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
+from symnet.machine import mx
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: indices are float32, which counts up to here
 MOST_ROWS = 2**24

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.layers import conv_norm, relu
-from symnet.resnet import PREFIX
+from symnet.bodies.resnet import PREFIX
+from symnet.parts.layers import conv_norm, relu
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: filters of the stem; filters and stride of each block of the four stages (the paper's table 1)
 STEM = 32
@@ -27,7 +27,7 @@ STAGES = (
 def mobilenet(data: Symbol, norm: str) -> list[Symbol]:
     """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-    norm: one of symnet.layers.NORMS.
+    norm: one of symnet.parts.layers.NORMS.
     """
     stem = (f"{PREFIX}conv1", f"{PREFIX}bn1")
     data = relu(conv_norm(data, *stem, STEM, 3, 2, kind=norm, channels=3), f"{PREFIX}relu")

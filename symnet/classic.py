@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from symnet.anchors import AnchorSpec
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
+from symnet.config.ranges import check_order, check_ranges
 from symnet.detector import DetectorDef, ImageTargetsInput
-from symnet.layers import float32
-from symnet.metrics import classic_counts, rcnn_metrics, rpn_metrics
-from symnet.ranges import check_order, check_ranges
-from symnet.roi import crop_and_resize, decode_boxes, detections, roi_head, roi_losses
-from symnet.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
-from symnet.targets import RPNSampling, rpn_targets
+from symnet.geometry.anchors import AnchorSpec
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RPNSampling, rpn_targets
+from symnet.machine import mx
+from symnet.parts.layers import float32
+from symnet.parts.metrics import classic_counts, rcnn_metrics, rpn_metrics
+from symnet.parts.roi import crop_and_resize, decode_boxes, detections, roi_head, roi_losses
+from symnet.parts.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: pixels of a cell of the feature map, of all classic bodies
 STRIDE = 16
@@ -42,7 +42,7 @@ LABELS = ("label", "bbox_target", "bbox_weight")
 class ClassicConfig:
     """The classic values, in the order in which data flow through the network.
 
-    ValueError names a field out of its range (symnet/ranges.py).
+    ValueError names a field out of its range (symnet/config/ranges.py).
     """
 
     #: classes, with the background
@@ -176,7 +176,7 @@ def _box_head(
 
 def _sample_rois(config: ClassicConfig, proposals: Symbol, images: int) -> Symbol:
     """Four outputs: rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C)."""
-    from symnet import proposal_target  # noqa: F401 - registers the operator, needs mxnet
+    from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
 
     return mx.sym.Custom(
         rois=proposals,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.layers import conv_norm, relu
-from symnet.resnet import PREFIX, frozen_but, projection
+from symnet.bodies.resnet import PREFIX, frozen_but, projection
+from symnet.parts.layers import conv_norm, relu
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 STEM = 32
 
@@ -35,7 +35,7 @@ X_400MF_TORCHVISION = Stages((1, 2, 7, 12), (32, 64, 160, 400), 16)
 def regnet(data: Symbol, stages: Stages, norm: str) -> list[Symbol]:
     """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
 
-    norm: one of symnet.layers.NORMS.
+    norm: one of symnet.parts.layers.NORMS.
     """
     data = conv_norm(data, f"{PREFIX}stem.0", f"{PREFIX}stem.1", STEM, 3, 2, kind=norm, channels=3)
     data = relu(data, f"{PREFIX}stem.2")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from symnet.boxes import intersections, paired_coverage, paired_iou
+from symnet.geometry.boxes import intersections, paired_coverage, paired_iou
 
 IGNORE = -1
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.compat import mx
-from symnet.layers import conv, float32, relu
-from symnet.vgg import thin
+from symnet.bodies.vgg import thin
+from symnet.machine import mx
+from symnet.parts.layers import conv, float32, relu
 
 if TYPE_CHECKING:
-    from symnet.layers import Symbol
+    from symnet.parts.layers import Symbol
 
 #: convolutions with normalisation and pooling after them: filters, kernel; strides are 2
 REDUCING = ((96, 7), (256, 5))

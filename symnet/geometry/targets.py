@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from symnet.boxes import BoxCoder, areas, iou
-from symnet.matching import IGNORE, anchors_within, match_anchors
+from symnet.geometry.boxes import BoxCoder, areas, iou
+from symnet.geometry.matching import IGNORE, anchors_within, match_anchors
 
 #: the class of an ignore region in gt_boxes, and the label of FCOS's points in one
 REGION = -2

@@ -1,7 +1,7 @@
 """The custom operator `proposal_target`: from proposals and objects to sampled RoIs and targets.
 
 Letters: B images, P proposals an image, R RoIs an image, G objects, C classes.
-Everything that it computes is in symnet/targets.py; here are shapes and strings only.
+Everything that it computes is in symnet/geometry/targets.py; here are shapes and strings only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import zlib
 
 import numpy as np
 
-from symnet.boxes import BoxCoder
-from symnet.compat import mx
-from symnet.targets import RoISampling, roi_targets
+from symnet.geometry.boxes import BoxCoder
+from symnet.geometry.targets import RoISampling, roi_targets
+from symnet.machine import mx
 
 #: places of proposals are rounded to multiples of so many pixels
 _ROUGH = 8

@@ -1,0 +1,1 @@
+"""Bodies: networks that turn an image into feature maps."""

@@ -1,0 +1,1 @@
+"""The detectors' configurations: their fields, and which values are allowed."""

@@ -1,0 +1,1 @@
+"""Geometry in NumPy alone: anchors, boxes, masks, and what the losses ask for. No MXNet here."""

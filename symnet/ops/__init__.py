@@ -1,0 +1,1 @@
+"""Operators: the custom ones, which run Python, and those put together from MXNet's own."""
