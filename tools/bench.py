@@ -14,16 +14,7 @@ import argparse
 import json
 import sys
 
-import _repo  # noqa: F401
-
-
-def image_size(text: str) -> tuple:
-    """600x1000 as (600, 1000)."""
-    height, _, width = text.partition("x")
-    size = int(height), int(width)
-    if min(size) < 1:
-        raise ValueError(text)
-    return size
+from _common import add_words, image_size, new_parser
 
 
 def positive(text: str) -> int:
@@ -34,9 +25,7 @@ def positive(text: str) -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
     parser.add_argument(
         "--precision",
@@ -59,9 +48,7 @@ def parse_args() -> argparse.Namespace:
         "--profile", action="store_true", help="instead: milliseconds of our operators, one by one"
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file, too")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
-    )
+    add_words(parser)
     return parser.parse_args()
 
 

@@ -16,19 +16,12 @@ import argparse
 import sys
 from pathlib import Path
 
-import _repo  # noqa: F401
+from _common import add_data, add_words, given_settings, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--dataset",
-        metavar="KIND",
-        help="voc, coco or another of mxrcnn.data.DATASETS; default: synthetic",
-    )
-    parser.add_argument("--data-root", metavar="DIR")
+    parser = new_parser(__doc__)
+    add_data(parser, "synthetic", "data/synthetic for synthetic")
     parser.add_argument(
         "--imageset",
         metavar="A,B",
@@ -36,9 +29,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--network", help="whose anchors; default: faster_rcnn_vgg16")
     parser.add_argument("--preset", metavar="NAME", help="as of tools/train.py")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of a run"
-    )
+    add_words(parser)
     parser.add_argument("--json", metavar="FILE", help="write the whole report, every fault in it")
     parser.add_argument("--out", metavar="DIR", help="draw pictures there")
     parser.add_argument("--pictures", type=int, default=12, metavar="N", help="faults to draw")
@@ -54,14 +45,9 @@ def main() -> int:
     from mxrcnn.files import atomic_write
     from mxrcnn.training.run import TrainRequest, build_config
 
-    given = {"data.dataset": args.dataset, "data.root": args.data_root}
     with report_user_errors():
-        settings = {key: value for key, value in given.items() if value is not None}
-        config, _ = build_config(
-            TrainRequest(
-                network=args.network, preset=args.preset, settings=settings, words=tuple(args.set)
-            )
-        )
+        request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.set))
+        config, _ = build_config(request)
         names = args.imageset.split(",") if args.imageset else [config.data.imageset]
         check = check_data(config, [name.strip() for name in names])
         print(table(check))

@@ -15,13 +15,11 @@ examples:
 import argparse
 import sys
 
-import _repo  # noqa: F401
+from _common import add_words, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("source", help=".pth .pt .safetensors .params .npz .h5")
     parser.add_argument("--to", required=True, metavar="RUN", help="the run folder to write")
     parser.add_argument("--network", help="default: the one that the file is of; see README.md")
@@ -42,9 +40,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="take what fits, even if the file and the network do not fit as a whole",
     )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
-    )
+    add_words(parser)
     return parser.parse_args()
 
 

@@ -13,13 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import _repo  # noqa: F401
+from _common import new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("run", help="a run's folder, or a .onnx file of tools/export.py")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")

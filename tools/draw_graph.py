@@ -10,14 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import _repo  # noqa: F401
-
-
-def image_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 600x800")
-    return int(height), int(width)
+from _common import image_size, new_parser
 
 
 def picture_path(text: str) -> Path:
@@ -28,9 +21,7 @@ def picture_path(text: str) -> Path:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
     parser.add_argument("--test", action="store_true", help="the test graph, not the training one")
     parser.add_argument(

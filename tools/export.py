@@ -16,18 +16,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import _repo  # noqa: F401
+from _common import add_run, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="the run's folder, as tools/train.py made it")
+    parser = new_parser(__doc__)
+    add_run(parser)
     parser.add_argument("--to", required=True, metavar="PLACE", help="FILE.onnx, or a new folder")
-    parser.add_argument(
-        "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
-    )
     parser.add_argument(
         "--check", nargs="+", default=[], metavar="IMAGE", help="compare ONNX and run on images"
     )

@@ -18,13 +18,11 @@ password, and have this folder and Python at the same places. See docs/distribut
 import argparse
 import sys
 
-import _repo  # noqa: F401
+from _common import new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("-n", "--workers", type=int, metavar="N", help="how many workers")
     parser.add_argument(
         "-s", "--servers", type=int, default=0, metavar="N", help="how many servers (one a host)"

@@ -11,24 +11,17 @@ examples:
 import argparse
 import sys
 
-import _repo  # noqa: F401
+from _common import add_run, add_test_data, given_settings, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="the run's folder, as tools/train.py made it")
+    parser = new_parser(__doc__)
+    add_run(parser)
     parser.add_argument(
         "--precision", choices=("int8", "bf16"), default="int8", help="default: %(default)s"
     )
     parser.add_argument("--out", metavar="DIR", help="default: RUN_int8, or RUN_bf16")
-    parser.add_argument(
-        "--dataset",
-        metavar="KIND",
-        help="voc, coco or another of mxrcnn.data.DATASETS; default: the run's",
-    )
-    parser.add_argument("--data-root", metavar="DIR", help="default: the run's")
+    add_test_data(parser)
     parser.add_argument(
         "--calibration-imageset",
         metavar="NAME",
@@ -40,23 +33,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--imageset", metavar="NAME", help="to test on; default: the run's validation images"
     )
-    parser.add_argument(
-        "--metric",
-        choices=("auto", "voc07", "voc12", "coco"),
-        default="auto",
-        help="auto (default): COCO's AP@[.50:.95] for COCO data, of boxes and of masks; VOC07 mAP "
-        "for VOC data",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
-    )
-    parser.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
     parser.add_argument("--no-test", action="store_true", help="do not measure before and after")
     return parser.parse_args()
-
-
-#: command line options and the settings that they are short for
-SETTINGS = {"dataset": "data.dataset", "data_root": "data.root", "skip_bad": "data.skip_bad"}
 
 
 def main() -> int:
@@ -64,7 +42,6 @@ def main() -> int:
     from mxrcnn.errors import report_user_errors
     from mxrcnn.evaluation.quantized import QuantizeRequest, quantize_and_test
 
-    given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     out = args.out or f"{args.run.rstrip('/')}_{args.precision}"
     with report_user_errors():
         table = quantize_and_test(
@@ -72,7 +49,7 @@ def main() -> int:
                 run=args.run,
                 out=out,
                 precision=args.precision,
-                settings={key: value for key, value in given.items() if value is not None},
+                settings=given_settings(args),
                 calibration_imageset=args.calibration_imageset,
                 images=args.images,
                 imageset=args.imageset,

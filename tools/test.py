@@ -9,31 +9,14 @@ examples:
 import argparse
 import sys
 
-import _repo  # noqa: F401
+from _common import add_run, add_test_data, given_settings, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="the run's folder, as tools/train.py made it")
-    parser.add_argument(
-        "--dataset",
-        metavar="KIND",
-        help="voc, coco or another of mxrcnn.data.DATASETS; default: the run's",
-    )
-    parser.add_argument("--data-root", metavar="DIR", help="default: the run's")
+    parser = new_parser(__doc__)
+    add_run(parser)
+    add_test_data(parser)
     parser.add_argument("--imageset", help="default: the run's validation images")
-    parser.add_argument(
-        "--metric",
-        choices=("auto", "voc07", "voc12", "coco"),
-        default="auto",
-        help="auto (default): COCO's AP@[.50:.95] for COCO data, of boxes and of masks; VOC07 mAP "
-        "for VOC data",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
-    )
     parser.add_argument("--params", metavar="FILE", help="a bare .params file instead")
     parser.add_argument(
         "--precision",
@@ -44,16 +27,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
     parser.add_argument("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
-    parser.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
     parser.add_argument(
         "--pictures", type=int, default=4, metavar="N", help="best and worst to draw"
     )
     parser.add_argument("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
     return parser.parse_args()
-
-
-#: command line options and the settings that they are short for
-SETTINGS = {"dataset": "data.dataset", "data_root": "data.root", "skip_bad": "data.skip_bad"}
 
 
 def main() -> int:
@@ -62,12 +40,11 @@ def main() -> int:
     from mxrcnn.evaluation.run import TestRequest, run_test
     from mxrcnn.training.run import contexts
 
-    given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     with report_user_errors():
         outcome = run_test(
             TestRequest(
                 run=args.run,
-                settings={key: value for key, value in given.items() if value is not None},
+                settings=given_settings(args),
                 imageset=args.imageset,
                 metric=args.metric,
                 checkpoint=args.checkpoint,

@@ -14,13 +14,11 @@ examples:
 import argparse
 import sys
 
-import _repo  # noqa: F401
+from _common import add_data, add_skip_bad, add_words, given_settings, new_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     what = parser.add_argument_group("what to train")
     what.add_argument("--network", help="default: of --pretrained, else faster_rcnn_vgg16")
     what.add_argument(
@@ -60,16 +58,11 @@ def parse_args() -> argparse.Namespace:
     )
 
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        metavar="KIND",
-        help="voc, coco or another of mxrcnn.data.DATASETS; default: synthetic",
-    )
-    data.add_argument("--data-root", metavar="DIR")
+    add_data(data, "synthetic", "data/synthetic for synthetic")
     data.add_argument("--imageset", help="such as 2007_trainval+2012_trainval, or train2017")
     data.add_argument("--val-imageset", help="images to validate on (see --val-every)")
     data.add_argument("--num-workers", type=int, metavar="N", help="loader processes; 0: a thread")
-    data.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
+    add_skip_bad(data)
 
     how = parser.add_argument_group("how")
     how.add_argument("--gpus", metavar="0,1", help="GPUs to use; without it, the CPU")
@@ -109,9 +102,7 @@ def parse_args() -> argparse.Namespace:
     )
     how.add_argument("--log-interval", type=int, metavar="N", help="steps between log rows")
     how.add_argument("--tensorboard", action="store_true", default=None, help="write event files")
-    how.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
-    )
+    add_words(how)
     how.add_argument(
         "--list-settings",
         action="store_true",
@@ -153,7 +144,6 @@ def main() -> int:
     from mxrcnn.errors import report_user_errors
     from mxrcnn.training.run import TrainRequest, run_training
 
-    given = {key: getattr(args, option) for option, key in SETTINGS.items()}
     with report_user_errors():
         if args.list_settings:
             from mxrcnn.config import make_config
@@ -165,7 +155,7 @@ def main() -> int:
             TrainRequest(
                 network=args.network,
                 preset=args.preset,
-                settings={key: value for key, value in given.items() if value is not None},
+                settings=given_settings(args, SETTINGS),
                 words=tuple(args.set),
                 out=args.out,
                 resume=args.resume,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mxrcnn.tables import aligned
+
 WHAT = {"train": "training step", "infer": "image to boxes"}
 
 
@@ -117,9 +119,9 @@ class BenchReport:
         head += f"{processor()}: medians of {self.repeat}, "
         parts = [
             head + f"load average at the start {self.load:.2f}",
-            _aligned(self._times()),
-            _aligned(self._files()),
-            _aligned(self._ceilings()),
+            aligned(self._times()),
+            aligned(self._files()),
+            aligned(self._ceilings()),
         ]
         return "\n\n".join(parts)
 
@@ -166,19 +168,7 @@ def operator_table(title: str, milliseconds: Mapping[str, float], least: float =
     rows = [[title, "ms a step"]]
     rows += [[name, f"{ms:.1f}"] for name, ms in milliseconds.items() if ms >= least]
     rows.append(["all others", f"{sum(ms for ms in milliseconds.values() if ms < least):.1f}"])
-    return _aligned(rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def processor() -> str:

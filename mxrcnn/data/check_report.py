@@ -11,6 +11,7 @@ import numpy as np
 
 from mxrcnn.data.check import HUGE, KINDS, LONG, TINY, DataCheck
 from mxrcnn.data.check_anchors import THRESHOLDS, coverage
+from mxrcnn.tables import aligned, plain
 
 #: faults of a kind that the table shows; the JSON has all
 SHOWN = 5
@@ -19,19 +20,10 @@ SHOWN = 5
 def table(check: DataCheck) -> str:
     """The whole report for people."""
     parts = [_counts_table(check), _class_table(check), _reach_lines(check), _fault_lines(check)]
-    return "\n\n".join("\n".join(part) for part in parts if part)
+    return "\n\n".join(parts)
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-        for row in rows
-    ]
-
-
-def _counts_table(check: DataCheck) -> list[str]:
+def _counts_table(check: DataCheck) -> str:
     names = [split.name for split in check.splits]
     keys = [key for key in check.counts[names[0]] if key != "per class"]
     explained = {
@@ -41,10 +33,10 @@ def _counts_table(check: DataCheck) -> list[str]:
     }
     rows = [["", *names]]
     rows += [[explained.get(key, key), *(str(check.counts[n][key]) for n in names)] for key in keys]
-    return _rows(rows)
+    return aligned(rows)
 
 
-def _class_table(check: DataCheck) -> list[str]:
+def _class_table(check: DataCheck) -> str:
     """By class: objects of each split, their share of all, the median side, what anchors reach."""
     names = [split.name for split in check.splits]
     anchors = check.reach.points is None
@@ -61,31 +53,30 @@ def _class_table(check: DataCheck) -> list[str]:
         row = [name, *map(str, counts), f"{sum(counts) / total:.1%}", median]
         shares = coverage(check.reach.overlaps[ours]).values() if anchors else ()
         rows.append(row + [_percent(share) for share in shares])
-    return _rows(rows)
+    return aligned(rows)
 
 
 def _percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{share:.1%}"
 
 
-def _reach_lines(check: DataCheck) -> list[str]:
+def _reach_lines(check: DataCheck) -> str:
     reach, model = check.reach, check.config.model
     if reach.points is not None:
         shares = ", ".join(f"{_percent(s)} {name}" for name, s in reach.points.levels.items())
-        return [
+        return (
             f"{reach.network} has points instead of anchors. Objects by the level of their size: "
-            f"{shares}",
-            f"objects that a point stands for, in {reach.points.images} images: "
-            f"{_percent(reach.points.matched)}",
-        ]
+            f"{shares}\nobjects that a point stands for, in {reach.points.images} images: "
+            f"{_percent(reach.points.matched)}"
+        )
     fields = ("anchor_sizes", "anchor_scales", "anchor_ratios")
     own = {name: getattr(model, name) for name in fields if hasattr(model, name)}
-    lines = [_reach_line(f"anchors of {reach.network}", own, reach.overlaps)]
+    line = _reach_line(f"anchors of {reach.network}", own, reach.overlaps)
     best = reach.suggestion
     if best is None:
-        return [*lines, "no other anchors of the same number were found that reach more"]
-    lines.append(_reach_line("suggested", best.settings, best.overlaps))
-    return [*lines, f"  by {best.how}: --set {best.words()}"]
+        return f"{line}\nno other anchors of the same number were found that reach more"
+    better = _reach_line("suggested", best.settings, best.overlaps)
+    return f"{line}\n{better}\n  by {best.how}: --set {best.words()}"
 
 
 def _reach_line(what: str, settings: Mapping[str, Sequence[float]], overlaps: np.ndarray) -> str:
@@ -94,9 +85,9 @@ def _reach_line(what: str, settings: Mapping[str, Sequence[float]], overlaps: np
     return f"{what} ({words}): reach {', '.join(shares)}"
 
 
-def _fault_lines(check: DataCheck) -> list[str]:
+def _fault_lines(check: DataCheck) -> str:
     if not check.faults:
-        return ["no faults"]
+        return "no faults"
     lines = []
     for kind, (level, what) in KINDS.items():
         found = [fault for fault in check.faults if fault.kind == kind]
@@ -108,7 +99,7 @@ def _fault_lines(check: DataCheck) -> list[str]:
             lines.append(f"  {fault.split}: {file}{fault.detail}")
         if len(found) > SHOWN:
             lines.append(f"  and {len(found) - SHOWN} more")
-    return lines
+    return "\n".join(lines)
 
 
 def to_json(check: DataCheck) -> str:
@@ -142,15 +133,4 @@ def to_json(check: DataCheck) -> str:
         "fault_counts": dict(Counter(fault.kind for fault in check.faults)),
         "faults": [{**fault._asdict(), "level": fault.level} for fault in check.faults],
     }
-    return json.dumps(_plain(report), indent=2, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Without what JSON has no number for."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.files import atomic_write
+from mxrcnn.tables import aligned, plain
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Report:
                 [name, *(_number(row.get(c, math.nan)) for c in columns)]
                 for name, row in self.per_class.items()
             ]
-            parts.append(_aligned(head, rows))
+            parts.append(aligned([head, *rows], rule=True))
         if self.metrics:
-            parts.append(_aligned([], [[k, _number(v)] for k, v in self.metrics.items()]))
+            parts.append(aligned([[k, _number(v)] for k, v in self.metrics.items()]))
         if self.notes:
             parts.append("\n".join(self.notes))
         return "\n\n".join(parts)
@@ -64,8 +65,8 @@ class Report:
         return {
             "metric": self.metric or None,
             "main": self.main or None,
-            "metrics": _plain(self.metrics),
-            "per_class": {name: _plain(row) for name, row in self.per_class.items()},
+            "metrics": plain(self.metrics),
+            "per_class": plain(self.per_class),
             "notes": list(self.notes),
         }
 
@@ -108,12 +109,6 @@ def _union(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> dict[str, A
     return {**a, **b}
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy scalars to Python's, and None for what is not finite."""
-    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
-    return {k: v if math.isfinite(v) else None for k, v in values.items()}
-
-
 def is_measured(value: float) -> bool:
     """Whether a number of a report is one: neither NaN nor pycocotools' -1."""
     return math.isfinite(value) and value != -1
@@ -125,16 +120,3 @@ def _number(value: float) -> str:
     if isinstance(value, (int, np.integer)):
         return str(value)
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
-
-
-def _aligned(head: list[str], rows: list[list[str]]) -> str:
-    """Columns side by side, the first to the left, the others to the right; a rule under a head."""
-    lines = [head, *rows] if head else rows
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))])
-        for line in lines
-    ]
-    if head:
-        text.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(text)

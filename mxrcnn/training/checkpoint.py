@@ -8,7 +8,6 @@ folder of that name is whole. Random states need no saving: every draw is seeded
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
+from mxrcnn.tables import plain
 from mxrcnn.training.lock import RunLock
 from mxrcnn.training.params_file import ParamsFileError, check_params_file
 from mxrcnn.training.symbol_file import SymbolError, check_test_symbol, load_symbol
@@ -47,16 +47,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _row(row: Mapping[str, Any]) -> str:
     """A row of the log as a line of strict JSON."""
-    return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """A JSON value with None in the place of NaN and infinities."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return json.dumps(plain(row), allow_nan=False) + "\n"
 
 
 def _is_number(value: Any, *kinds: type) -> bool:

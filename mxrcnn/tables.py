@@ -1,0 +1,35 @@
+"""Reports as text and as JSON: columns side by side, and values that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def aligned(rows: Sequence[Sequence[str]], rule: bool = False) -> str:
+    """Rows of equal length as lines: the first column left-aligned, the others right-aligned.
+
+    rule: underline the first row, the table's head.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    if rule:
+        lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: NumPy scalars become Python's, and floats that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""What the tools share: the path to this clone's packages, and options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# `python tools/NAME.py` finds the packages of its own clone, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+#: data options and the settings that they set
+DATA_SETTINGS = {"dataset": "data.dataset", "data_root": "data.root", "skip_bad": "data.skip_bad"}
+
+
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help shows the tool's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run to work on, and which of its checkpoints."""
+    parser.add_argument("run", help="the run's folder, written by tools/train.py")
+    parser.add_argument(
+        "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
+    )
+
+
+def add_data(parser: Any, default: str, default_root: str) -> None:
+    """The data set and its folder."""
+    parser.add_argument(
+        "--dataset",
+        metavar="KIND",
+        help=f"voc, coco or another of mxrcnn.data.DATASETS; default: {default}",
+    )
+    parser.add_argument("--data-root", metavar="DIR", help=f"its folder; default: {default_root}")
+
+
+def add_test_data(parser: argparse.ArgumentParser) -> None:
+    """The data to test a run on, by default its own, and the metric."""
+    add_data(parser, "the run's", "the run's")
+    parser.add_argument(
+        "--metric",
+        choices=("auto", "voc07", "voc12", "coco"),
+        default="auto",
+        help="auto (default): COCO's AP@[.50:.95] for COCO data, of boxes and of masks; VOC07 mAP "
+        "for VOC data",
+    )
+    add_skip_bad(parser)
+
+
+def add_skip_bad(parser: Any) -> None:
+    """Whether bad files stop the tool."""
+    parser.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
+
+
+def add_words(parser: Any) -> None:
+    """KEY=VALUE words for any setting."""
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
+    )
+
+
+def given_settings(
+    args: argparse.Namespace, options: Mapping[str, str] = DATA_SETTINGS
+) -> dict[str, Any]:
+    """The settings that were given as options. options: option -> name of the setting."""
+    given = {key: getattr(args, option, None) for option, key in options.items()}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """600x800 as (600, 800), height and width; ArgumentTypeError for anything else."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 600x800")
+    return int(height), int(width)
