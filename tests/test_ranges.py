@@ -16,6 +16,7 @@ from mxrcnn.config import (
     override,
     to_dict,
 )
+from mxrcnn.config.sections import fields_of
 from mxrcnn.training.run import QUICK
 from symnet import get_detector, list_detectors
 from symnet.config.ranges import RANGES
@@ -106,8 +107,12 @@ OWN = {
 
 def number_fields(network: str) -> set[str]:
     """The fields of a network's config that are numbers or tuples of numbers."""
-    hints = typing.get_type_hints(get_detector(network).config)
-    return {name for name, hint in hints.items() if {hint, *typing.get_args(hint)} & {int, float}}
+    hints = fields_of(get_detector(network).config())
+    return {
+        name.rpartition(".")[2]
+        for name, hint in hints
+        if {hint, *typing.get_args(hint)} & {int, float}
+    }
 
 
 @pytest.mark.parametrize("network", list_detectors())

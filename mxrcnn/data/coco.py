@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import check_pixels, image_size, opened, path_inside, size_error
 from mxrcnn.data.records import (
     DataError,
@@ -28,7 +29,6 @@ from mxrcnn.data.records import (
     clean_boxes,
 )
 from mxrcnn.data.voc import PROGRESS_FROM, check_class_names, closest, skipping
-from mxrcnn.sections import MAX_IMAGE_PIXELS
 from symnet.geometry.masks import check_segmentation, encode
 
 #: square pixels of an object: float32 holds them

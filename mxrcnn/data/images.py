@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.records import DataError
-from mxrcnn.sections import MAX_IMAGE_PIXELS
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 ORIENTATION_TAG = 0x0112

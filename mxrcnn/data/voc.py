@@ -19,9 +19,9 @@ import numpy as np
 from defusedxml import ElementTree
 from tqdm import tqdm
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import image_size, path_inside, size_error
 from mxrcnn.data.records import DataError, DataNotes, Dataset, ImageRecord, clean_boxes
-from mxrcnn.sections import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

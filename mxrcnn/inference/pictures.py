@@ -9,9 +9,9 @@ from typing import Union
 import numpy as np
 from PIL import Image, ImageOps
 
+from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.images import as_rgb, opened, read_image
 from mxrcnn.data.records import DataError
-from mxrcnn.sections import MAX_IMAGE_PIXELS
 
 Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
 

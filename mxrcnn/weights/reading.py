@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mxrcnn.config import Config
+from mxrcnn.config.sections import fields_of
 from mxrcnn.training.checkpoint import RunFolder, load_arrays, split_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.source import Source
@@ -157,7 +159,9 @@ def pretrained_settings(
     network = network or config.network
     settings = {f"data.{name}": getattr(config.data, name) for name in _INPUT}
     if network == config.network:
-        settings.update({f"model.{name}": value for name, value in vars(config.model).items()})
+        settings.update(
+            {n: attrgetter(n)(config) for n, _ in fields_of(config) if n[:5] == "model"}
+        )
     which, folder = origin.checkpoint()
     told = f"{origin.path}: a run of {config.network}, whose settings hold; its {which} checkpoint"
     return network, settings, [f"{told}, {folder.name}"]

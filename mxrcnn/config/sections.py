@@ -1,12 +1,15 @@
-"""The two sections of a configuration that are the same for all networks: data and training.
+"""The configuration's dataclasses: data and training, the same for all networks, and the whole.
 
-What each field is stands beside it, after `#:`; `tools/train.py --list-settings` reads it there.
+The `#:` comments document the fields; `tools/train.py --list-settings` prints them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
+import functools
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from symnet.config.ranges import FROM_0, FROM_1, Range
@@ -132,3 +135,34 @@ class TrainConfig:
         _check("train", self, TRAIN_RANGES)
         if "" in self.fixed:
             raise ConfigError(f"train.fixed={self.fixed!r}: an empty name would fix everything")
+
+
+#: the parts of a config that have settings
+SECTIONS = ("model", "data", "train")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's configuration; `model` is the detector's own config class."""
+
+    network: str
+    model: Any
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_hints = functools.lru_cache(maxsize=None)(typing.get_type_hints)
+
+
+def fields_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, type) of a config's settings, as declared.
+
+    A field that is a dataclass itself is a group: `model.form.NAME`.
+    """
+    hints = _hints(type(part))
+    for one in dataclasses.fields(part):
+        value = getattr(part, one.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{where}{one.name}.")
+        elif not isinstance(part, Config):  # whose network is no setting
+            yield f"{where}{one.name}", hints[one.name]

@@ -12,6 +12,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from mxrcnn.config.sections import Config, fields_of
+
 _SCORE = ("model.test_score_thresh", "model.box_score_thresh", "model.score_thresh")
 _NMS = ("model.test_nms_thresh", "model.box_nms_thresh", "model.nms_thresh")
 _DETECTIONS = (
@@ -77,12 +79,12 @@ SYNONYMS = {name: ours for ours, names in _OTHERS_NAMES.items() for name in name
 def suggestion(key: str, known: Sequence[str], network: str = "") -> str:
     """What may be meant by a setting that does not exist, beginning with "; ".
 
-    known: the settings that exist, as `section.field`. The same name in another section, a synonym
+    known: the settings that exist, by full name. The same name in another section, a synonym
     or a near name; else names that have a word in common, and the command that lists all.
     """
     name = key.rpartition(".")[2].lower().replace("-", "_")
-    bare = [full.partition(".")[2] for full in known]
-    full_key = key in {f"{full.partition('.')[0]}.{name}" for full in known}
+    bare = [full.rpartition(".")[2] for full in known]
+    full_key = key in {f"{full.rpartition('.')[0]}.{name}" for full in known}
     if name in bare:
         return f"; did you mean {known[bare.index(name)]}?"
     near = difflib.get_close_matches(key, known if full_key else bare, n=1)
@@ -155,18 +157,31 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def list_settings(config: Any) -> str:
-    """All settings of a Config, a line each: name, type, default and what it is."""
-    rows = []
-    for name in ("data", "train", "model"):
-        section = getattr(config, name)
-        hints, docs = typing.get_type_hints(type(section)), field_docs(type(section))
-        for field in dataclasses.fields(section):
-            default = _value(getattr(section, field.name))
-            kind = _kind(hints[field.name])
-            rows.append((f"{name}.{field.name}", kind, default or '""', docs.get(field.name, "")))
-    widths = [min(30, max(len(row[column]) for row in rows)) for column in range(3)]
+def list_settings(config: Config) -> str:
+    """All settings of a config, a line each: name, type, default and what it is.
+
+    The fields of a group follow those of its section, under a line with the group's name.
+    """
+    rows = [r for name in ("data", "train", "model") for r in _rows(getattr(config, name), name)]
+    widths = [min(30, max(len(row[i]) for row in rows if len(row) > 1)) for i in range(3)]
     return "\n".join(
-        "  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[3]]).rstrip()
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[-1]]).rstrip()
+        if len(row) > 1
+        else row[0]
         for row in rows
     )
+
+
+def _rows(part: Any, where: str) -> list[tuple[str, ...]]:
+    """(name, type, default, doc) of each setting of a section, and (heading,) of each group."""
+    docs = field_docs(type(part))
+    hints = dict(fields_of(part, f"{where}."))
+    own: list[tuple[str, ...]] = []
+    groups: list[tuple[str, ...]] = []
+    for one in dataclasses.fields(part):
+        name, value, doc = f"{where}.{one.name}", getattr(part, one.name), docs.get(one.name, "")
+        if name in hints:
+            own.append((name, _kind(hints[name]), _value(value) or '""', doc))
+        else:
+            groups += [(f"{name}: {doc}",), *_rows(value, name)]
+    return own + groups
