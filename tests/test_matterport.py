@@ -62,7 +62,7 @@ def test_a_file_of_other_shapes_is_refused_with_what_is_wrong(tmp_path):
             file.create_dataset(f"{name}:0", data=np.zeros(small, np.float32))
     with pytest.raises(WeightsError, match=r"matterport.*ResNet-50 does not fit") as caught:
         convert(ConvertRequest(str(path), "", class_names="a,b,c"))
-    assert "the file has, the network has not: bn2a_branch1/" in str(caught.value)
+    assert "in the file but not in the network: bn2a_branch1/" in str(caught.value)
     found = convert(ConvertRequest(str(path), "", class_names="a,b,c", partial=True))
     assert {n.rpartition("_")[0] for n in found.params} == {
         f"roi_heads.box_predictor.{name}" for name in ("cls_score", "bbox_pred")

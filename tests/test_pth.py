@@ -186,7 +186,7 @@ def test_tensors_outside_their_storage(tmp_path, item, why):
 
 
 def test_a_storage_may_not_be_repeated_over_and_over(tmp_path):
-    with pytest.raises(PthError, match=r"a file of 0\.3 MB may take 1\.1 MB"):
+    with pytest.raises(PthError, match=r"the limit for a file of 0\.3 MB is 1\.1 MB"):
         reads(
             tmp_path,
             {str(i): tensor("0", (1000,), (1,), 1000) for i in range(2000)},

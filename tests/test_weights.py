@@ -58,7 +58,7 @@ def test_params_with_and_without_prefixes(tmp_path, dress):
         np.testing.assert_array_equal(value, arrays[name])
     assert report.lines() == [
         f"{tmp_path / 'a.params'}: 4 parameters used",
-        f"  assumed: {FIRST_LAYER} expects RGB (else --channel-order bgr)",
+        f"  assumed: {FIRST_LAYER} expects RGB (if not, --channel-order bgr)",
     ]
 
 
@@ -110,7 +110,7 @@ def test_channel_order_is_converted_in_the_first_layer_only_and_told(
         ),
         ({FIRST_LAYER: (4, 3, 3, 3), "conv1_2_weight": (4, 3, 3, 3)}, {FIRST_LAYER}),
         ({"a_weight": (4, 3, 3, 3), "b_weight": (4, 3, 3, 3)}, "a_weight, b_weight"),
-        ({"fc6_weight": (4, 3)}, "these do: none"),
+        ({"fc6_weight": (4, 3)}, "found none"),
     ],
 )
 def test_any_networks_first_layer_can_expect_bgr(tmp_path, shapes, flipped):

@@ -1,7 +1,8 @@
-"""How much memory a file of parameters may ask for: one bound for all formats.
+"""The memory limit for parameter files of every format.
 
-A compressed file can describe a thousand times its own size, and so can one whose entries share
-their data or were never written. So arrays are counted before any of them is read.
+A small file can describe arrays a thousand times its own size: compression, entries that share
+their data, and data sets that were never written all allow it. So the sizes of the arrays are added
+up before any array is read.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-#: no file may hold more: a network of a billion parameters
+#: the limit for any file: a network of a billion parameters
 MAX_BYTES = 4 << 30
-#: bytes in memory for each byte of a file without compression: int8 that becomes float32
+#: bytes in memory per byte of an uncompressed file: int8 becomes float32
 PLAIN_RATIO = 4
-#: of formats with compression, where trained values shrink by a tenth, and pruned ones tenfold
+#: limits for compressed formats: trained values shrink by a tenth, pruned ones tenfold
 PACKED_RATIO, PACKED_FREE = 16, 64 << 20
-#: every array ends as float32
+#: every array is converted to float32
 _FLOAT32 = 4
 
 
 class BudgetError(ValueError):
-    """A file whose arrays would take too much memory; without the file's name."""
+    """The arrays of a file would take too much memory. The message does not name the file."""
 
 
 class ByteBudget:
-    """The bytes that the arrays of one file may take; what is taken is counted.
+    """Counts the bytes that the arrays of one file take, against a limit.
 
-    packed: whether its format has compression, or data that are described but not stored. Then the
-    limit is 64 MiB plus 16 times the file's size, else 4 times its size; never above 4 GiB.
+    packed: True if the format supports compression, or can describe data that it does not store.
+    The limit is then 64 MiB plus 16 times the file's size; otherwise 4 times the file's size. It is
+    never above 4 GiB.
     """
 
     def __init__(self, path: Path, packed: bool) -> None:
@@ -38,17 +40,17 @@ class ByteBudget:
         self.taken = 0
 
     def check(self, what: str, size: int) -> None:
-        """BudgetError if so many bytes more are beyond the limit."""
+        """Raise BudgetError if `size` more bytes would exceed the limit."""
         if self.taken + size > self.limit:
             raise BudgetError(
-                f"from {what} on its arrays take {_megabytes(self.taken + size)} of memory or more;"
-                f" a file of {_megabytes(self.size)} may take {_megabytes(self.limit)}"
+                f"with {what}, its arrays take at least {_megabytes(self.taken + size)} of memory; "
+                f"the limit for a file of {_megabytes(self.size)} is {_megabytes(self.limit)}"
             )
 
     def take(self, name: str, count: int, dtype: np.dtype | int) -> None:
-        """Count an array of that many elements (of a type, or so many bytes) as read and float32.
+        """Count an array of `count` elements, at its stored size or as float32 if that is more.
 
-        BudgetError if there is not so much left.
+        dtype: a NumPy type, or an element's bytes. Raises BudgetError if it exceeds the limit.
         """
         itemsize = dtype if isinstance(dtype, int) else np.dtype(dtype).itemsize
         size = count * max(itemsize, _FLOAT32)

@@ -1,4 +1,4 @@
-"""From another project's file of parameters to a run folder."""
+"""Converts another project's parameter file into a run folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ TABLE = "conversion.txt"
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """What `tools/convert.py` was asked; words are `key=value`, class_names as on the line."""
+    """A request to `tools/convert.py`.
+
+    words: `key=value` settings. class_names: the text of --class-names.
+    """
 
     source: str
     to: str
@@ -38,7 +41,7 @@ class ConvertRequest:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file turned into a network's config and parameters; the run folder is still to write."""
+    """A file converted to a network's config and parameters, not yet written to a run folder."""
 
     source: Source
     config: Config
@@ -48,22 +51,22 @@ class Conversion:
 
     @property
     def needed(self) -> list[str]:
-        """Parameters that the file should have but has not: all, or those of the body."""
+        """Missing parameters that the file should have: all, or the body's for a classifier."""
         body = tuple(get_detector(self.config.network).body)
         everything = bool(self.source.num_classes)
         return [n for n in self.report.missing if everything or n.startswith(body)]
 
     def flaws(self) -> list[str]:
-        """What makes it half a match, for people; nothing if it is a whole one."""
-        told = [
-            (self.needed, "the network has, the file has not"),
-            (self.report.misshapen, "of another shape"),
-            (self.unplaced + self.report.surplus, "the file has, the network has not"),
+        """Why the file does not match the network exactly, in words; empty if it does."""
+        kinds = [
+            (self.needed, "in the network but not in the file"),
+            (self.report.misshapen, "with another shape"),
+            (self.unplaced + self.report.surplus, "in the file but not in the network"),
         ]
-        return [f"{len(n)} {what}: {_some(n)}" for n, what in told if n]
+        return [f"{len(names)} {what}: {_some(names)}" for names, what in kinds if names]
 
     def summary(self) -> list[str]:
-        """The table of used, left out, unused and missing entries in a few lines."""
+        """The used, left out, unused and missing entries in a few lines."""
         left_out: dict[str, list[str]] = {}
         for name, reason in self.source.left_out.items():
             left_out.setdefault(reason, []).append(name)
@@ -84,7 +87,7 @@ class Conversion:
         return [f"  {what:<10} {count:>5}  {text}".rstrip() for what, count, text in rows if count]
 
     def table(self) -> list[str]:
-        """Every entry: what became of it, its name here, its name and shape in the file."""
+        """One line per entry: what happened to it, name here, shape, name in the file."""
         origin, used = self.source.origin, set(self.report.used)
         lines = [
             f"used\t{name}\t{self.params[name].shape}\t{origin[name]}"
@@ -106,49 +109,52 @@ def _given_names(given: str) -> tuple[str, ...]:
 
 
 def _reading(source: Source, given: str | None, report: LoadReport) -> Source:
-    """The source with all its classes, or as COCO's categories; the report says what is assumed."""
+    """Choose how to read 90 classes: as they are, or as COCO's categories.
+
+    If that is assumed, the report says so.
+    """
     if source.by_category is None or (given and len(_given_names(given)) == source.num_classes - 1):
         return source
     if given is None:
         report.assumed.append(
-            "its 90 classes are COCO's ids, 10 of which are no category and no classes here (if "
-            "not, name all 90: --class-names A,B,...)"
+            "its 90 classes are COCO's ids, 10 of which are unused and dropped (if not, name all "
+            "90: --class-names A,B,...)"
         )
     return source.by_category
 
 
 def _class_names(source: Source, given: str | None) -> tuple[str, ...]:
-    """The names of a detector's classes: as given, or as their number implies; ConfigError."""
+    """A detector's class names: as given, or implied by their number; ConfigError if neither."""
     count = source.num_classes - 1
     names = implied_names(source.num_classes)
     if given is not None:
         names = _given_names(given)
     if names is None:
         raise ConfigError(
-            f"the file has {count} classes besides the background: name them in their order, "
+            f"the file has {count} classes besides the background: name them in order, "
             "--class-names cat,dog,..."
         )
     if len(names) != count or len(set(names)) != count or not all(names):
         raise ConfigError(
-            f"--class-names: {count} different names are needed, in the order of the classes"
-            f", not {len(names)}"
+            f"--class-names: {count} different names are needed, in the order of the classes; "
+            f"{len(names)} were given"
         )
     return names
 
 
 def _config(source: Source, request: ConvertRequest) -> Config:
-    """The configuration of the run: the network's defaults < what the source needs < --set."""
+    """The run's configuration: the network's defaults, then the source's settings, then --set."""
     network = request.network or next(iter(source.networks))
     if network not in source.networks:
-        raise ConfigError(
-            f"--network {network}: {source.title} goes into {', '.join(source.networks)}"
-        )
+        raise ConfigError(f"--network {network}: {source.title} fits {', '.join(source.networks)}")
     config = override(make_config(network), source.networks[network])
     settings: dict[str, Any] = parse_settings(request.words)
     settings = {full_name(config, key): value for key, value in settings.items()}
     fixed = {"model.num_classes", "data.class_names"} & set(settings)
     if fixed:
-        raise ConfigError(f"--set {', '.join(sorted(fixed))}: the file tells it; see --class-names")
+        raise ConfigError(
+            f"--set {', '.join(sorted(fixed))}: the file determines this; see --class-names"
+        )
     if source.num_classes:
         names = _class_names(source, request.class_names)
         home = ("coco", "coco") if names == COCO_CLASSES else ("voc", "VOCdevkit")
@@ -162,12 +168,15 @@ def _config(source: Source, request: ConvertRequest) -> Config:
             },
         )
     elif request.class_names:
-        raise ConfigError("--class-names: a classifier's file has no detector's classes")
+        raise ConfigError("--class-names: this file is a classifier, without a detector's classes")
     return override(config, settings)
 
 
 def convert(request: ConvertRequest) -> Conversion:
-    """Read and match; nothing is written. WeightsError for half a match, unless asked for."""
+    """Read a file and match it with a network, without writing anything.
+
+    Raises WeightsError if they do not match exactly, unless request.partial is set, or not at all.
+    """
     path = Path(request.source)
     arrays = read_params(path)
     source = identify(path, arrays)
@@ -184,9 +193,9 @@ def convert(request: ConvertRequest) -> Conversion:
         raise WeightsError(
             "\n  ".join(
                 [
-                    f"{path}: {source.title} does not fit {config.network} as a whole:",
+                    f"{path}: {source.title} does not fit {config.network} exactly:",
                     *flaws,
-                    "--partial takes what fits; --network and --set choose another form",
+                    "--partial takes what fits; --network and --set choose another architecture",
                 ]
             )
         )
@@ -194,10 +203,10 @@ def convert(request: ConvertRequest) -> Conversion:
 
 
 def write_run(conversion: Conversion, to: str | Path) -> RunFolder:
-    """The run folder, whole or not at all; CheckpointError if there is something at its place."""
+    """Write the run folder atomically; CheckpointError if something is already there."""
     to, config = Path(to), conversion.config
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise CheckpointError(f"{to} is there already: choose another --to")
+        raise CheckpointError(f"{to} already exists: choose another --to")
     detector = get_detector(config.network)
     symbols = {"train": detector.train_symbol(config.model, 1)}
     symbols["test"] = detector.test_symbol(config.model)
@@ -213,23 +222,23 @@ def write_run(conversion: Conversion, to: str | Path) -> RunFolder:
 
 
 def run_convert(request: ConvertRequest) -> list[str]:
-    """Convert as asked; returns what to tell."""
+    """Convert a file to a run folder; returns the lines to print."""
     conversion = convert(request)
     run = write_run(conversion, request.to)
     config, source = conversion.config, conversion.source
-    told = [f"{request.source}: {source.title}, for {config.network}", *source.told]
-    told += conversion.summary()
+    lines = [f"{request.source}: {source.title}, for {config.network}", *source.notes]
+    lines += conversion.summary()
     if source.num_classes and implied_names(source.num_classes) and not request.class_names:
         names = "COCO" if config.data.class_names == COCO_CLASSES else "Pascal VOC"
-        told.append(
-            f"{source.num_classes - 1} classes: taken to be {names}'s; --class-names tells others"
+        lines.append(
+            f"{source.num_classes - 1} classes: assumed to be {names}'s; if not, use --class-names"
         )
-    told.append(f"written: {run.path} (config.json, checkpoints/step-00000000, {TABLE})")
+    lines.append(f"written: {run.path} (config.json, checkpoints/step-00000000, {TABLE})")
     if conversion.report.missing:
-        told.append(
-            "it is no whole detector yet; train it: "
+        lines.append(
+            "it is not a complete detector yet; train it: "
             f"python tools/train.py --pretrained {run.path} ..."
         )
     else:
-        told.append(f"try it: python tools/demo.py {run.path} IMAGE")
-    return told
+        lines.append(f"try it: python tools/demo.py {run.path} IMAGE")
+    return lines

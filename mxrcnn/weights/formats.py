@@ -1,4 +1,4 @@
-"""The files that parameters come in: arrays by name, as stored. Nothing in them is run."""
+"""Readers for parameter files of every supported format. No code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from mxrcnn.training.checkpoint import load_arrays, split_params
 from mxrcnn.weights.budget import BudgetError, ByteBudget
-from mxrcnn.weights.pth import PthError, read_pth
+from mxrcnn.weights.pth import PthError, from_bfloat16, read_pth
 from symnet.machine.install import install_extra
 
-#: safetensors' names of types, and NumPy's
+#: safetensors' type names -> NumPy's
 _SAFETENSORS = {
     "F64": "<f8",
     "F32": "<f4",
@@ -26,14 +26,12 @@ _SAFETENSORS = {
     "U8": "u1",
     "BOOL": "?",
 }
-
-
-#: NumPy's kinds of types that parameters may have
+#: the NumPy type kinds that parameters may have
 _NUMBERS = "fiub"
 
 
 class WeightsError(ValueError):
-    """A file of parameters that cannot be used; the message names it."""
+    """A parameter file that cannot be used. The message names it."""
 
 
 def _missing(path: Path, package: str) -> WeightsError:
@@ -47,12 +45,15 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {key: stored[key] for key in stored.files}
     except BudgetError:
         raise
-    except Exception as error:  # on damaged files NumPy and zipfile raise nearly anything
-        raise WeightsError(f"{path}: not a readable .npz without objects: {error}") from None
+    except Exception as error:  # NumPy and zipfile raise nearly anything for damaged files
+        raise WeightsError(f"{path}: not a readable .npz of plain arrays: {error}") from None
 
 
 def _check_npz(path: Path) -> None:
-    """BudgetError or ValueError unless its headers describe arrays that it holds, and not more."""
+    """Raise unless the file holds the arrays that its headers describe, within the memory limit.
+
+    Raises BudgetError or ValueError.
+    """
     budget = ByteBudget(path, packed=True)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -60,15 +61,19 @@ def _check_npz(path: Path) -> None:
             raise ValueError("two of its arrays have the same name")
         for entry in entries:
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{entry.filename} is compressed as NumPy never does")
+                raise ValueError(f"{entry.filename} uses a compression that NumPy never writes")
             with archive.open(entry) as handle:
                 version = np.lib.format.read_magic(handle)
                 if version not in _NPY_HEADERS:
-                    raise ValueError(f"{entry.filename} is of version {version}, for named fields")
+                    raise ValueError(
+                        f"{entry.filename} has .npy version {version}, for structured arrays"
+                    )
                 shape, _, dtype = _NPY_HEADERS[version](handle)
                 count = math.prod(shape)
                 if min(shape, default=0) < 0 or count * dtype.itemsize > entry.file_size:
-                    raise ValueError(f"{entry.filename} claims the shape {shape}: it is not whole")
+                    raise ValueError(
+                        f"{entry.filename} is truncated: its header claims the shape {shape}"
+                    )
                 budget.take(entry.filename, count, dtype)
 
 
@@ -83,7 +88,7 @@ def _read_mxnet(path: Path) -> dict[str, np.ndarray]:
     args, auxs = split_params(stored)
     named = {**args, **auxs}
     if len(named) < len(stored):
-        raise WeightsError(f"{path}: two of its arrays differ only in arg: or aux: before the name")
+        raise WeightsError(f"{path}: two array names differ only in their arg: or aux: prefix")
     return {name: value.asnumpy() for name, value in named.items()}
 
 
@@ -100,27 +105,27 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise _missing(path, "safetensors") from None
     budget = ByteBudget(path, packed=False)
-    budget.check("its first", budget.size)
+    budget.check("the raw file", budget.size)
     try:
         entries = deserialize(path.read_bytes())
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a whole .safetensors file: {error}") from None
+        raise WeightsError(f"{path}: damaged or truncated .safetensors file: {error}") from None
     arrays = {}
     for name, entry in entries:
         kind, data, shape = entry["dtype"], entry["data"], entry["shape"]
         budget.take(name, math.prod(shape), 1)
-        if kind == "BF16":  # the upper half of a float32
-            values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        if kind == "BF16":
+            values = from_bfloat16(np.frombuffer(data, "<u2"))
         elif kind in _SAFETENSORS:
             values = np.frombuffer(data, _SAFETENSORS[kind])
         else:
-            raise WeightsError(f"{path}: {name} is of type {kind}, which is not read")
+            raise WeightsError(f"{path}: {name} has the type {kind}, which is not supported")
         arrays[name] = values.reshape(shape)
     return arrays
 
 
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
-    """Keras weights: the data sets by their paths, without the `:0` at the end."""
+    """Keras weights by data set path, without the trailing `:0`."""
     try:
         import h5py
     except ImportError:
@@ -131,14 +136,14 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
-                raise ValueError(f"{name} lies outside it")
+                raise ValueError(f"{name} is stored in another file")
             if item.size is None or item.dtype.kind not in _NUMBERS:
                 raise ValueError(f"{name} holds {item.dtype}, not numbers")
             budget.check(f"a chunk of {name}", math.prod(item.chunks or ()) * item.dtype.itemsize)
             budget.take(name, item.size, item.dtype)
             name = name[:-2] if name.endswith(":0") else name
             if name in found:
-                raise ValueError(f"{name} is in it with and without :0")
+                raise ValueError(f"it has {name} both with and without :0")
             found[name] = item
 
     try:
@@ -147,7 +152,7 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
             return {name: item[()] for name, item in found.items()}
     except BudgetError:
         raise
-    except Exception as error:  # h5py raises nearly anything on damaged files
+    except Exception as error:  # h5py raises nearly anything for damaged files
         raise WeightsError(f"{path}: not a readable .h5 file: {error}") from None
 
 
@@ -162,23 +167,23 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
 
 
 def read_params(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by name, float32, of a file of one of READERS; MXNet's names without arg:/aux:.
+    """Read a file in any format of READERS: float32 arrays by name, MXNet's without arg:/aux:.
 
-    Raises WeightsError or CheckpointError for a file that is missing, broken, of another format,
-    holds values that are no finite numbers, or takes more memory than its size allows (ByteBudget,
-    looked at before any array is read).
+    Raises WeightsError or CheckpointError if the file is missing, damaged or of an unknown format,
+    if a value is not a finite number, or if the arrays exceed the memory limit (ByteBudget, checked
+    before any array is read).
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     if path.suffix not in READERS:
-        raise WeightsError(f"{path}: expected {', '.join(READERS)}")
+        raise WeightsError(f"{path}: unknown file type; expected {', '.join(READERS)}")
     try:
         arrays = READERS[path.suffix](path)
     except BudgetError as error:
         raise WeightsError(f"{path}: {error}") from None
     for name, value in arrays.items():
-        dtype = getattr(value, "dtype", None)  # of an .npz entry that is no array: None
+        dtype = getattr(value, "dtype", None)  # None for an .npz entry that is not an array
         if dtype is None or dtype.kind not in _NUMBERS:
             raise WeightsError(f"{path}: {name} holds {dtype or 'no array'}, not numbers")
         with np.errstate(over="ignore"):

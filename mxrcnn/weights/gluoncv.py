@@ -1,4 +1,4 @@
-"""gluoncv's models, as `save_parameters` writes them: ResNet v1b, v1d, Faster and Mask R-CNN."""
+"""Reads gluoncv's models (`save_parameters`): ResNet v1b and v1d, Faster and Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxrcnn.weights.source import IMAGENET, Arrays, Source, fold_norm, unused
+from mxrcnn.weights.source import IMAGENET, OWN_CLASSES, Arrays, Source, fold_norm, left_out
 from mxrcnn.weights.torchvision import resnet_depth, resnet_networks
 from symnet.bodies.mobilenet import STAGES
 from symnet.bodies.resnet import PREFIX as BODY
@@ -18,7 +18,7 @@ from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
 from symnet.parts.fpn import PREFIX as FPN
 from symnet.parts.layers import NORM_EPS, STATISTICS
 
-#: endings of names here, and gluoncv's
+#: endings of gluoncv's names -> endings here
 _ENDINGS = {
     "gamma": "gamma",
     "beta": "beta",
@@ -29,19 +29,19 @@ _ENDINGS = {
     "weight": "weight",
     "bias": "bias",
 }
-#: layers of the body in the C4 form: gluoncv numbers what it chained
+#: the body's layers in C4 detectors: gluoncv numbers the layers of a chain
 _CHAINED = (
     (r"^features\.0(?=\.|$)", "conv1"),
     (r"^features\.1$", "bn1"),
     (r"^features\.([456])\.", lambda found: f"layer{int(found[1]) - 3}."),
     (r"^top_features\.0\.", "layer4."),
 )
-#: an entry of the body in the FPN form: layers of a stage are numbered in the order of their use
+#: the body's entries in FPN detectors: a stage's layers are numbered in order of use
 _NUMBERED = re.compile(
     r"^features\.(?:resnetv1([bd])|mobilenet\d+)_(?:(layers|down)([1-4])_)?"
     r"(conv|(?:sync)?batchnorm)(\d+)_(\w+)$"
 )
-#: MobileNet's layers in the order of their use: what their names here have around "conv" and "bn"
+#: MobileNet's layers in order of use: the parts of their names here before and after "conv"/"bn"
 _MOBILENET = dict(
     enumerate(
         [
@@ -55,9 +55,9 @@ _MOBILENET = dict(
         ]
     )
 )
-#: of the pyramid's convolutions and their normalisations: the first are its inner ones
+#: the pyramid's convolutions and normalisations; the second group matches the inner ones
 _PYRAMID = re.compile(r"^features\.P([2-6])_(?:(conv_lat|lat_bn|conv1_bn)|conv1|bn|pre_bn)_(\w+)$")
-#: layers outside the body, and theirs
+#: gluoncv's layers outside the body -> layers here
 _HEAD = {
     "rpn.conv1.0": "rpn.head.conv.0.0",
     "rpn.score": "rpn.head.cls_logits",
@@ -68,19 +68,24 @@ _HEAD = {
 }
 _FC = ("roi_heads.box_head.fc6", "roi_heads.box_head.fc7")
 _DECONV = "roi_heads.mask_predictor.conv5_mask"
-#: layers in which gluoncv has no background, and their rows for each class
+#: layers without a background class in gluoncv, and their rows per class
 _NO_BACKGROUND = {
     "roi_heads.box_predictor.bbox_pred": 4,
     "roi_heads.mask_predictor.mask_fcn_logits": 1,
 }
 
+#: patterns of entries that have no use here, and why
+_LEFT_OUT = {
+    r"^fc\.(weight|bias)$": OWN_CLASSES,
+    r"\.anchors|^normalizedperclass": "constants that the graph computes itself",
+}
 
-#: a layer's name here, or None, and the ending of a name in the file
+#: a layer's name here, or None, and the ending of the entry's name in the file
 _Place = tuple[Optional[str], str]
 
 
 def _numbered(name: str, per_block: int) -> _Place | None:
-    """Of an entry of the body in the FPN form, of so many convolutions a block; None of others."""
+    """Place an entry of an FPN detector's body, with per_block convolutions; None for others."""
     found = _NUMBERED.match(name)
     if not found:
         return None
@@ -101,7 +106,7 @@ def _numbered(name: str, per_block: int) -> _Place | None:
 
 
 def _of_pyramid(name: str) -> _Place | None:
-    """Of an entry of the pyramid's own layers, or their normalisations; None of others."""
+    """Place an entry of the pyramid's layers or their normalisations; None for others."""
     found = _PYRAMID.match(name)
     if not found:
         return None
@@ -113,7 +118,7 @@ def _of_pyramid(name: str) -> _Place | None:
 
 
 def _chained(name: str, chains: Mapping[str, str]) -> _Place:
-    """Of an entry of the body in the C4 form, or of the heads."""
+    """Place an entry of a C4 detector's body, or of the heads."""
     layer, _, leaf = name.rpartition(".")
     body = layer
     for pattern, replacement in _CHAINED:
@@ -125,13 +130,13 @@ def _chained(name: str, chains: Mapping[str, str]) -> _Place:
 
 
 def _numbers(arrays: Arrays, chain: str) -> list[int]:
-    """The places in a chain of layers that have weights."""
+    """The positions in a chain of layers that have weights."""
     found = (re.match(rf"{chain}\.(\d+)\.weight$", name) for name in arrays)
     return sorted(int(match[1]) for match in found if match)
 
 
 def _box_layers(arrays: Arrays) -> list[str]:
-    """Names here of the box head's layers: convolutions and one layer, or two layers."""
+    """The box head's layers here: convolutions and one dense layer, or two dense layers."""
     numbers = _numbers(arrays, "box_features")
     convs = sum(np.ndim(arrays[f"box_features.{number}.weight"]) == 4 for number in numbers)
     head = "roi_heads.box_head."
@@ -139,13 +144,13 @@ def _box_layers(arrays: Arrays) -> list[str]:
 
 
 def _mask_layers(arrays: Arrays) -> list[str]:
-    """Names here of the mask head's convolutions, the last of which is transposed."""
+    """The mask head's convolutions here; the last one is transposed."""
     layers = len(_numbers(arrays, r"mask\.deconv")) - 1
     return [*(f"roi_heads.mask_head.{i}.0" for i in range(layers)), _DECONV]
 
 
 def _chains(arrays: Arrays) -> dict[str, str]:
-    """Layers in chains: their names in the file, and here; a normalisation has its layer's."""
+    """Chained layers, file's names -> names here; a normalisation gets the name of its layer."""
     out = {"mask.deconv": _DECONV}
     for chain, layers in (("box_features", _box_layers), ("mask.deconv", _mask_layers)):
         for number, layer in zip(_numbers(arrays, re.escape(chain)), layers(arrays)):
@@ -154,7 +159,7 @@ def _chains(arrays: Arrays) -> dict[str, str]:
 
 
 def _origin(arrays: Arrays) -> dict[str, str]:
-    """Names here, and in the file, of what has a place."""
+    """Names here -> names in the file, of the entries that are used."""
     chains = _chains(arrays)
     bottleneck = any(name.endswith("_layers1_conv8_weight") for name in arrays)
     origin = {}
@@ -167,7 +172,7 @@ def _origin(arrays: Arrays) -> dict[str, str]:
 
 
 def _body(origin: dict[str, str]) -> tuple[str, dict[str, Any]] | None:
-    """gluoncv's name of the body, and its settings here; None for another one."""
+    """The body's name in gluoncv, and its settings here; None if it is unknown."""
     layers = [name.rpartition("_")[0] for name in origin if name.endswith("_weight")]
     names = [f"{layer[len(BODY) :]}.weight" for layer in layers if layer.startswith(BODY)]
     depth = resnet_depth(names)
@@ -180,18 +185,8 @@ def _body(origin: dict[str, str]) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def _left_out(arrays: Arrays, origin: dict[str, str]) -> dict[str, str]:
-    reasons = {}
-    for name in unused(arrays, origin):
-        if re.match(r"fc\.(weight|bias)$", name):
-            reasons[name] = "the classifier's own classes"
-        elif ".anchors" in name or name.startswith("normalizedperclass"):
-            reasons[name] = "constants that the graph computes itself"
-    return reasons
-
-
 def resnet_classifier(arrays: Arrays) -> Source | None:
-    """ResNet v1b, which is the same network as torchvision's, and v1d."""
+    """A classifier: ResNet v1b, which is the same network as torchvision's, or v1d."""
     if "bn1.gamma" not in arrays or "layer1.0.bn1.gamma" not in arrays:
         return None
     origin = _origin(arrays)
@@ -204,12 +199,12 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
         resnet_networks(settings["model.depth"], settings["model.body_form"]),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
-        _left_out(arrays, origin),
+        left_out(arrays, origin, _LEFT_OUT),
     )
 
 
 def _params(arrays: Arrays, origin: dict[str, str]) -> dict[str, np.ndarray]:
-    """Values by names here, with rows of zeros for the background where gluoncv has none."""
+    """Arrays by names here, with rows of zeros added where gluoncv has no background class."""
     params = {ours: arrays[name] for ours, name in origin.items()}
     for layer, rows in _NO_BACKGROUND.items():
         for name in (f"{layer}_weight", f"{layer}_bias"):
@@ -220,10 +215,10 @@ def _params(arrays: Arrays, origin: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def _fold_norms(params: dict[str, np.ndarray], origin: dict[str, str]) -> None:
-    """Put normalisations, on their stored statistics, into the layers that they follow.
+    """Fold normalisations, using their stored statistics, into the layers before them.
 
-    Those of the body are layers themselves, and stay. Entries that do not fit together have no
-    place then.
+    The body keeps its normalisations as layers. Entries whose shapes do not match are left as they
+    are, so they show up as unused.
     """
     for layer in [name[: -len("_beta")] for name in params if name.endswith("_beta")]:
         names = [f"{layer}_{leaf}" for leaf in ("weight", "bias", *STATISTICS)]
@@ -233,7 +228,7 @@ def _fold_norms(params: dict[str, np.ndarray], origin: dict[str, str]) -> None:
         bias = np.zeros(outputs, np.float32) if bias is None else bias
         if not outputs or any(np.shape(value) != outputs for value in (bias, *statistics)):
             continue
-        if layer.startswith(FPN):  # MXNet's SyncBatchNorm as it is by default, which fixes gamma
+        if layer.startswith(FPN):  # MXNet's SyncBatchNorm fixes gamma to 1 by default
             statistics[0], eps = np.ones(outputs, np.float32), 1e-3
         kernel, bias = fold_norm(np.moveaxis(kernel, axis, -1), bias, statistics, eps)
         entries = " ".join(origin[name] for name in names if name in origin)
@@ -245,7 +240,7 @@ def _fold_norms(params: dict[str, np.ndarray], origin: dict[str, str]) -> None:
 
 
 def detector(arrays: Arrays) -> Source | None:
-    """Faster and Mask R-CNN, C4 and FPN, such as faster_rcnn_resnet50_v1b_voc."""
+    """A Faster or Mask R-CNN, C4 or FPN, such as faster_rcnn_resnet50_v1b_voc."""
     origin = _origin(arrays)
     body = _body(origin)
     has_heads = "rpn.head.cls_logits_weight" in origin and "class_predictor.weight" in arrays
@@ -261,33 +256,33 @@ def detector(arrays: Arrays) -> Source | None:
     layers = 101 if settings.get("model.depth") == 101 and is_fpn else 50
     network = f"{kind}_r{layers}_{'fpn' if is_fpn else 'v1b'}"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
-    num_classes, told = len(arrays["class_predictor.weight"]), []
+    num_classes, notes = len(arrays["class_predictor.weight"]), []
     if folded:
-        told.append(f"normalisation folded into {folded} layers of the pyramid and the heads")
+        notes.append(f"normalisation folded into {folded} layers of the pyramid and the heads")
     if kind == "faster_rcnn" and not is_fpn:
         form = "coco" if _has_coco_form(kind, num_classes) else "voc"
-        told.append(
-            f"its NMS and image sizes are those of gluoncv's *_{form}, as it has "
-            f"{num_classes - 1} classes; --set tells others"
+        notes.append(
+            f"it has {num_classes - 1} classes, so NMS and image sizes are those of gluoncv's "
+            f"*_{form}; --set changes them"
         )
     return Source(
         f"gluoncv's {title} {'FPN ' * is_fpn}{body_title} detector",
         {network: settings},
         params,
         origin,
-        _left_out(arrays, origin),
+        left_out(arrays, origin, _LEFT_OUT),
         num_classes,
-        tuple(told),
+        tuple(notes),
     )
 
 
 def _has_coco_form(kind: str, num_classes: int) -> bool:
-    """Whether a Faster R-CNN C4 is taken for gluoncv's of COCO, whose form differs from VOC's."""
+    """True if this is gluoncv's Faster R-CNN for COCO, whose settings differ from VOC's."""
     return kind == "faster_rcnn" and num_classes == 81
 
 
 def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
-    """What a detector needs besides its body, as its shapes tell."""
+    """A detector's settings besides its body's, derived from its shapes."""
     settings = {"model.rpn_channels": params["rpn.head.cls_logits_weight"].shape[1]}
     if kind == "mask_rcnn":
         settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
@@ -299,8 +294,8 @@ def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
 
 
 def _fpn_settings(arrays: Arrays, params: Arrays) -> dict[str, int | bool]:
-    """The form of a detector with a pyramid, as its shapes tell."""
-    averages = "box_features.1.weight" in arrays  # what is 0 has no parameters
+    """The settings of a detector with a pyramid, derived from its shapes."""
+    averages = "box_features.1.weight" in arrays  # then layer 0 is an average pooling
     size, box_layers = 14 if averages else 7, _box_layers(arrays)
     settings = {
         "model.fpn_channels": len(params[f"{FPN}inner_blocks.0.0_weight"]),

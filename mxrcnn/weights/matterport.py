@@ -1,6 +1,6 @@
-"""matterport's Mask R-CNN .h5, by names and shapes: no such file could be had where this was made.
+"""Reads matterport's Mask R-CNN .h5. Written from names and shapes, not tested on a real file.
 
-The layout is Keras', `layer/layer/kernel` with kernels (h, w, in, out); boxes are y before x.
+The layout is Keras': `layer/layer/kernel`, kernels (h, w, in, out). Boxes have y before x.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxrcnn.weights.source import Arrays, Source, fold_norm
+from symnet.bodies.resnet import DEPTHS
 from symnet.bodies.resnet import PREFIX as BODY
 from symnet.mask_rcnn_fpn import MATTERPORT_FORM
 from symnet.parts.fpn import PREFIX as FPN
 from symnet.parts.layers import NORM_EPS, STATISTICS
 
 _STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
-_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def _entry(layer: str) -> str:
-    """The group of a layer: the RPN is a model of its own."""
+    """A layer's group in the file; the RPN is a separate model."""
     return f"rpn_model/{layer}" if layer.startswith("rpn_") else f"{layer}/{layer}"
 
 
@@ -37,7 +37,7 @@ def _norm(layer: str, channels: int) -> dict[str, tuple[int, ...]]:
 def _body(depth: int) -> dict[str, tuple[int, ...]]:
     out = {**_conv("conv1", 7, 7, 3, 64), **_norm("bn_conv1", 64)}
     channels = 64
-    for stage, blocks in enumerate(_BLOCKS[depth], start=2):
+    for stage, blocks in enumerate(DEPTHS[depth][0], start=2):
         width = 16 * 2**stage
         for block in range(blocks):
             name = f"{stage}{chr(ord('a') + block)}_branch"
@@ -56,7 +56,7 @@ def _body(depth: int) -> dict[str, tuple[int, ...]]:
 
 
 def layout(depth: int, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the whole file, for ResNet-50 or 101 and classes with background."""
+    """Names and shapes of a whole file, for ResNet-50 or 101; num_classes includes background."""
     out = _body(depth)
     for stage, channels in enumerate((256, 512, 1024, 2048), start=2):
         out.update(_conv(f"fpn_c{stage}p{stage}", 1, 1, channels, 256))
@@ -78,9 +78,9 @@ def layout(depth: int, num_classes: int) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer of its file (with its normalisation, if it has one), and what it becomes here.
+    """A layer in the file, with its normalisation if it has one, and its names here.
 
-    rows: turns the outputs, the kernel's last axis, into those of the layer here.
+    rows: converts the outputs (the kernel's last axis) to those of the layer here.
     """
 
     theirs: str
@@ -96,20 +96,20 @@ class _Layer:
 
 
 def _xy(values: np.ndarray) -> np.ndarray:
-    """Outputs dx, dy, dw, dh of each box, from its dy, dx, dh, dw."""
+    """Reorder each box's outputs from dy, dx, dh, dw to dx, dy, dw, dh."""
     pairs = values.reshape(*values.shape[:-1], -1, 2)
     return pairs[..., ::-1].reshape(values.shape)
 
 
 def _logit(values: np.ndarray) -> np.ndarray:
-    """The one output of a sigmoid, from the two of each anchor's softmax, background and object."""
+    """Turn each anchor's two softmax outputs, background and object, into one sigmoid output."""
     return values[..., 1::2] - values[..., ::2]
 
 
 def _layers(depth: int) -> list[_Layer]:
     """All layers with parameters."""
     out = [_Layer("conv1", f"{BODY}conv1", "bn_conv1", f"{BODY}bn1")]
-    for stage, blocks in enumerate(_BLOCKS[depth], start=2):
+    for stage, blocks in enumerate(DEPTHS[depth][0], start=2):
         for block in range(blocks):
             theirs, ours = f"{stage}{chr(ord('a') + block)}_branch", f"layer{stage - 1}.{block}."
             parts = [(f"2{'abc'[i]}", f"conv{i + 1}", f"bn{i + 1}") for i in range(3)]
@@ -142,15 +142,15 @@ def _layers(depth: int) -> list[_Layer]:
     ]
 
 
-#: of Keras' normalisation, where MXNet's networks here have NORM_EPS
+#: epsilon of Keras' batch normalisation; the networks here use NORM_EPS
 _EPS = 1e-3
 
 
 def _converted(layer: _Layer, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Its parameters by names here.
+    """A layer's parameters by their names here.
 
-    The body keeps its normalisations, whose mean and variance take the convolution's bias and the
-    other epsilon. Elsewhere they go into the convolution.
+    The body keeps its normalisations; their mean and variance absorb the convolution's bias and the
+    difference of the epsilons. Elsewhere they are folded into the convolution.
     """
     kernel, bias, *norm = (arrays[name].astype(np.float64) for name in layer.entries())
     if norm and not layer.norm_here:
@@ -170,7 +170,7 @@ def _converted(layer: _Layer, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def detector(arrays: Arrays) -> Source | None:
-    """Mask R-CNN with ResNet-50 or 101; entries of other shapes than its layout's have no place."""
+    """A Mask R-CNN with ResNet-50 or 101. Entries with unexpected shapes are left unused."""
     logits = arrays.get("mrcnn_class_logits/mrcnn_class_logits/kernel")
     if logits is None or np.ndim(logits) != 2:
         return None
@@ -189,8 +189,8 @@ def detector(arrays: Arrays) -> Source | None:
         params,
         origin,
         num_classes=logits.shape[1],
-        told=(
-            f"{len(right)} of {len(expected)} entries have the names and shapes of its layout; "
-            "docs/weights.md tells what was not tried and what differs",
+        notes=(
+            f"{len(right)} of {len(expected)} entries have the expected names and shapes; "
+            "docs/weights.md says what was not tested and what differs",
         ),
     )

@@ -1,4 +1,4 @@
-"""The class names that a file's number of classes implies."""
+"""COCO's class names and ids, and the class names implied by a number of classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from mxrcnn.data.voc import VOC_CLASSES
 
-#: COCO's 80 categories, in the order of their ids
+#: COCO's 80 categories, in id order
 COCO_CLASSES = tuple(
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
     "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
@@ -17,24 +17,27 @@ COCO_CLASSES = tuple(
     "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
     "toothbrush".split(",")
 )
-#: ids from 1 to 90 that no category has
+#: the ids from 1 to 90 that COCO does not use
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-#: channels of a network whose classes are COCO's ids, and the background
+#: classes of a network with one class per COCO id, background included
 COCO_IDS = 91
 
-#: names that an option may stand for
+#: class lists that --class-names accepts by name
 KNOWN_NAMES = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 
 
 def implied_names(num_classes: int) -> tuple[str, ...] | None:
-    """The names of classes 1, 2, ... of so many with the background; None if it is no known set."""
+    """The names of classes 1, 2, ... of VOC or COCO; None if neither has that many.
+
+    num_classes includes the background.
+    """
     return {len(names) + 1: names for names in KNOWN_NAMES.values()}.get(num_classes)
 
 
 def gaps_last(values: np.ndarray, per_class: int = 1, keep: bool = False) -> np.ndarray:
-    """Rows (91 * per_class, ...) of COCO's ids 0-90 without those that no category has.
+    """Remove the rows of COCO's unused ids from an array (91 * per_class, ...) of ids 0-90.
 
-    keep: they are put at the end.
+    keep: move them to the end instead.
     """
     rows = values.reshape(COCO_IDS, per_class, *values.shape[1:])
     kept = [np.delete(rows, COCO_GAPS, axis=0)] + [rows[list(COCO_GAPS)]] * keep

@@ -1,7 +1,8 @@
-"""PyTorch checkpoints (.pth, .pt) without torch: the tensors' raw bytes, as their pickle says.
+"""Reads PyTorch checkpoints (.pth, .pt) without torch: raw tensor bytes, located by their pickle.
 
-Both of torch's layouts are read: the zip of torch >= 1.6, and the older row of pickles, which many
-of torchvision's published files still have. No pickle is loaded (mxrcnn/weights/torch_pickle.py).
+Both of torch's layouts are supported: the zip of torch >= 1.6, and the older sequence of pickles,
+which many files published by torchvision still use. No pickle is ever loaded: see
+mxrcnn/weights/torch_pickle.py.
 """
 
 from __future__ import annotations
@@ -20,27 +21,34 @@ from mxrcnn.weights.torch_pickle import Program, PthError, Storage, Tensor
 
 __all__ = ["PthError", "read_pth"]
 
-#: what the first pickle of the older layout holds
+#: the first pickle of the older layout holds this number
 MAGIC = 0x1950A86A20F9469CFC6C
-#: pickles longer than this are refused: a large detector's has 0.1 MB
+#: longer pickles are refused; a large detector's has 0.1 MB
 MAX_PICKLE = 64 << 20
 
 
+def from_bfloat16(values: np.ndarray) -> np.ndarray:
+    """bfloat16 values, given as uint16, as float32: they are its upper 16 bits."""
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
 def _view(tensor: Tensor, data: bytes, order: str) -> np.ndarray:
-    """The array of a tensor in its storage's bytes; PthError if there are too few of them."""
+    """A tensor's array, from the bytes of its storage; PthError if there are too few."""
     storage = tensor.storage
     bfloat16 = storage.dtype == "bfloat16"
     dtype = np.dtype("u2" if bfloat16 else storage.dtype).newbyteorder(order)
     if len(data) < storage.size * storage.itemsize:
-        raise PthError(f"storage {storage.key} has {len(data)} bytes, too few: is the file whole?")
+        raise PthError(
+            f"storage {storage.key} has only {len(data)} bytes, too few: is the file truncated?"
+        )
     count = math.prod(tensor.shape)
     if not count:
         return np.zeros(tensor.shape, np.float32)
     flat = np.frombuffer(data, dtype, count=storage.size)[tensor.offset :]
     strides = tuple(step * dtype.itemsize for step in tensor.strides)
     array = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
-    if bfloat16:  # the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
+    if bfloat16:
+        return from_bfloat16(array)
     return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(tensor.shape)
 
 
@@ -50,22 +58,22 @@ def _is_weights(value: Any) -> bool:
     )
 
 
-#: where training scripts put the parameters, beside optimizer states and the like
+#: keys under which training scripts store the parameters, next to optimizer states and the like
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "net")
 
 
 def _state_dict(document: Any) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint: itself, or what it has under a name such as `model`."""
+    """The named tensors of a checkpoint, at its top level or under a key such as `model`."""
     if type(document) is dict and not _is_weights(document):
         inner = [document[name] for name in _WRAPPERS if _is_weights(document.get(name))]
         document = inner[0] if inner else document
     if not _is_weights(document):
         raise PthError(
-            "it holds no state dict (named tensors), neither itself nor as one of "
+            "it has no state dict (named tensors), neither at its top level nor under "
             f"{', '.join(_WRAPPERS)}"
         )
     named = {k: v for k, v in document.items() if type(k) is str and type(v) is Tensor}
-    for prefix in ("module.", "_orig_mod."):  # of DataParallel, and of torch.compile
+    for prefix in ("module.", "_orig_mod."):  # added by DataParallel and torch.compile
         if all(name.startswith(prefix) for name in named):
             named = {name[len(prefix) :]: value for name, value in named.items()}
     return named
@@ -74,9 +82,9 @@ def _state_dict(document: Any) -> dict[str, Tensor]:
 def _arrays(
     document: Any, data_of: Callable[[Storage], bytes], budget: ByteBudget, order: str
 ) -> dict[str, np.ndarray]:
-    """The arrays of the checkpoint's state dict, each storage read once.
+    """The arrays of the checkpoint's state dict. Each storage is read once.
 
-    BudgetError for a file that repeats its storages over and over.
+    Raises BudgetError if tensors share storages so often that they exceed the memory limit.
     """
     tensors = _state_dict(document)
     for name, tensor in tensors.items():
@@ -95,7 +103,7 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         entries = _checked_entries(archive, path.stat().st_size)
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise PthError("its zip has no data.pkl: it is not what torch.save writes")
+            raise PthError("its zip has no data.pkl: torch.save did not write it")
         folder = pickles[0].partition("/")[0]
         if f"{folder}/constants.pkl" in entries:
             raise PthError(
@@ -116,7 +124,10 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
 
 
 def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
-    """Names and sizes of a zip's entries; PthError if they hold more than a file of that size."""
+    """The sizes of a zip's entries, by name.
+
+    Raises PthError if entries are compressed, repeated, or larger than the file together.
+    """
     listed = archive.infolist()
     entries = {entry.filename: entry.file_size for entry in listed}
     if len(entries) != len(listed):
@@ -129,24 +140,26 @@ def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
 
 
 def _byte_order(archive: zipfile.ZipFile, entries: Mapping[str, int], name: str) -> str:
-    """numpy's letter of the order of bytes that the file tells; without, it is little."""
+    """NumPy's letter for the file's byte order, which is little-endian if it does not say."""
     if name not in entries:
         return "<"
     word = archive.read(name)[:16]
     if word not in (b"little", b"big"):
-        raise PthError(f"its byteorder is {word!r}")
+        raise PthError(f"its byteorder is {word!r}, neither 'little' nor 'big'")
     return "<" if word == b"little" else ">"
 
 
-def _read_row(path: Path) -> dict[str, np.ndarray]:
-    """The older layout: magic number, version, system, document, keys; then each storage."""
+def _read_sequence(path: Path) -> dict[str, np.ndarray]:
+    """Read the older layout: magic number, version, system, document, keys, then each storage."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         if Program().run(handle) != MAGIC:
-            raise PthError("it is no checkpoint of torch.save")
+            raise PthError("it is not a checkpoint that torch.save wrote")
         version, system = Program().run(handle), Program().run(handle)
         if version != 1001 or type(system) is not dict or system.get("little_endian") is not True:
-            raise PthError("it has an unknown version or order of bytes: save it anew")
+            raise PthError(
+                "its version or byte order is not supported: save it again with torch >= 1.6"
+            )
         program = Program()
         document, keys = program.run(handle), Program().run(handle)
         places = _storage_places(handle, keys, program.storages)
@@ -161,13 +174,13 @@ def _read_row(path: Path) -> dict[str, np.ndarray]:
 
 
 def _storage_places(handle: BinaryIO, keys: Any, storages: Mapping[str, Storage]) -> dict[str, int]:
-    """Where each storage's elements begin; before them stands their number, as 8 bytes."""
+    """The position of each storage's elements; their number, in 8 bytes, precedes them."""
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise PthError("it has no list of storages")
     places: dict[str, int] = {}
     for key in keys:
         if key in places or key not in storages:
-            raise PthError(f"its list has an unknown or a second storage {key!r}")
+            raise PthError(f"its list of storages has {key!r} twice, or no tensor uses it")
         stored = int.from_bytes(handle.read(8), "little")
         if stored != storages[key].size:
             raise PthError(f"storage {key} has {stored} elements, not {storages[key].size}")
@@ -179,15 +192,15 @@ def _storage_places(handle: BinaryIO, keys: Any, storages: Mapping[str, Storage]
 def read_pth(path: Path) -> dict[str, np.ndarray]:
     """The named tensors of a checkpoint's state dict; bfloat16 as float32, other types as stored.
 
-    A training checkpoint's state dict is taken from under `model`, `state_dict` or the like, and
-    `module.` before all names is dropped. Raises PthError for whatever else is in the file or wrong
-    with it, OSError if it cannot be opened.
+    The state dict may be at the top level, or under `model`, `state_dict` or the like. A prefix
+    `module.` that all names have is removed. Raises PthError if the file holds anything else or is
+    damaged, and OSError if it cannot be opened.
     """
     with Path(path).open("rb") as handle:
         is_zip = handle.read(4) == b"PK\x03\x04"
     try:
-        return _read_zip(Path(path)) if is_zip else _read_row(Path(path))
+        return _read_zip(Path(path)) if is_zip else _read_sequence(Path(path))
     except (PthError, BudgetError) as error:
         raise PthError(str(error)[:600]) from None
-    except Exception as error:  # zipfile raises nearly anything on damaged files
+    except Exception as error:  # zipfile raises nearly anything for damaged files
         raise PthError(f"it is damaged ({type(error).__name__}: {str(error)[:200]})") from None

@@ -1,4 +1,4 @@
-"""Parameters that others trained, as a network here takes them, and what became of each entry."""
+"""Loads pretrained parameters into a network, and reports what happened to each entry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mxrcnn.weights.sources import foreign_source
 
 __all__ = ["LoadReport", "Origin", "WeightsError", "fit_params", "match_params", "read_params"]
 
-#: VGG16's, the one layer that sees colours
+#: VGG16's first layer
 FIRST_LAYER = "conv1_1_weight"
 
 
 @dataclass
 class LoadReport:
-    """What became of the entries of a parameter file."""
+    """What happened to the entries of a parameter file."""
 
     path: Path
     used: list[str] = field(default_factory=list)
@@ -36,50 +36,54 @@ class LoadReport:
     assumed: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Sentences for people; nothing is left out."""
+        """The whole report as text, one line per kind."""
         out = [f"{self.path}: {len(self.used)} parameters used"]
-        told = [
+        kinds = [
             (self.converted, "converted"),
             (self.assumed, "assumed"),
-            (self.missing, "not in the file, start anew"),
+            (self.missing, "not in the file, newly initialised"),
             (self.surplus, "in the file but not in the network, left out"),
-            (self.misshapen, "of another shape, left out; these layers start anew"),
+            (self.misshapen, "wrong shape, left out; these layers are newly initialised"),
         ]
-        return out + [f"  {what}: {', '.join(names)}" for names, what in told if names]
+        return out + [f"  {what}: {', '.join(names)}" for names, what in kinds if names]
 
 
 def to_rgb(
     arrays: dict[str, np.ndarray], report: LoadReport, order: str = "auto", known: bool = False
 ) -> None:
-    """Turn the layers that see colours to RGB, if they expect BGR; the report says what was done.
+    """Convert the first layer from BGR to RGB, if it expects BGR; the report says so.
 
-    order: what they expect, rgb or bgr; auto: RGB, which other projects' own files (known), the
-    original MXNet example's .params and this toolkit's have, but of VGG16's .npz, which come from
-    Caffe, BGR. An assumption is told. WeightsError if bgr is asked for and no layer sees colours.
+    order: the channel order that the layer expects: rgb, bgr or auto. auto means BGR for VGG16's
+    .npz, which comes from Caffe, and RGB for everything else: other projects' files (known), the
+    original MXNet example's .params and this toolkit's own. The report lists what was assumed.
+
+    Raises WeightsError if order is bgr and not exactly one layer has three input channels.
     """
     found = [name for name, value in arrays.items() if value.ndim == 4 and value.shape[1] == 3]
     found = [FIRST_LAYER] if FIRST_LAYER in found else found
     if order == "bgr" and len(found) != 1:
         raise WeightsError(
-            f"{report.path}: --channel-order bgr: one layer should take the three channels of an "
-            f"image, and these do: {', '.join(found) or 'none'}"
+            f"{report.path}: --channel-order bgr: exactly one layer should have three input "
+            f"channels; found {', '.join(found) or 'none'}"
         )
     from_caffe = report.path.suffix == ".npz" and found == [FIRST_LAYER]
     assumed = order == "auto" and not known and bool(found)
     if order == "bgr" or (assumed and from_caffe):
         arrays[found[0]] = arrays[found[0]][:, ::-1]
-        statistics = [name for name in arrays if name.startswith("bn_data_")]  # of the image
+        statistics = [
+            name for name in arrays if name.startswith("bn_data_")
+        ]  # normalises the image
         arrays.update({name: arrays[name][::-1] for name in statistics})
         report.converted.append(f"{', '.join([*found, *statistics])} (channels BGR -> RGB)")
     if assumed:
-        has, other = ("BGR, as Caffe's do", "rgb") if from_caffe else ("RGB", "bgr")
-        report.assumed.append(f"{found[0]} expects {has} (else --channel-order {other})")
+        expected, other = ("BGR, like Caffe's", "rgb") if from_caffe else ("RGB", "bgr")
+        report.assumed.append(f"{found[0]} expects {expected} (if not, --channel-order {other})")
 
 
 def fit_params(
     params: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], report: LoadReport
 ) -> dict[str, np.ndarray]:
-    """Those of params (by names here) that a network has, by its shapes; the report is filled."""
+    """The params that have a network's names and shapes; fills the report."""
     used = {}
     for name, shape in shapes.items():
         if name not in params:
@@ -95,9 +99,9 @@ def fit_params(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where --pretrained parameters come from: a run, a file of another project, or just a file.
+    """Where --pretrained parameters come from: a run, another project's file, or any other file.
 
-    Of the first two, config or source tell what the parameters need.
+    config (a run's) or source (another project's) hold the settings that the parameters need.
     """
 
     path: Path
@@ -107,7 +111,7 @@ class Origin:
 
     @classmethod
     def open(cls, path: str | Path) -> Origin:
-        """A run folder or a file; errors as read_params."""
+        """Open a run folder or a file; raises what read_params raises."""
         path = Path(path)
         if path.is_dir() and (path / "config.json").is_file():
             return cls(path, config=RunFolder(path).config())
@@ -115,13 +119,13 @@ class Origin:
         return cls(path, source=foreign_source(path, arrays), arrays=arrays)
 
     def checkpoint(self) -> tuple[str, Path]:
-        """Of a run: "best" or, if it has never been validated, "last", and its folder."""
+        """A run's best checkpoint, or its last if it was never validated: which one, its folder."""
         run = RunFolder(self.path)
         which = "best" if run.best() else "last"
         return which, run.folder(which)
 
     def params(self) -> dict[str, np.ndarray]:
-        """The parameters, by names here if they are known; of a run, its best or last ones."""
+        """The parameters by name: a source's translated, a run's from its best checkpoint."""
         if self.source is not None:
             return dict(self.source.params)
         if self.config is None:
@@ -130,7 +134,7 @@ class Origin:
         return {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
 
 
-#: of a run that another starts from: how its images become inputs
+#: the data settings that fine-tuning takes over from a run: how images become inputs
 _INPUT = (
     *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
 )
@@ -139,20 +143,20 @@ _INPUT = (
 def pretrained_settings(
     origin: Origin, network: str | None
 ) -> tuple[str | None, dict[str, Any], list[str]]:
-    """(network, settings, what to tell) of a training that starts from these parameters.
+    """The (network, settings, messages) for training from these parameters.
 
-    network: as asked, or None for the origin's own. The settings (`section.field`) are those
-    without which the parameters would mean nothing: how images become inputs, and, if the network
-    is the origin's, its form and its number of classes (see `with_classes`).
+    network: as requested, or None for the origin's own. The settings (`section.field`) are the ones
+    that the parameters depend on: how images become inputs and, if the network is the origin's, its
+    model settings and number of classes (see `with_classes`).
     """
     if origin.source is not None:
         source = origin.source.by_category or origin.source
         network = network or next(iter(source.networks))
         settings = dict(source.networks.get(network, {}))
-        told = [f"{origin.path}: {source.title}; its settings: {_words(settings)}", *source.told]
+        title = f"{origin.path}: {source.title}; its settings: {_words(settings)}"
         if source.num_classes and network in source.networks:
             settings["model.num_classes"] = source.num_classes
-        return network, settings, told
+        return network, settings, [title, *source.notes]
     if origin.config is None:
         return network, {}, []
     config = origin.config
@@ -163,8 +167,14 @@ def pretrained_settings(
             {n: attrgetter(n)(config) for n, _ in fields_of(config) if n[:5] == "model"}
         )
     which, folder = origin.checkpoint()
-    told = f"{origin.path}: a run of {config.network}, whose settings hold; its {which} checkpoint"
-    return network, settings, [f"{told}, {folder.name}"]
+    return (
+        network,
+        settings,
+        [
+            f"{origin.path}: a run of {config.network}; using its settings and its {which} "
+            f"checkpoint, {folder.name}"
+        ],
+    )
 
 
 def _words(settings: Mapping[str, Any]) -> str:
@@ -172,7 +182,10 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 
 def _reading(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Source, list[str]]:
-    """The source, its classes taken as they fit a network's shapes better; what was assumed."""
+    """Choose how to read 90 classes: whichever way fits more of the network's shapes.
+
+    Returns the source, and what was assumed.
+    """
     if source.by_category is None:
         return source, []
 
@@ -180,10 +193,10 @@ def _reading(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sou
         return sum(value.shape == shapes.get(name) for name, value in read.params.items())
 
     if fitting(source) > fitting(source.by_category):
-        return source, ["its 90 classes are those of this data set, in their order"]
+        return source, ["its 90 classes are those of this data set, in the same order"]
     if fitting(source) < fitting(source.by_category):
-        return source.by_category, ["its 90 classes are COCO's ids, 10 of which are no category"]
-    return source, []  # the layers with classes start anew
+        return source.by_category, ["its 90 classes are COCO's ids, 10 of which are unused"]
+    return source, []  # neither fits: the layers with classes are newly initialised
 
 
 def match_params(
@@ -191,13 +204,14 @@ def match_params(
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
     """The arrays of a file or run that fit a network's parameters (name -> shape), and a report.
 
-    channel_order: rgb or bgr, what the file's first layer expects; auto: as `to_rgb` says. Raises
-    WeightsError if nothing fits, or a run is said to expect BGR; else as read_params.
+    channel_order: the order that the file's first layer expects: rgb, bgr or auto (see `to_rgb`).
+    Raises WeightsError if nothing fits or a channel order is given for a run, and what read_params
+    raises.
     """
     origin = Origin.open(path)
     report = LoadReport(Path(path))
     if origin.config is not None and channel_order != "auto":
-        raise WeightsError(f"{path}: a run expects RGB: --channel-order is for files")
+        raise WeightsError(f"{path}: runs always expect RGB; --channel-order is only for files")
     if origin.source is not None:
         source, report.assumed = _reading(origin.source, shapes)
         origin = replace(origin, source=source)

@@ -1,4 +1,4 @@
-"""Which project's file it is: by the names and shapes in it."""
+"""Recognises which project a parameter file comes from, by its names and shapes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from mxrcnn.config import Config, make_config
 from mxrcnn.weights import gluoncv, matterport, torchvision
 from mxrcnn.weights.formats import WeightsError
-from mxrcnn.weights.source import Arrays, Source
+from mxrcnn.weights.source import OWN_CLASSES, Arrays, Source
 from symnet import get_detector, list_detectors
 from symnet.detector import parameter_shapes
 
-#: what other projects' files may be; each looks at names and shapes
+#: recognise other projects' files; each returns None for a file that is not its own
 FOREIGN: tuple[Callable[[Arrays], Source | None], ...] = (
     torchvision.detector,
     torchvision.resnet_classifier,
@@ -25,9 +25,9 @@ FOREIGN: tuple[Callable[[Arrays], Source | None], ...] = (
     matterport.detector,
 )
 
-#: the last layers of classifiers in the names of MXNet's own files
+#: the last layers of MXNet's own classifiers
 _CLASSES = ("fc1_weight", "fc1_bias", "fc8_weight", "fc8_bias")
-#: layers with a row for each class
+#: layers with one row per class
 _CLASS_ROWS = (
     "cls_score_weight",
     "roi_heads.box_predictor.cls_score_weight",
@@ -36,26 +36,28 @@ _CLASS_ROWS = (
 
 
 def foreign_source(path: Path, arrays: Arrays) -> Source | None:
-    """What another project's file is; None for names of this toolkit or unknown ones."""
+    """Another project's file; None if its names are this toolkit's or unknown."""
     found = (look(arrays) for look in FOREIGN)
     return next((source for source in found if source is not None), None)
 
 
 def network_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The parameters of a config's network, auxiliary states included, and their shapes."""
+    """The shapes of a network's parameters, auxiliary states included, by name."""
     args, auxs = parameter_shapes(get_detector(config.network).test_symbol(config.model))
     return {**args, **auxs}
 
 
 def _parameter_names(network: str) -> set[str]:
-    """Those of a network's defaults; no shapes, which take ten times as long."""
+    """Parameter names of a network with default settings, without its shapes: ten times faster."""
     symbol = get_detector(network).test_symbol(make_config(network).model)
     return {*symbol.list_inputs()} - {"data", "im_info"}
 
 
 def native_source(arrays: Arrays) -> Source | None:
-    """A file in names that a network here has: of mx-rcnn, MXNet, a Caffe .npz, or this toolkit."""
+    """A file with this toolkit's names, which mx-rcnn, MXNet and VGG16's Caffe .npz share.
 
+    None if no network's body has such names.
+    """
     known = {network: _parameter_names(network) for network in list_detectors()}
     network = max(known, key=lambda n: 2 * len(known[n] & arrays.keys()) - len(known[n]))
     names = known[network]
@@ -66,23 +68,23 @@ def native_source(arrays: Arrays) -> Source | None:
     rows = [len(arrays[name]) for name in _CLASS_ROWS if name in arrays]
     kind = "detector" if rows else "classifier"
     return Source(
-        f"a {kind} in the names of {network}",
+        f"a {kind} with the names of {network}",
         {network: {}},
         {name: np.asarray(arrays[name]) for name in origin},
         origin,
-        {name: "the classifier's own classes" for name in _CLASSES if name in arrays},
+        {name: OWN_CLASSES for name in _CLASSES if name in arrays},
         rows[0] if rows else 0,
         rgb=False,
     )
 
 
 def identify(path: Path, arrays: Arrays) -> Source:
-    """What the file is; WeightsError, with the first names in it, if that is not known."""
+    """The source that a file is; WeightsError, quoting its first names, if it is unknown."""
     source = foreign_source(path, arrays) or native_source(arrays)
     if source is None:
         first = ", ".join(f"{name} {value.shape}" for name, value in list(arrays.items())[:6])
         raise WeightsError(
-            f"{path}: its {len(arrays)} entries are of no model that is known here (docs/weights.md"
-            f" lists them); it begins with {first or 'nothing'}"
+            f"{path}: its {len(arrays)} entries match no known model (docs/weights.md lists them); "
+            f"the first ones are {first or 'none'}"
         )
     return source

@@ -1,9 +1,10 @@
-"""The pickles in PyTorch's checkpoints, without running what a pickle asks for.
+"""Interprets the pickles in PyTorch checkpoints without running any code that they ask for.
 
-A pickle is a program that names functions to call. Here it is not given to Python's unpickler:
-`Program` steps through its opcodes and knows only those that torch.save writes for numbers, texts,
-tuples, lists, dictionaries and tensors. The few functions that it may name are names only, in
-`_DTYPES` and `Program._call`: none is imported or called. Whatever else it holds is a PthError.
+A pickle is a program that names functions to call. It is never given to Python's unpickler here.
+`Program` steps through its opcodes and supports only those that torch.save writes for numbers,
+strings, tuples, lists, dictionaries and tensors. The few functions that a pickle may name, in
+`_DTYPES` and `Program._call`, are treated as names: none is imported or called. Anything else
+raises PthError.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-#: opcodes of a pickle, tensors of a checkpoint, dimensions of a tensor
+#: limits: opcodes per pickle, tensors per checkpoint, dimensions per tensor
 MAX_OPCODES, MAX_TENSORS, MAX_DIMS = 5_000_000, 100_000, 16
 
-#: torch's storage classes: how their elements are stored. bfloat16 is made float32 when read
+#: torch's storage classes -> how their elements are stored. bfloat16 becomes float32 when read
 _DTYPES = {
     "DoubleStorage": "f8",
     "FloatStorage": "f4",
@@ -36,12 +37,12 @@ _REBUILD = ("_rebuild_tensor_v2", "_rebuild_tensor")
 
 
 class PthError(ValueError):
-    """A checkpoint that cannot be read, or asks for more than tensors; without the file's name."""
+    """A checkpoint that is damaged or holds more than tensors. The message does not name it."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A row of numbers in the file: its key there, its elements' type and their number."""
+    """A flat array in the file: its key, its elements' type and their number."""
 
     key: str
     dtype: str
@@ -49,13 +50,13 @@ class Storage:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of an element."""
+        """Bytes per element."""
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view of a storage, offset and strides in elements; checked to lie inside it."""
+    """A view of a storage, known to lie inside it. The offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -64,7 +65,7 @@ class Tensor:
 
 
 class _Global(str):
-    """A function or class that the pickle names, `module name`: never looked up."""
+    """A function or class that the pickle names, as `module name`. It is never looked up."""
 
 
 class _Mark:
@@ -82,7 +83,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Program:
-    """The stack machine of pickle, for whitelisted opcodes alone."""
+    """Pickle's stack machine, restricted to whitelisted opcodes."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -91,7 +92,7 @@ class Program:
         self.tensors = 0
 
     def run(self, source: bytes | BinaryIO) -> Any:
-        """What the pickle describes, as plain data and Tensors; PthError for anything else."""
+        """Return the pickle's object as plain data and Tensors; PthError for anything else."""
         try:
             for count, (opcode, argument, place) in enumerate(pickletools.genops(source)):
                 if count > MAX_OPCODES:
@@ -104,7 +105,7 @@ class Program:
             raise
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             raise PthError(f"its pickle is broken ({type(error).__name__}: {error})") from None
-        raise PthError("its pickle has no end")
+        raise PthError("its pickle is truncated")
 
     def _step(self, name: str, argument: Any, place: int) -> None:
         if name in _PUSH:
@@ -146,7 +147,7 @@ class Program:
     def _pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
-            raise ValueError("a mark where a value is needed")
+            raise ValueError("a mark where a value is expected")
         return value
 
     def _tuple(self, count: int) -> None:
@@ -184,7 +185,7 @@ class Program:
     @staticmethod
     def _set(target: dict, key: Any, value: Any) -> None:
         if type(key) not in (str, int, float, bool, type(None)):
-            raise PthError(f"its pickle has a {type(key).__name__} as a key: {_REFUSED}")
+            raise PthError(f"its pickle uses a {type(key).__name__} as a key: {_REFUSED}")
         if key in target:
             raise PthError(f"its pickle has two values for the key {key!r}")
         target[key] = value
@@ -197,11 +198,11 @@ class Program:
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if type(function) is not _Global or type(arguments) is not tuple:
-            raise PthError(f"its pickle calls what is no known function: {_REFUSED}")
+            raise PthError(f"its pickle calls something that is not a known function: {_REFUSED}")
         self.stack.append(self._call(function, arguments))
 
     def _call(self, function: _Global, arguments: tuple) -> Any:
-        """What torch's function would give, as plain data."""
+        """The result that torch's function would have, as plain data."""
         name = function.rpartition(" ")[2]
         if name in _REBUILD:
             self.tensors += 1
@@ -216,29 +217,29 @@ class Program:
             return arguments[0]
         if name == "device":
             return None
-        raise PthError(f"its pickle calls {name} with other arguments than torch.save's")
+        raise PthError(f"its pickle calls {name} with arguments that torch.save never writes")
 
     def _build(self) -> None:
-        """Attributes of a state dict (versions of its modules) or an old Parameter: left out."""
+        """Skip the attributes of a state dict (its modules' versions) or of an old Parameter."""
         state, target = self._pop(), self.stack[-1]
         is_state = type(target) is dict and type(state) is dict
         if not is_state and not (type(target) is Tensor and type(state) is tuple):
             raise PthError(f"its pickle sets the state of an object: {_REFUSED}")
 
     def _persistent(self) -> None:
-        """A storage: ("storage", type, key, device, number of elements[, view])."""
+        """Push a storage: ("storage", type, key, device, number of elements[, view])."""
         entry = self._pop()
         if type(entry) is not tuple or len(entry) not in (5, 6) or entry[0] != "storage":
-            raise PthError("its pickle refers to something else than a storage")
+            raise PthError("its pickle refers to an external object that is not a storage")
         kind, key, size, view = entry[1], entry[2], entry[4], entry[5:]
         name = kind.rpartition(" ")[2] if type(kind) is _Global else ""
         if name not in _DTYPES or type(key) is not str or not _is_count(size):
-            raise PthError("its pickle describes a storage that is none")
+            raise PthError("its pickle describes a storage of an unknown type or size")
         if view not in ((), (None,)):
-            raise PthError("a storage that is a view of another: save it anew with torch >= 1.6")
+            raise PthError("a storage is a view of another: save it again with torch >= 1.6")
         storage = Storage(key, _DTYPES[name], size)
         if self.storages.setdefault(key, storage) != storage:
-            raise PthError(f"its pickle describes storage {key!r} in two ways")
+            raise PthError(f"its pickle has two different descriptions of storage {key!r}")
         self.stack.append(storage)
 
     _ACTIONS: Mapping[str, Callable[[Program], None]] = {
@@ -255,7 +256,7 @@ class Program:
     }
 
 
-#: all that a pickle may name
+#: everything that a pickle may name
 _ALLOWED = {
     "collections OrderedDict",
     "torch Size",
@@ -266,8 +267,8 @@ _ALLOWED = {
     *(f"torch {name}" for name in _DTYPES),
 }
 _REFUSED = (
-    "only tensors are read, nothing is run. If you trust the file, save its tensors alone where "
-    "torch is installed: torch.save(model.state_dict(), 'weights.pth')"
+    "only tensors are read, no code is run. If you trust the file, load it where torch is "
+    "installed and save its tensors alone: torch.save(model.state_dict(), 'weights.pth')"
 )
 
 
@@ -276,7 +277,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    """A Tensor; PthError unless it lies within its storage and repeats none of it."""
+    """A checked Tensor: PthError unless it lies in its storage and has no more elements than it."""
     if type(storage) is not Storage:
         raise PthError("a tensor without a storage")
     for numbers in (shape, strides):

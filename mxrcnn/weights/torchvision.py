@@ -1,4 +1,4 @@
-"""torchvision's models: their parameters under this toolkit's names, and back."""
+"""Translates torchvision's models to this toolkit's parameter names, and back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.weights.names import COCO_GAPS, COCO_IDS, gaps_last
-from mxrcnn.weights.source import IMAGENET, Arrays, Source, unused
+from mxrcnn.weights.source import IMAGENET, OWN_CLASSES, Arrays, Source, left_out
 from symnet.bodies.regnet import X_400MF_TORCHVISION
 from symnet.bodies.resnet import DEPTHS, Form
 from symnet.bodies.resnet import PREFIX as BODY
 from symnet.bodies.vgg import BLOCKS
 
-#: endings of a normalisation's entries; a layer that has running statistics is one
+#: endings of a normalisation's entries: torchvision's -> here
 _NORM = {
     "weight": "gamma",
     "bias": "beta",
@@ -24,29 +24,29 @@ _NORM = {
     "running_var": "moving_var",
 }
 
-
-#: endings of names here, and torchvision's
+#: endings of names here -> torchvision's
 _ENDINGS = {
     **{f"_{ours}": f".{theirs}" for theirs, ours in _NORM.items()},
     "_weight": ".weight",
     "_bias": ".bias",
 }
 
-COUNTER = "num_batches_tracked"
+#: patterns of entries that have no use here, and why
+_COUNTERS = {"num_batches_tracked$": "a batch counter"}
 
 
 def torchvision_name(name: str) -> str:
-    """torchvision's name of a parameter of a pyramid detector; StopIteration if it is none."""
+    """torchvision's name for a parameter of a pyramid detector; StopIteration for other names."""
     ending = next(ending for ending in _ENDINGS if name.endswith(ending))
     return name[: -len(ending)] + _ENDINGS[ending]
 
 
 def our_names(state: Arrays) -> dict[str, str]:
-    """Names here, and torchvision's, of a state dict's entries that have a name here.
+    """Names here -> torchvision's names, for the state dict's entries that are used here.
 
-    The layers' names stay; `.weight` becomes `_weight`, and a batch norm's entries become `_gamma`,
-    `_beta`, `_moving_mean`, `_moving_var`. So does a group norm's, known by a weight of one
-    dimension. Counters of batches are left out.
+    Layers keep their names. `.weight` becomes `_weight`. The entries of a batch norm or group norm,
+    recognised by its one-dimensional weight, become `_gamma`, `_beta`, `_moving_mean` and
+    `_moving_var`. Batch counters are left out.
     """
     out = {}
     for name in state:
@@ -58,12 +58,12 @@ def our_names(state: Arrays) -> dict[str, str]:
 
 
 def from_torchvision(state: Arrays) -> dict[str, np.ndarray]:
-    """A state dict of a torchvision detector (names -> arrays) by names of the symbols here."""
+    """The arrays of a torchvision detector's state dict, by this toolkit's names."""
     return {ours: state[theirs] for ours, theirs in our_names(state).items()}
 
 
 def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
-    """18, 34, 50 or 101 by the blocks of layer1..4; None for another number of them."""
+    """A ResNet's depth (18, 34, 50 or 101) from its blocks in layer1..4; None if none matches."""
     names = set(names)
 
     def count(stage: int) -> int:
@@ -78,7 +78,7 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
 
 
 def resnet_networks(depth: int, form: Form = "torchvision") -> dict[str, dict[str, Any]]:
-    """The networks that can have such a ResNet as their body, and their settings."""
+    """The networks that can use such a ResNet as their body, with the settings they need."""
     layers = "101" if depth == 101 else "50"
     pyramids = [f"{kind}_r{layers}_fpn" for kind in ("faster_rcnn", "mask_rcnn")]
     settings = {**IMAGENET, "model.depth": depth, "model.body_form": form}
@@ -88,20 +88,30 @@ def resnet_networks(depth: int, form: Form = "torchvision") -> dict[str, dict[st
     return networks
 
 
-def _left_out(arrays: Arrays, origin: Mapping[str, str], head: str = "") -> dict[str, str]:
-    """Why entries without a place have none: counters, and the classifier's own layers."""
-    reasons = {}
-    for name in unused(arrays, origin):
-        if name.endswith(COUNTER):
-            reasons[name] = "a counter of batches"
-        elif head and name.startswith(head):
-            reasons[name] = "the classifier's own classes"
-    return reasons
+def _classifier(
+    title: str,
+    networks: Mapping[str, Mapping[str, Any]],
+    arrays: Arrays,
+    origin: Mapping[str, str],
+    head: str,
+) -> Source:
+    """A classifier whose layer `head` classifies; origin: names here -> names in the file."""
+    return Source(
+        f"torchvision's {title} classifier",
+        networks,
+        {ours: arrays[name] for ours, name in origin.items()},
+        origin,
+        left_out(arrays, origin, {**_COUNTERS, rf"^{re.escape(head)}\.": OWN_CLASSES}),
+    )
 
 
 def _body(arrays: Arrays) -> dict[str, str]:
-    """Names here and in the file, of a classifier that becomes a pyramid's body."""
-    return {f"{BODY}{ours}": theirs for ours, theirs in our_names(arrays).items()}
+    """Names here -> names in the file, of a classifier that becomes a detector's body."""
+    return {
+        f"{BODY}{ours}": name
+        for ours, name in our_names(arrays).items()
+        if not name.startswith("fc.")
+    }
 
 
 def resnet_classifier(arrays: Arrays) -> Source | None:
@@ -109,14 +119,7 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
     depth = resnet_depth(arrays)
     if depth is None or "bn1.weight" not in arrays:
         return None
-    origin = {ours: name for ours, name in _body(arrays).items() if not name.startswith("fc.")}
-    return Source(
-        f"torchvision's ResNet-{depth} classifier",
-        resnet_networks(depth),
-        {ours: arrays[name] for ours, name in origin.items()},
-        origin,
-        _left_out(arrays, origin, "fc."),
-    )
+    return _classifier(f"ResNet-{depth}", resnet_networks(depth), arrays, _body(arrays), "fc")
 
 
 def vgg16_classifier(arrays: Arrays) -> Source | None:
@@ -125,8 +128,8 @@ def vgg16_classifier(arrays: Arrays) -> Source | None:
     for block, (count, _) in enumerate(BLOCKS, start=1):
         for layer in range(1, count + 1):
             layers[f"conv{block}_{layer}"] = f"features.{place}"
-            place += 2  # a ReLU stands between them
-        place += 1  # and a pooling between the blocks
+            place += 2  # each convolution is followed by a ReLU
+        place += 1  # and each block by a pooling
     if not all(np.ndim(arrays.get(f"{name}.weight")) == 4 for name in layers.values()):
         return None
     layers.update({"fc6": "classifier.0", "fc7": "classifier.3"})
@@ -136,13 +139,7 @@ def vgg16_classifier(arrays: Arrays) -> Source | None:
         for leaf in ("weight", "bias")
         if f"{theirs}.{leaf}" in arrays
     }
-    return Source(
-        "torchvision's VGG16 classifier",
-        {"faster_rcnn_vgg16": IMAGENET},
-        {ours: arrays[name] for ours, name in origin.items()},
-        origin,
-        _left_out(arrays, origin, "classifier.6."),
-    )
+    return _classifier("VGG16", {"faster_rcnn_vgg16": IMAGENET}, arrays, origin, "classifier.6")
 
 
 def regnet_classifier(arrays: Arrays) -> Source | None:
@@ -152,17 +149,12 @@ def regnet_classifier(arrays: Arrays) -> Source | None:
     last = arrays.get("trunk_output.block4.block4-0.proj.0.weight", np.zeros(0))
     if last.shape[:1] != (X_400MF_TORCHVISION.widths[-1],):
         return None
-    origin = {ours: name for ours, name in _body(arrays).items() if not name.startswith("fc.")}
-    return Source(
-        "torchvision's RegNetX-400MF classifier",
-        {"fcos_regnetx_400mf": {**IMAGENET, "model.body": "regnet_x_400mf_torchvision"}},
-        {ours: arrays[name] for ours, name in origin.items()},
-        origin,
-        _left_out(arrays, origin, "fc."),
-    )
+    settings = {**IMAGENET, "model.body": "regnet_x_400mf_torchvision"}
+    networks = {"fcos_regnetx_400mf": settings}
+    return _classifier("RegNetX-400MF", networks, arrays, _body(arrays), "fc")
 
 
-#: names of checkpoints of torchvision < 0.13, and today's
+#: names in checkpoints of torchvision < 0.13 -> current names
 _RENAMED = (
     (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
@@ -170,7 +162,7 @@ _RENAMED = (
 
 
 def today(name: str) -> str:
-    """The present name of a detector's entry, whose older checkpoints have other names."""
+    """The current name of a detector's entry; older checkpoints use other names."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
     old_mask = re.match(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.(weight|bias)$", name)
@@ -179,16 +171,16 @@ def today(name: str) -> str:
     return name
 
 
-#: kinds of detectors: what tells them, and the layer whose first rows are classes
+#: the layers that identify a kind of detector, and whose rows are classes
 _FCOS = "head.classification_head.cls_logits"
 _BOX = "roi_heads.box_predictor.cls_score"
 _MASK = "roi_heads.mask_predictor.mask_fcn_logits"
-#: layers with rows for each class, and how many
+#: layers with rows per class -> how many
 _PER_CLASS = {_FCOS: 1, _BOX: 1, "roi_heads.box_predictor.bbox_pred": 4, _MASK: 1}
 
 
 def detector(arrays: Arrays) -> Source | None:
-    """Faster R-CNN, Mask R-CNN and FCOS with a ResNet and a feature pyramid."""
+    """A Faster R-CNN, Mask R-CNN or FCOS with a ResNet and a feature pyramid."""
     state = {today(name): value for name, value in arrays.items()}
     depth = resnet_depth(state, BODY)
     is_fcos = f"{_FCOS}.weight" in state and "head.regression_head.bbox_ctrness.weight" in state
@@ -204,14 +196,14 @@ def detector(arrays: Arrays) -> Source | None:
         _detector_networks(kind, depth, state),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
-        _left_out(arrays, origin),
+        left_out(arrays, origin, _COUNTERS),
         num_classes,
     )
     return replace(source, by_category=_by_category(source) if num_classes == COCO_IDS else None)
 
 
 def _by_category(source: Source) -> Source:
-    """A detector whose classes are COCO's ids, as one of its 80 categories."""
+    """Convert a detector of COCO's 90 ids to one of its 80 categories."""
     gaps = {} if "fcos_r50_fpn" in source.networks else {"model.unused_classes": len(COCO_GAPS)}
     return replace(
         source,
@@ -222,10 +214,10 @@ def _by_category(source: Source) -> Source:
 
 
 def _categories(name: str, values: np.ndarray) -> np.ndarray:
-    """A parameter of COCO's ids 0-90 as one of its 80 categories.
+    """Convert a parameter for COCO's ids 0-90 to its 80 categories.
 
-    The softmax of the box head keeps the other rows, at its end, as their probability is missing
-    from the others'.
+    The box head's softmax keeps the rows of the unused ids, moved to the end: without them the
+    other classes' probabilities would change.
     """
     layer = name.rpartition("_")[0]
     per_class = _PER_CLASS.get(layer)
@@ -235,7 +227,7 @@ def _categories(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[str, Any]]:
-    """The networks that can take a detector, and the settings that its shapes tell."""
+    """The networks that can load a detector, with the settings derived from its shapes."""
 
     def rows(name: str) -> int:
         return len(state.get(name, ()))
