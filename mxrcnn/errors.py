@@ -10,8 +10,8 @@ from mxrcnn.config import ConfigError
 from mxrcnn.data.loader import LoaderError
 from mxrcnn.data.records import DataError
 from mxrcnn.export import ExportError
-from mxrcnn.training.checkpoint import CheckpointError
-from mxrcnn.training.lock import RunLockedError
+from mxrcnn.runs.checkpoint import CheckpointError
+from mxrcnn.runs.lock import RunLockedError
 from mxrcnn.training.metrics import NonFiniteLossError
 from mxrcnn.weights.formats import WeightsError
 

@@ -27,7 +27,7 @@ from mxrcnn.data.transforms import load_sample
 from mxrcnn.errors import USER_ERRORS
 from mxrcnn.files import atomic_write  # noqa: F401 - all imports before the limits
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.weights.reading import read_params
 from tests.broken import SECRET, SIZE, Case, corpus, voc_folder

@@ -673,7 +673,7 @@ def mask_picture(data: bytes, size: tuple[int, int] = SIZE) -> Callable[[Path], 
 
 def write_run(folder: Path) -> Path:
     """A small run with one checkpoint, of zeros; returns its folder."""
-    from mxrcnn.training.checkpoint import RunFolder, TrainState
+    from mxrcnn.runs.checkpoint import RunFolder, TrainState
     from symnet import get_detector
     from symnet.machine import mx
     from tests.factories import tiny_config

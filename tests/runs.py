@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.training.checkpoint import RunFolder, load_arrays
+from mxrcnn.runs.checkpoint import RunFolder, load_arrays
 from tests.conftest import REPO
 from tests.factories import TINY
 

@@ -12,7 +12,7 @@ import pytest
 from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import training_loader
 from mxrcnn.data.records import DataError, ImageRecord
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.training.trainer import Trainer, train
 from symnet.machine import mx

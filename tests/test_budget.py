@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.training.checkpoint import CheckpointError
-from mxrcnn.weights.budget import MAX_BYTES, BudgetError, ByteBudget
+from mxrcnn.runs.budget import MAX_BYTES, BudgetError, ByteBudget
+from mxrcnn.runs.checkpoint import CheckpointError
 from mxrcnn.weights.formats import WeightsError, read_params
 from tests.torch_files import program, tensor, write_zip
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mxrcnn.training import checkpoint
-from mxrcnn.training.checkpoint import (
+from mxrcnn.runs import checkpoint
+from mxrcnn.runs.checkpoint import (
     Best,
     CheckpointError,
     RunFolder,

@@ -15,7 +15,7 @@ from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.errors import USER_ERRORS
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, load_arrays
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, load_arrays
 from mxrcnn.training.run import TrainRequest, prepare
 from mxrcnn.weights.convert import TABLE, ConvertRequest, convert, run_convert, write_run
 from mxrcnn.weights.formats import WeightsError
@@ -571,7 +571,7 @@ def test_a_run_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise CheckpointError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mxrcnn.training.checkpoint.save_arrays", full)
+        patch.setattr("mxrcnn.runs.checkpoint.save_arrays", full)
         with pytest.raises(USER_ERRORS, match="disk full"):
             write_run(conversion, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

@@ -19,8 +19,8 @@ from mxrcnn.config import Config, ConfigError, TrainConfig, make_config, overrid
 from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import TrainingPlan, default_workers
 from mxrcnn.data.synthetic import ensure_synthetic
+from mxrcnn.runs.checkpoint import RunFolder, load_arrays
 from mxrcnn.training import trainer as trainer_module
-from mxrcnn.training.checkpoint import RunFolder, load_arrays
 from mxrcnn.training.launch import free_port
 from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
 from mxrcnn.training.schedule import make_schedule

@@ -23,7 +23,7 @@ from mxrcnn.export.model import export_onnx, export_symbol, onnx_model
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
 from symnet.machine import mx
 from symnet.parts.layers import precision

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from mxrcnn.data.synthetic import ensure_synthetic
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from tests.conftest import REPO
 from tests.runs import (
     TRAIN,

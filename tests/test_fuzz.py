@@ -25,7 +25,7 @@ from mxrcnn.data.images import image_size, read_image
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.voc import load_voc
 from mxrcnn.errors import USER_ERRORS
-from mxrcnn.training.checkpoint import RunFolder, load_arrays
+from mxrcnn.runs.checkpoint import RunFolder, load_arrays
 from mxrcnn.weights.formats import read_params
 from symnet.geometry.masks import check_segmentation, decode
 from tests.broken import (

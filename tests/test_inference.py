@@ -7,7 +7,7 @@ from PIL import Image
 from mxrcnn.config import make_config, override
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from symnet import get_detector
 from symnet.geometry.boxes import BoxCoder, clip_boxes, iou
 from symnet.machine import mx

@@ -22,7 +22,7 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.mxnet_engine import MXNetEngine
 from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
-from mxrcnn.training.checkpoint import CheckpointError
+from mxrcnn.runs.checkpoint import CheckpointError
 from symnet.machine import mx, physical_cores
 from tests.conftest import REPO
 from tests.test_export import make_detector

@@ -16,7 +16,7 @@ from mxrcnn.data.voc import load_voc
 from mxrcnn.evaluation.quantized import QuantizeRequest, quantize_and_test
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize, quantize_run
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.trainer import first_value
 from symnet import get_detector, list_detectors
 from symnet.machine import has_bf16, has_int8, mx
@@ -104,7 +104,7 @@ def test_every_network_quantizes(network, dataset):
 
 
 def in_float32(config, params):
-    from mxrcnn.training.checkpoint import split_params
+    from mxrcnn.runs.checkpoint import split_params
 
     symbol = get_detector(config.network).test_symbol(config.model)
     return Detector(symbol, *split_params(params), config)

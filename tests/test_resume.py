@@ -27,8 +27,8 @@ from mxrcnn.config import ConfigError, load_json
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.inference.detector import Detector
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
-from mxrcnn.training.lock import RunLock, RunLockedError
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.runs.lock import RunLock, RunLockedError
 from mxrcnn.training.run import TrainRequest, prepare, run_training
 from mxrcnn.training.same_data import Continuation, continue_with, remember_data
 from mxrcnn.training.signals import StopRequest
@@ -463,7 +463,7 @@ def test_a_file_system_without_locks_is_told_once(begin, monkeypatch, capsys):
     def no_locks(*_) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("mxrcnn.training.lock.fcntl.flock", no_locks)
+    monkeypatch.setattr("mxrcnn.runs.lock.fcntl.flock", no_locks)
     assert train(begin("run"), 0).step == EPOCH_STEPS
     assert capsys.readouterr().out.count("its file system has no locks (Operation not") == 1
 
@@ -472,7 +472,7 @@ def test_a_child_does_not_keep_the_lock(tmp_path):
     """A forked child lives on when its parent is killed; so may a program that it started."""
     script = """
         import os, pathlib, signal, subprocess, sys, time
-        from mxrcnn.training.lock import RunLock
+        from mxrcnn.runs.lock import RunLock
         lock = RunLock(pathlib.Path(sys.argv[1]))
         started = subprocess.Popen(["sleep", "60"], close_fds=False)
         child = os.fork()
@@ -609,7 +609,8 @@ KILLER = """
     import os, runpy, signal, sys
     script, where, count, *sys.argv[1:] = sys.argv[1:]
     sys.path[:0] = [os.path.dirname(script), os.path.dirname(os.path.dirname(script))]
-    from mxrcnn.training import checkpoint, curves, trainer
+    from mxrcnn.runs import checkpoint
+    from mxrcnn.training import curves, trainer
     *way, name = where.split(".")
     owner = {"checkpoint": checkpoint, "curves": curves, "trainer": trainer}[way[0]]
     for part in way[1:]:

@@ -3,7 +3,7 @@
 import pytest
 
 from mxrcnn.config import TrainConfig
-from mxrcnn.training.checkpoint import TrainState
+from mxrcnn.runs.checkpoint import TrainState
 from mxrcnn.training.optimizer import _Scheduler
 from mxrcnn.training.schedule import StepSchedule, make_schedule
 from symnet.machine import mx

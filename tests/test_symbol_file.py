@@ -14,7 +14,7 @@ import pytest
 from mxrcnn.evaluation.run import TestRequest, run_test
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder
 from mxrcnn.training.run import TrainRequest, prepare
 from symnet.machine import mx
 from tests.broken import write_run

@@ -16,7 +16,7 @@ import pytest
 import symnet
 from mxrcnn.config import make_config, override
 from mxrcnn.data.loader import Batch
-from mxrcnn.training.checkpoint import split_params
+from mxrcnn.runs.checkpoint import split_params
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network
 from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors

@@ -13,8 +13,8 @@ from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.core import evaluate
 from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
+from mxrcnn.runs.checkpoint import Best, RunFolder
 from mxrcnn.training import curves
-from mxrcnn.training.checkpoint import Best, RunFolder
 from mxrcnn.training.curves import LossPlot
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes

@@ -31,7 +31,7 @@ from mxrcnn.data.loader import (
 )
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.inference.quantize import quantize
-from mxrcnn.training.checkpoint import join_params, load_arrays, save_arrays, split_params
+from mxrcnn.runs.checkpoint import join_params, load_arrays, save_arrays, split_params
 from mxrcnn.training.metrics import RunningMetrics
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Network, first_value, step_seed

@@ -20,7 +20,7 @@ from mxrcnn.evaluation.run import choose_imageset, detect_all, measured
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.runs.checkpoint import RunFolder
 
 #: what the table shows of a report, as far as it is there
 _MAIN_NUMBERS = ("mAP", "AP", "segm_AP")

@@ -10,7 +10,7 @@ from mxrcnn import __version__
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.export import ExportError
 from mxrcnn.files import atomic_folder, atomic_write
-from mxrcnn.training.checkpoint import join_params, save_arrays
+from mxrcnn.runs.checkpoint import join_params, save_arrays
 from symnet.machine import mx
 from symnet.machine.install import install_extra
 

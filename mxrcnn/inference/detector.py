@@ -10,7 +10,7 @@ import numpy as np
 from mxrcnn.config import Config, check_precision, check_shapes
 from mxrcnn.inference.mxnet_engine import MXNetEngine, Shapes
 from mxrcnn.inference.predictor import Predictor
-from mxrcnn.training.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
+from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
 from symnet.detector import parameter_shapes
 from symnet.machine import mx

@@ -12,8 +12,8 @@ import numpy as np
 
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.inference.rewrite import with_pooling_tables
-from mxrcnn.training.checkpoint import CheckpointError
-from mxrcnn.training.symbol_file import mxnet_reason
+from mxrcnn.runs.checkpoint import CheckpointError
+from mxrcnn.runs.symbol_file import mxnet_reason
 from symnet.machine import mx
 from symnet.machine.memory import read_memory
 

@@ -13,7 +13,7 @@ from mxrcnn.config import ConfigError
 from mxrcnn.export import ExportError
 from mxrcnn.export.model import config_of
 from mxrcnn.inference.engine import Outputs
-from mxrcnn.training.checkpoint import CheckpointError
+from mxrcnn.runs.checkpoint import CheckpointError
 from symnet.machine import physical_cores
 from symnet.machine.install import install_extra
 

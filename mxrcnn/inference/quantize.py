@@ -16,7 +16,7 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.files import atomic_folder
 from mxrcnn.inference.detector import inference_symbol
 from mxrcnn.inference.mxnet_engine import MXNetEngine
-from mxrcnn.training.checkpoint import (
+from mxrcnn.runs.checkpoint import (
     CheckpointError,
     Params,
     RunFolder,

@@ -9,7 +9,7 @@ from typing import Any
 
 from mxrcnn import viz
 from mxrcnn.config import ConfigError
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.runs.checkpoint import RunFolder
 from symnet.machine.install import install_extra
 
 #: seconds between two drawings of losses.png, at least, and the share of the time it may take.

@@ -19,7 +19,7 @@ from mxrcnn.data import check_dataset, open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
-from mxrcnn.training.checkpoint import RunFolder
+from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.schedule import lr_scale
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.training.trainer import Trainer, TrainResult, train

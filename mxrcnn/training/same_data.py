@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mxrcnn.data.identity import DataIdentity, differences
 from mxrcnn.files import atomic_write
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 
 
 def _file(run: RunFolder, data: str) -> Path:

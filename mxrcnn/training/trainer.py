@@ -25,7 +25,7 @@ from mxrcnn.data.loader import (
     training_shapes,
 )
 from mxrcnn.data.records import Dataset
-from mxrcnn.training.checkpoint import (
+from mxrcnn.runs.checkpoint import (
     CheckpointError,
     Params,
     RunFolder,

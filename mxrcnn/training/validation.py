@@ -11,7 +11,7 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import choose_metric, evaluate
 from mxrcnn.evaluation.report import Report, is_measured
 from mxrcnn.inference.detector import Detector, inference_symbol
-from mxrcnn.training.checkpoint import Best, Params, RunFolder, split_params
+from mxrcnn.runs.checkpoint import Best, Params, RunFolder, split_params
 from symnet import get_detector
 from symnet.machine import mx
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mxrcnn.config import Config, ConfigError, full_name, make_config, override, parse_settings
 from mxrcnn.files import atomic_folder, atomic_write
-from mxrcnn.training.checkpoint import CheckpointError, RunFolder, TrainState, join_params
+from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.names import COCO_CLASSES, KNOWN_NAMES, implied_names
 from mxrcnn.weights.reading import LoadReport, fit_params, to_rgb

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.training.checkpoint import load_arrays, split_params
-from mxrcnn.weights.budget import BudgetError, ByteBudget
+from mxrcnn.runs.budget import BudgetError, ByteBudget
+from mxrcnn.runs.checkpoint import load_arrays, split_params
 from mxrcnn.weights.pth import PthError, from_bfloat16, read_pth
 from symnet.machine.install import install_extra
 

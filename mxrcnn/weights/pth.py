@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mxrcnn.weights.budget import BudgetError, ByteBudget
+from mxrcnn.runs.budget import BudgetError, ByteBudget
 from mxrcnn.weights.torch_pickle import Program, PthError, Storage, Tensor
 
 __all__ = ["PthError", "read_pth"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mxrcnn.config import Config
 from mxrcnn.config.sections import fields_of
-from mxrcnn.training.checkpoint import RunFolder, load_arrays, split_params
+from mxrcnn.runs.checkpoint import RunFolder, load_arrays, split_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.source import Source
 from mxrcnn.weights.sources import foreign_source

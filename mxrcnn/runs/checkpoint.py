@@ -19,11 +19,11 @@ from typing import Any
 
 from mxrcnn.config import Config, dump_json, load_json
 from mxrcnn.files import atomic_write
+from mxrcnn.runs.budget import BudgetError
+from mxrcnn.runs.lock import RunLock
+from mxrcnn.runs.params_file import ParamsFileError, check_params_file
+from mxrcnn.runs.symbol_file import SymbolError, check_test_symbol, load_symbol
 from mxrcnn.tables import plain
-from mxrcnn.training.lock import RunLock
-from mxrcnn.training.params_file import ParamsFileError, check_params_file
-from mxrcnn.training.symbol_file import SymbolError, check_test_symbol, load_symbol
-from mxrcnn.weights.budget import BudgetError
 from symnet.machine import mx
 
 _NAME = re.compile(r"step-(\d{8})")

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from mxrcnn.weights.budget import ByteBudget
+from mxrcnn.runs.budget import ByteBudget
 
 MAGIC = 0x112
 #: how an array begins: since MXNet 1.0, and since 0.12. Older ones begin with their dimensions
