@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.house import REPO, House, circles, imports_of
+from tests.house import House, circles, imports_of
 
 MAX_FILE, MAX_FUNCTION = 400, 60
 
