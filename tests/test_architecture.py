@@ -16,8 +16,6 @@ TOO_LONG = {
     "mxrcnn.data.loader": "still to be split",
     "mxrcnn.export.operators": "still to be split",
     "mxrcnn.graph_figure": "still to be split",
-    "mxrcnn.training.trainer": "still to be split",
-    "mxrcnn.training.trainer._train": "still to be split",
     "mxrcnn.viz": "still to be split",
     "tools.train.parse_args": "still to be split",
 }

@@ -20,11 +20,12 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import TrainingPlan, default_workers
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.runs.checkpoint import RunFolder, load_arrays
-from mxrcnn.training import trainer as trainer_module
+from mxrcnn.training import loop, network
 from mxrcnn.training.launch import free_port
+from mxrcnn.training.network import step_seed
 from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
 from mxrcnn.training.schedule import make_schedule
-from mxrcnn.training.trainer import Trainer, step_seed
+from mxrcnn.training.trainer import Trainer
 from symnet import get_detector
 from symnet.machine import engine, mx
 from tests.conftest import REPO
@@ -84,7 +85,7 @@ def no_dropout(monkeypatch):
 
         return dataclasses.replace(known, train_symbol=train_symbol)
 
-    monkeypatch.setattr(trainer_module, "get_detector", detector)
+    monkeypatch.setattr(network, "get_detector", detector)
 
 
 def small_config(network: str, data_root: Path, **train: object) -> Config:
@@ -105,7 +106,7 @@ def losses_of(config: Config, folder: Path, devices: list, steps: int) -> tuple[
     trainer = Trainer(config, RunFolder(folder), dataset, None, devices)
     trainer.begin()
     seen = []
-    with trainer_module.training_loader(config, trainer.plan, 0) as loader:
+    with loop.training_loader(config, trainer.plan, 0) as loader:
         for step, batch in zip(range(steps), loader.batches(trainer.plan.stream(0, 0))):
             pairs = trainer.network.step(batch, step_seed(0, step))
             trainer.metrics.add(step, batch.image_ids, pairs)
@@ -156,7 +157,7 @@ DRIVER = """
         sys.argv += os.environ.get("TEST_WORDS", "").split()
     if role == "worker":
         from symnet.machine import mx
-        from mxrcnn.training import trainer
+        from mxrcnn.training import network, trainer
         from symnet import get_detector
 
         def without_dropout(name):
@@ -178,7 +179,7 @@ DRIVER = """
                 os.kill(pid, int(os.environ["TEST_SIGNUM"]))
             return ended
 
-        trainer.get_detector = without_dropout
+        network.get_detector = without_dropout
         trainer.Trainer.advance = advance_and_signal
     runpy.run_path(script, run_name="__main__")
 """
@@ -370,7 +371,7 @@ def test_one_worker_whose_updates_the_servers_make_trains_as_without_them(config
     dataset = open_dataset(config.data, config.data.imageset)
     alone = Trainer(config, RunFolder(tmp_path / "alone"), dataset, None, [mx.cpu()])
     alone.begin()
-    trainer_module.train(alone, 0)
+    loop.train(alone, 0)
     words = [*new_run(override(config, {"train.batch_size": 2}), tmp_path / "run")]
     flags = ("-n", "1", "-s", "2")  # two servers: large parameters are cut in two
     code, _, errors = launch(

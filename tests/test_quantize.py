@@ -17,7 +17,7 @@ from mxrcnn.evaluation.quantized import QuantizeRequest, quantize_and_test
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize, quantize_run
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
-from mxrcnn.training.trainer import first_value
+from mxrcnn.training.network import first_value
 from symnet import get_detector, list_detectors
 from symnet.machine import has_bf16, has_int8, mx
 from tests.factories import Picture, make_voc

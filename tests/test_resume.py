@@ -29,10 +29,11 @@ from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.runs.lock import RunLock, RunLockedError
+from mxrcnn.training.loop import train
 from mxrcnn.training.run import TrainRequest, prepare, run_training
 from mxrcnn.training.same_data import Continuation, continue_with, remember_data
 from mxrcnn.training.signals import StopRequest
-from mxrcnn.training.trainer import Trainer, train
+from mxrcnn.training.trainer import Trainer
 from symnet.machine import mx
 from tests.factories import TINY
 from tests.runs import (

@@ -166,10 +166,10 @@ def test_the_graph_that_training_does_not_read(voc_run, capsys):
     state = RunFolder(run).folder() / "momentum.params"
     mx.nd.save(str(state), {})
     prepare(request).run.unlock()
-    assert "is not the graph that trains" not in capsys.readouterr().out
+    assert "is not the trained graph" not in capsys.readouterr().out
     edit(path, renamed("conv1_1_weight", "conv1_1_kernel"))
     prepare(request).run.unlock()
-    assert f"{path} is not the graph that trains: that is made anew" in capsys.readouterr().out
+    assert f"{path} is not the trained graph, which is built" in capsys.readouterr().out
     edit(path, EDITS["unknown operator"][0])
     with pytest.raises(CheckpointError, match=r"train-symbol\.json: not a whole symbol"):
         prepare(request)

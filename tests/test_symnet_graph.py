@@ -17,8 +17,8 @@ import symnet
 from mxrcnn.config import make_config, override
 from mxrcnn.data.loader import Batch
 from mxrcnn.runs.checkpoint import split_params
+from mxrcnn.training.network import Network
 from mxrcnn.training.schedule import make_schedule
-from mxrcnn.training.trainer import Network
 from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.targets import pad_objects

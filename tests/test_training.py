@@ -16,9 +16,11 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import Best, RunFolder
 from mxrcnn.training import curves
 from mxrcnn.training.curves import LossPlot
+from mxrcnn.training.loop import _postfix, train
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
+from mxrcnn.training.network import seeded_model
 from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
-from mxrcnn.training.trainer import Trainer, _postfix, seeded_model, train
+from mxrcnn.training.trainer import Trainer
 from symnet.faster_rcnn_vgg16 import DETECTOR
 from symnet.machine import mx
 from tests.factories import TINY, tiny_config

@@ -33,8 +33,8 @@ from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.inference.quantize import quantize
 from mxrcnn.runs.checkpoint import join_params, load_arrays, save_arrays, split_params
 from mxrcnn.training.metrics import RunningMetrics
+from mxrcnn.training.network import Network, first_value, step_seed
 from mxrcnn.training.schedule import make_schedule
-from mxrcnn.training.trainer import Network, first_value, step_seed
 from symnet import get_detector
 from symnet.detector import parameter_shapes
 from symnet.geometry.masks import unpack

@@ -20,9 +20,10 @@ from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.loop import TrainResult, train
 from mxrcnn.training.schedule import lr_scale
 from mxrcnn.training.server import number_of_workers, started_together
-from mxrcnn.training.trainer import Trainer, TrainResult, train
+from mxrcnn.training.trainer import Trainer
 from mxrcnn.training.workers import Workers
 from mxrcnn.weights.reading import Origin, pretrained_settings
 from symnet import get_detector, list_detectors

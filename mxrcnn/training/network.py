@@ -1,0 +1,298 @@
+"""The training graph on its devices: one Module with its parameters, momentum and updates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
+from mxrcnn.data.loader import Batch, TrainingPlan, training_shapes
+from mxrcnn.runs.checkpoint import Params, join_params, split_params
+from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
+from mxrcnn.training.schedule import StepSchedule
+from mxrcnn.training.workers import Workers, update_on_servers
+from mxrcnn.weights.reading import match_params
+from symnet import get_detector
+from symnet.detector import DetectorDef, ImageTargetsInput
+from symnet.machine import mx
+from symnet.parts.layers import SHARE, partial_batches, precision
+
+#: the outputs or labels of one device by name
+Arrays = dict[str, mx.nd.NDArray]
+
+
+def _check_masks(config: Config, detector: DetectorDef) -> None:
+    """ConfigError if a detector needs masks and the data section does not provide them."""
+    if "gt_masks" not in detector.data_names:
+        return
+    if not config.data.masks:
+        raise ConfigError(f"data.masks=False: {config.network} learns from masks")
+    if config.model.mini_mask != config.data.mini_mask:
+        raise ConfigError(
+            f"model.mini_mask={config.model.mini_mask} and data.mini_mask={config.data.mini_mask} "
+            "must be the same"
+        )
+
+
+def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> None:
+    """ConfigError if a prefix in train.fixed matches no parameter, or if all are frozen."""
+    for prefix in config.train.fixed:
+        if not any(name.startswith(prefix) for name in names):
+            some = ", ".join(dict.fromkeys(name.rpartition("_")[0] for name in names))
+            raise ConfigError(
+                f"train.fixed={prefix!r}: no parameter of {config.network} starts with it; its "
+                f"layers are {some[:200]}{'...' if len(some) > 200 else ''}"
+            )
+    if len(fixed) == len(names):
+        raise ConfigError(f"train.fixed={config.train.fixed!r}: nothing is left to train")
+
+
+def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
+    """A parameter's initial value. It depends on train.seed and the name only; see
+    DetectorDef.init."""
+    rng = np.random.default_rng([config.train.seed, *name.encode()])
+    return get_detector(config.network).init(config.model, name, shape, rng, scratch)
+
+
+def seeded_model(config: Config) -> Any:
+    """The model's config, with train.seed added to sampling_seed if the graph samples."""
+    model = config.model
+    if "sampling_seed" not in {field.name for field in fields(model)}:
+        return model
+    return replace(model, sampling_seed=model.sampling_seed + config.train.seed)
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of MXNet's generators for one step, so that a resumed run draws the same numbers.
+
+    Workers have different seeds: otherwise dropout would drop the same units in all of them.
+    """
+    entropy = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+
+class Network:
+    """The training graph on its devices: one Module, its parameters and momentum by name."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: TrainingPlan,
+        contexts: Sequence[mx.Context],
+        workers: Workers | None = None,
+    ) -> None:
+        """Build and bind the graph. Raises ConfigError for settings that cannot work."""
+        images, devices = config.train.batch_size, len(contexts)
+        if images % devices:
+            raise ConfigError(
+                f"train.batch_size={images}: cannot be shared equally by {devices} devices"
+            )
+        self.detector: DetectorDef = get_detector(config.network)
+        self.config = config
+        self.contexts = list(contexts)
+        self.workers = workers or Workers()
+        # the number of gradients that are added up in one step
+        self.parts = devices * (self.workers.count if self.workers.in_step else 1)
+        self._safe_shapes: set[tuple[int, ...]] = set()
+        check_precision(config.train.precision)
+        _check_masks(config, self.detector)
+        with precision(config.train.precision), partial_batches(self.parts > 1):
+            self.symbol = self.detector.train_symbol(seeded_model(config), images // devices)
+        data, labels = self._inputs(plan)
+        self._shares = [name for name in self.symbol.list_arguments() if name.endswith(SHARE)]
+        inputs = {*self.detector.data_names, *self.detector.label_names, *self._shares}
+        names = [name for name in self.symbol.list_arguments() if name not in inputs]
+        arg_shapes, _, aux_shapes = self.symbol.infer_shape(
+            **{x.name: (x.shape[0] // devices, *x.shape[1:]) for x in data + labels}
+        )
+        by_name = dict(zip(self.symbol.list_arguments(), arg_shapes))
+        self.shapes = {name: by_name[name] for name in names}
+        self.aux_shapes = dict(zip(self.symbol.list_auxiliary_states(), aux_shapes))
+        fixed = [name for name in names if self._is_fixed(name)]
+        _check_fixed(config, names, fixed)
+        self.module = mx.mod.Module(
+            self.symbol,
+            data_names=self.detector.data_names,
+            label_names=self.detector.label_names,
+            context=self.contexts,
+            state_names=self._shares,
+            fixed_param_names=fixed or None,
+        )
+        self.module.bind(data, labels, for_training=True)
+
+    def _inputs(self, plan: TrainingPlan) -> tuple[list[mx.io.DataDesc], list[mx.io.DataDesc]]:
+        """Data and labels of the largest batch: Module needs its shapes first."""
+        config, detector, size = self.config, self.detector, plan.largest_size()
+        empty = ImageTargetsInput(np.zeros((0, 5), np.float32), size, size)
+        targets = detector.assign_targets(config.model, empty, np.random.default_rng(0))
+        shapes = training_shapes(config, plan.capacity, size)
+        data = [mx.io.DataDesc(name, *shapes[name]) for name in detector.data_names]
+        labels = [
+            mx.io.DataDesc(name, (config.train.batch_size, *targets[name].shape))
+            for name in detector.label_names
+        ]
+        return data, labels
+
+    def _is_fixed(self, name: str) -> bool:
+        fixed = name.startswith(tuple(self.config.train.fixed))
+        return fixed or self.detector.frozen(self.config.model, name)
+
+    def first_params(self) -> tuple[Params, list[str]]:
+        """Pretrained parameters where the file has them, initial values elsewhere.
+
+        Returns them with arg: and aux: keys, and a report of what was loaded, line by line.
+        """
+        pretrained = self.config.train.pretrained
+        loaded, told = {}, []
+        if pretrained:
+            shapes, order = {**self.shapes, **self.aux_shapes}, self.config.train.channel_order
+            loaded, report = match_params(Path(pretrained), shapes, order)
+            told = report.lines()
+        params = {}
+        for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):
+            for name, shape in shapes.items():
+                if name not in loaded:
+                    value = first_value(self.config, name, shape, scratch=not pretrained)
+                else:
+                    value = loaded[name]
+                params[f"{kind}:{name}"] = mx.nd.array(value)
+        return params, told
+
+    def start(self, params: Params, momentum: Params, schedule: StepSchedule, step: int) -> None:
+        """Set the parameters (arg:/aux: keys) and momentum (by name), and prepare the updates.
+
+        step: the number of steps already done.
+        """
+        args, auxs = split_params(params)
+        several = len(self.contexts) > 1
+        if not several and self.contexts[0].device_type == "cpu":
+            self._share_arrays()
+        self.module.init_params(initializer=None, arg_params=args, aux_params=auxs)
+        on_servers = self.workers.at_own_pace
+        options = optimizer_options(
+            self.config.train, schedule, step, self.parts, self.workers.count if on_servers else 1
+        )
+        if on_servers:
+            update_on_servers(self.workers.store, list(self.shapes), options)
+        # otherwise update here: momentum inside a kvstore cannot be read, so not saved
+        os.environ["MXNET_UPDATE_ON_KVSTORE"] = str(int(on_servers))
+        on_gpu = self.contexts[0].device_type == "gpu"
+        self.module.init_optimizer(
+            kvstore=self.workers.store or (("device" if on_gpu else "local") if several else None),
+            optimizer=NAME,
+            optimizer_params=optimizer_params(options),
+        )
+        if on_servers:
+            return
+        updater = self.module._updater
+        for place, name in enumerate(self.shapes):
+            if name in momentum:
+                for device, context in enumerate(self.contexts):
+                    index = place * len(self.contexts) + device
+                    updater.states[index] = momentum[name].as_in_context(context)
+                    updater.states_synced[index] = True
+
+    def _share_arrays(self) -> None:
+        """Let the module use the executor's arrays directly instead of copies on the host."""
+        executor = self.module._exec_group.execs[0]
+        self.module._arg_params = {name: executor.arg_dict[name] for name in self.shapes}
+        self.module._aux_params = dict(executor.aux_dict)
+
+    def catch_up(self) -> None:
+        """With dist_async: wait until the servers have all workers' updates, then fetch them."""
+        if self.workers.at_own_pace:
+            mx.nd.waitall()
+            self.workers.wait_for_all()
+            group = self.module._exec_group
+            for name, arrays in zip(group.param_names, group.param_arrays):
+                self.workers.store.pull(name, out=arrays)
+
+    def params(self) -> Params:
+        """All parameters on the CPU, with arg: and aux: keys. The next step overwrites them."""
+        # BatchNorm's backward pass writes the moving statistics without a dependency
+        mx.nd.waitall()
+        return join_params(*self.module.get_params())
+
+    def momentum(self) -> Params:
+        """The momentum of the trained parameters, on the CPU, by name; all devices have the same.
+
+        Empty with dist_async: there the servers hold it.
+        """
+        if self.module._updater is None:
+            return {}
+        states = self.module._updater.states
+        names = list(self.shapes)
+        devices = len(self.contexts)
+        return {
+            names[index // devices]: state.as_in_context(mx.cpu())
+            for index, state in states.items()
+            if index % devices == 0 and state is not None
+        }
+
+    def _check_shapes(self, batch: Batch) -> None:
+        """ConfigError if bfloat16 cannot run on images of this size."""
+        size = batch.data["data"].shape
+        if self.config.train.precision == "bf16" and size not in self._safe_shapes:
+            devices, inputs = len(self.contexts), set(self.symbol.list_arguments())
+            shapes = {
+                name: (array.shape[0] // devices, *array.shape[1:])
+                for name, array in {**batch.data, **batch.labels}.items()
+                if name in inputs
+            }
+            check_shapes(self.symbol, "bf16", **shapes)
+            self._safe_shapes.add(size)
+
+    def step(self, batch: Batch, seed: int) -> dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]]:
+        """Do one update. Returns each metric's (sum, count) of every device, without waiting."""
+        self._check_shapes(batch)
+        mx.random.seed(seed)
+        names = [name[: -len("_output")] for name in self.module.output_names]
+        data = mx.io.DataBatch(
+            [
+                mx.nd.array(batch.data[name], dtype=batch.data[name].dtype)
+                for name in self.detector.data_names
+            ],
+            [mx.nd.array(batch.labels[name]) for name in self.detector.label_names],
+        )
+        if self._shares:
+            self.module.set_states(value=1)
+        self.module.forward(data, is_train=True)
+        outputs = self.module.get_outputs(merge_multi_context=False)
+        devices = [dict(zip(names, arrays)) for arrays in zip(*outputs)]
+        images = len(batch.image_ids) // len(self.contexts)
+        labels = [
+            {
+                name: array[device * images : (device + 1) * images].as_in_context(context)
+                for name, array in zip(self.detector.label_names, data.label)
+            }
+            for device, context in enumerate(self.contexts)
+        ]
+        if self._shares:
+            self._weigh(devices, labels)
+        self.module.backward()
+        self.module.update()
+        found = [self.detector.metrics(*arrays) for arrays in zip(devices, labels)]
+        return {name: [pairs[name] for pairs in found] for name in found[0]}
+
+    def _weigh(self, devices: Sequence[Arrays], labels: Sequence[Arrays]) -> None:
+        """Weight each device's losses so that their mean is the loss of the whole batch.
+
+        A device's weight is its share of the samples. Adds the shares to the outputs in `devices`.
+        """
+        losses = [share[: -len(SHARE)] for share in self._shares]
+        counts = [self.detector.counts(*arrays) for arrays in zip(devices, labels)]
+        counts = [mx.nd.concat(*(found[loss] for loss in losses), dim=0) for found in counts]
+        total = mx.nd.add_n(*(found.as_in_context(mx.cpu()) for found in counts))
+        whole = mx.nd.maximum(self.workers.total("samples", total), 1)
+        executors = self.module._exec_group.execs
+        for executor, outputs, own in zip(executors, devices, counts):
+            shares = self.parts * mx.nd.maximum(own, 1) / whole.as_in_context(own.context)
+            for place, name in enumerate(self._shares):
+                outputs[name] = shares[place : place + 1]
+                target = executor.arg_dict[name]
+                target[:] = outputs[name].reshape(target.shape)
