@@ -1,6 +1,6 @@
-# make demo     install, train and test the quick preset on self-made images
-# make test     install and run lint and all tests
-# make install  install the CPU packages into .venv        make help  this text
+# make demo     install, then train and test the quick preset on generated images
+# make test     install, then run lint and all tests
+# make install  install the CPU packages into .venv        make help  print this text
 # make matrix   demo and test with every Python from 3.9 to 3.13 found here (python3 tests/matrix.py -h)
 
 VENV := .venv
@@ -10,7 +10,7 @@ EXTRA := cpu
 MXNET := $(if $(filter cpu,$(EXTRA)),mxnet,mxnet-$(EXTRA))==1.9.1
 CANDIDATES := python3.11 python3.12 python3.10 python3.9 python3.13 python3 python
 
-# The first Python from 3.9 to 3.13 that works and can make virtual environments; PYTHON=... wins.
+# The first working Python from 3.9 to 3.13 that can create virtual environments. PYTHON=... overrides.
 FIND := for p in $(CANDIDATES); do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && { command -v $$p; break; }; done
@@ -31,7 +31,7 @@ $(BIN)/python:
 
 $(VENV)/.installed-$(EXTRA): $(BIN)/python setup.py
 	$(PIP) -e '.[$(EXTRA)]'
-	$(PIP) --no-deps $(MXNET)  # where the line before could not: see setup.py
+	$(PIP) --no-deps $(MXNET)  # on Python 3.13 the line above does not install it: see setup.py
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-$(EXTRA)

@@ -16,13 +16,14 @@ CUDA_LIBRARIES = [
     "nvidia-cudnn-cu11>=8.1,<9",
 ]
 
-# mxnet holds NumPy below 2 where there is one, which the newest releases still run with
+# no upper bounds: the newest releases still support the NumPy 1 that mxnet requires
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
 CONVERT = ["safetensors>=0.4", "h5py>=3.8"]
 
-# mxnet says that it needs NumPy below 2, which has none for Python 3.13; with symnet.machine it
-# runs with NumPy 2. There pip gets what else it needs: `pip install --no-deps mxnet==1.9.1` follows
+# mxnet requires NumPy < 2, which has no wheels for Python 3.13. With symnet.machine it also runs
+# with NumPy 2. So on 3.13 pip installs its other dependencies here, and mxnet itself is installed
+# afterwards: `pip install --no-deps mxnet==1.9.1`
 OLD, NEW = "python_version < '3.13'", "python_version >= '3.13'"
 MXNET_NEEDS = [f"requests>=2.20,<3; {NEW}", f"graphviz>=0.8.1,<0.9; {NEW}"]
 

@@ -1,17 +1,16 @@
 """mxrcnn: train, evaluate and deploy object detectors with Apache MXNet's symbolic API.
 
-Importing it prepares any `import mxnet` that follows (symnet.machine), and loads nothing heavy.
+Importing it prepares any later `import mxnet` (see symnet.machine), and loads nothing heavy.
 """
 
 from importlib import import_module
 from typing import Any
 
-import symnet  # noqa: F401 - prepares the import of mxnet
+import symnet  # noqa: F401 - prepares a later import of mxnet
 
 __version__ = "0.1.0"
 
-
-#: what the package offers, and the modules that have it: loaded when it is asked for
+#: public names -> the modules that define them, imported on first use
 _EXPORTS = {
     "Detections": "mxrcnn.data.records",
     "Detector": "mxrcnn.inference.detector",

@@ -1,7 +1,7 @@
-"""`python -m mxrcnn.doctor`: what this installation is, what was patched, and what is missing.
+"""`python -m mxrcnn.doctor`: print what is installed, what was patched, and what is missing.
 
-It works, and says what to install, when MXNet or anything else of the core is not there or does not
-load; then it ends with exit code 1.
+It also works when MXNet or another core package is missing or does not load: it then says what to
+install, and exits with code 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mxrcnn import __version__
 from symnet.machine import MISSED, PATCHED
 from symnet.machine.install import how_to_install, install_extra
 
-#: distributions by what asks for them in setup.py; "" is the core, which must be there
+#: distributions by the extra in setup.py that requires them; "" is the core, always required
 PACKAGES = {
     "": ("numpy", "Pillow", "matplotlib", "pycocotools", "defusedxml", "tqdm"),
     "tensorboard": ("tensorboardX",),
@@ -31,15 +31,15 @@ PACKAGES = {
     "dev": ("pytest", "hypothesis", "ruff", "gluoncv"),
 }
 ENGINES = ("mxnet", "mxnet-cu112")
-#: what a core package is imported as, where it is called otherwise
+#: module names of packages whose name differs
 _MODULES = {"Pillow": "PIL"}
-#: instruction sets that change how fast it is, or what --precision is worth
+#: instruction sets that affect speed, or which --precision is worth choosing
 CPU_FLAGS = (
     *("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
     *("amx_tile", "amx_int8", "amx_bf16"),
 )
 _SETTINGS = ("OMP_", "GOMP_", "KMP_", "MXNET_", "DNNL_", "MKLDNN_")
-#: the newest cards that mxnet-cu112 has machine code for
+#: the highest compute capability that mxnet-cu112 has code for
 _NEWEST_CARD = 8.9
 
 
@@ -51,7 +51,7 @@ def _version(package: str) -> str | None:
 
 
 def _packages() -> dict[str, dict[str, str | None]]:
-    """Versions (None: not installed) by extra and distribution."""
+    """Installed versions by extra and distribution; None if not installed."""
     found = {extra: {name: _version(name) for name in names} for extra, names in PACKAGES.items()}
     found["engine"] = {name: _version(name) for name in ENGINES}
     return found
@@ -63,7 +63,7 @@ def _why(error: BaseException) -> str:
 
 
 def _core_problems(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-    """What of the core is missing or broken, each with the line that mends it."""
+    """Missing or broken core packages, each with the command that fixes it."""
     problems = []
     for name, version in packages[""].items():
         if version is None:
@@ -72,13 +72,13 @@ def _core_problems(packages: Mapping[str, Mapping[str, str | None]]) -> list[str
         try:
             import_module(_MODULES.get(name, name))
         except Exception as error:
-            mend = f"pip install --force-reinstall {name}"
-            problems.append(f"{name} {version} does not load ({_why(error)}): {mend}")
+            fix = f"pip install --force-reinstall {name}"
+            problems.append(f"{name} {version} does not load ({_why(error)}): {fix}")
     return problems
 
 
 def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str, Any], list[str]]:
-    """(what MXNet says of itself, problems); it is imported, and computes something."""
+    """Import MXNet and multiply two matrices; returns (its version and features, problems)."""
     from symnet.machine import mx
 
     installed = [name for name, version in packages["engine"].items() if version]
@@ -100,7 +100,7 @@ def _engine(packages: Mapping[str, Mapping[str, str | None]]) -> tuple[dict[str,
         return {}, problems
     if computed != 12.0:
         problems.append(
-            f"MXNet multiplies wrongly: 12 came out as {computed:g}; {how_to_install()}"
+            f"MXNet computes wrong results: {computed:g} instead of 12; {how_to_install()}"
         )
     return about, problems
 
@@ -129,7 +129,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """The NVIDIA cards that the driver knows, with their compute capability."""
+    """The NVIDIA cards that the driver lists, with their compute capability."""
     command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     if shutil.which(command[0]) is None:
         return []
@@ -142,7 +142,7 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
-    """What stands between the cards and MXNet; no fault of the installation."""
+    """Why MXNet does not use the cards. This is advice: the installation itself is fine."""
     if not cards or usable:
         return []
     capability = cards[0]["compute_capability"]
@@ -152,8 +152,8 @@ def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
         too_new = False
     if too_new:
         return [
-            f"{cards[0]['name']}: MXNet 1.9.1 has no code for its compute capability "
-            f"{capability} (up to {_NEWEST_CARD} it has): use the CPU, or ONNX (tools/export.py)"
+            f"{cards[0]['name']}: MXNet 1.9.1 supports compute capabilities up to {_NEWEST_CARD}, "
+            f"and this card has {capability}: use the CPU, or ONNX (tools/export.py)"
         ]
     return [
         f"{cards[0]['name']} is not used: in the clone of mxrcnn, make clean install "
@@ -162,19 +162,21 @@ def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
 
 
 def _advice(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-    """Lines that install the extras that are not there, or not whole."""
+    """For each extra that is not fully installed, the command that installs it."""
     lines = []
     for extra in filter(None, PACKAGES):
         absent = [name for name, version in packages[extra].items() if version is None]
         if absent:
-            lines.append(f"without {', '.join(absent)}: if you need it, {install_extra(extra)}")
+            lines.append(
+                f"not installed: {', '.join(absent)}; if you need it, {install_extra(extra)}"
+            )
     return lines
 
 
 def examine() -> dict[str, Any]:
-    """All that the doctor knows, as JSON can hold it; `problems` is empty if all is well.
+    """Collect the whole report as JSON-serialisable data; `problems` is empty if all is well.
 
-    Imports MXNet, if it is there.
+    Imports MXNet, if it is installed.
     """
     packages = _packages()
     found: dict[str, Any] = {
@@ -195,7 +197,7 @@ def examine() -> dict[str, Any]:
         found["machine"] = _machine()
         found["advice"] += _gpu_advice(found["gpus"], found["mxnet"].get("gpus", 0))
     except ImportError as error:  # without NumPy our own modules do not load
-        found["problems"].append(f"the rest could not be looked at ({_why(error)})")
+        found["problems"].append(f"the remaining checks could not run ({_why(error)})")
     found["patched"], found["missed"] = dict(PATCHED), dict(MISSED)
     names = sorted(name for name in os.environ if name.startswith(_SETTINGS))
     found["settings"] = {
@@ -212,8 +214,8 @@ def _gib(size: int | None) -> str:
 def _package_lines(packages: Mapping[str, Mapping[str, str | None]]) -> list[str]:
     lines = []
     for extra, versions in packages.items():
-        there = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
-        lines.append(f"{'core' if extra == '' else extra}: {there}")
+        listed = ", ".join(f"{name} {version or '-'}" for name, version in versions.items())
+        lines.append(f"{extra or 'core'}: {listed}")
     return lines
 
 
@@ -223,18 +225,18 @@ def _machine_lines(machine: Mapping[str, Any]) -> list[str]:
     return [
         machine["processor"],
         f"instruction sets: {' '.join(machine['flags']) or 'none that matter'}",
-        f"fast beside fp32: {', '.join(fast) or 'nothing'}; "
+        f"faster than fp32: {', '.join(fast) or 'nothing'}; "
         f"matrix unit (AMX) in use: {'yes' if machine['uses_amx'] else 'no'}",
-        f"cores: {machine['cores']}; for this process {machine['usable_cores']}, of which "
+        f"cores: {machine['cores']}; usable by this process: {machine['usable_cores']}, "
         f"{machine['usable_physical_cores']} physical; quota: "
         f"{'none' if quota is None else f'{quota:g}'}",
         f"memory: {_gib(machine['memory'])}, {_gib(machine['memory_available'])} available; "
-        f"limit of the control group: {'none' if limit is None else _gib(limit)}",
+        f"control group limit: {'none' if limit is None else _gib(limit)}",
     ]
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """What `examine` found, for people."""
+    """The report of `examine` as text."""
     mxnet, python = found["mxnet"], found["python"]
     gpus = [f"{gpu['name']} ({gpu['compute_capability']})" for gpu in found["gpus"]]
     sections = {
@@ -247,9 +249,9 @@ def describe(found: Mapping[str, Any]) -> str:
         "MXNet": [f"{mxnet['version']} with {', '.join(mxnet['features'])}"] if mxnet else [],
         "machine": _machine_lines(found["machine"]) if found["machine"] else [],
         "GPUs": [*gpus, f"usable by MXNet: {mxnet['gpus']}"] if mxnet else gpus,
-        "settings": [f"{n}={s['value']} (by {s['by']})" for n, s in found["settings"].items()],
+        "settings": [f"{n}={s['value']} (set by {s['by']})" for n, s in found["settings"].items()],
         "patched": [f"{what}: {why}" for what, why in found["patched"].items()],
-        "missed, as mxnet was imported before mxrcnn": [
+        "missed, because mxnet was imported before mxrcnn": [
             f"{what}: {why}" for what, why in found["missed"].items()
         ],
         "worth knowing": found["advice"],
@@ -264,9 +266,9 @@ def describe(found: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Print the report; 1 if something of the core is missing or broken, else 0."""
+    """Print the report; returns 1 if a core package is missing or broken, else 0."""
     parser = argparse.ArgumentParser(prog="python -m mxrcnn.doctor", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the same for programs")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args()
     found = examine()
     print(json.dumps(found, indent=2) if args.json else describe(found))

@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend: they end a tool with a message, not a traceback."""
+"""The errors that users can fix. They end a tool with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ USER_ERRORS = (
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print such an error to stderr and exit with code 1; after Ctrl-C with 130.
+    """Print a user error to stderr and exit with code 1; after Ctrl-C, with 130.
 
-    That MXNet is not installed is such an error, too.
+    A missing MXNet and running out of memory count as user errors.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and file names that any text can be turned into."""
+"""Atomic writes of files and folders, and safe file names for any text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ _MAX_NAME = 120
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success it is synced and renamed to `path`.
+    """Open a temporary file next to `path`; on success it is synced and renamed to `path`.
 
-    mode: "w" (UTF-8 text, lines end in one newline character) or "wb". Missing folders are made. On
-    an error nothing is left of the new file and an older `path` is untouched. Links are followed; a
-    device or a pipe, such as /dev/stdout, is written to as it is. Raises ValueError for another
-    mode.
+    mode: "w" (UTF-8 text with \\n line ends) or "wb". Missing folders are created. On an error the
+    new file is removed and an existing `path` is untouched. Symbolic links are followed. A device
+    or pipe, such as /dev/stdout, is written to directly. Raises ValueError for another mode.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write: mode {mode!r} is neither 'w' nor 'wb'")
@@ -46,10 +45,10 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder beside `path` to be filled; on success it is renamed to `path`.
+    """Create a temporary folder next to `path`; on success it is renamed to `path`.
 
-    On an error nothing is left of it. An empty folder at `path` is replaced; OSError if there is
-    anything else by then.
+    On an error it is removed. An empty folder at `path` is replaced. Raises OSError if anything
+    else is there.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
@@ -62,10 +61,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def safe_name(text: str) -> str:
-    """A part of a file name for any text; different texts give different names.
+    """Turn any text into part of a file name; different texts give different names.
 
-    Letters, digits, "-", "_", "." and inner spaces stay; the rest becomes %XX. A long name is cut
-    and ends in a digest of the whole.
+    Letters, digits, "-", "_", "." and inner spaces are kept; other characters become %XX. A long
+    name is cut and ends in a hash of the full text.
     """
     stripped = text.strip()
     keep_spaces = stripped == text

@@ -186,7 +186,7 @@ def test_setup_py_asks_for_the_numpy_of_that_python(monkeypatch, python, numpy):
         ("", 0, []),
         ("NVIDIA A100-SXM4-40GB, 8.0", 1, []),
         ("NVIDIA A100-SXM4-40GB, 8.0", 0, ["is not used", "pip uninstall mxnet", "cu112"]),
-        ("NVIDIA H100 80GB HBM3, 9.0", 0, ["no code for its compute capability 9.0"]),
+        ("NVIDIA H100 80GB HBM3, 9.0", 0, ["up to 8.9, and this card has 9.0"]),
         ("NVIDIA something, [N/A]", 0, ["is not used"]),
     ],
 )

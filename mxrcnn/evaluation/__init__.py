@@ -1,1 +1,1 @@
-"""Measuring detectors: Pascal VOC's and COCO's average precision, proposal recall, reports."""
+"""Evaluation: Pascal VOC's and COCO's average precision, proposal recall, and reports."""

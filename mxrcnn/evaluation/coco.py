@@ -1,4 +1,4 @@
-"""COCO's metrics, through pycocotools."""
+"""COCO's metrics, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METRICS = (
     "ARl",
 )
 _FIELD = {"bbox": "bbox", "segm": "segmentation"}
-#: the key of the numbers that image ids got, in what `_load` returns
+#: the key under which `_load` stores the new number of each image id
 _NUMBER = "number of an image id"
 
 
@@ -44,15 +44,15 @@ def evaluate_coco(
     results: Sequence[Mapping[str, Any]],
     iou_type: str = "bbox",
 ) -> Report:
-    """COCO's twelve numbers and the AP and AP50 of each category.
+    """COCO's twelve metrics, and the AP and AP50 of each category.
 
-    ground_truth: the annotation file or its content; results: COCO result dictionaries, as
-    `detections_to_coco` makes them; iou_type "bbox" or "segm". What has no ground truth is -1, as
-    pycocotools has it. Crowds are ignored as in pycocotools, and objects with `ignore` as in
-    `_Evaluation`. The curves are those at IoU 0.5 over 101 recalls. Arguments are left unchanged.
-    Time and memory grow with the objects and detections, not with images times categories. Raises
-    ValueError for another iou_type, results of unknown images or without the needed field, and
-    DataError for a file that is not COCO annotations.
+    ground_truth: the annotation file or its content. results: COCO result dictionaries, as made by
+    `detections_to_coco`. iou_type: "bbox" or "segm". The arguments are not modified.
+    A metric without ground truth is -1, as in pycocotools. Crowds are ignored as in pycocotools,
+    objects with `ignore` as described in `_Evaluation`. The curves are at IoU 0.5, over 101 recall
+    values. Time and memory grow with the number of objects and detections, not with images times
+    categories. Raises ValueError for another iou_type and for results of unknown images or without
+    the required field, and DataError for a file that is not COCO annotations.
     """
     if iou_type not in _FIELD:
         raise ValueError(f"iou_type {iou_type!r} is neither 'bbox' nor 'segm'")
@@ -92,12 +92,13 @@ def evaluate_coco(
 
 
 class _Evaluation(COCOeval):
-    """pycocotools' evaluation, in which objects with `ignore` are ignored too.
+    """pycocotools' evaluation, extended to ignore objects with `ignore`.
 
-    pycocotools overwrites `ignore` by `iscrowd`, so that a difficult object would count as missed.
-    A crowd would be the wrong stand-in, as it is matched by intersection over the detection's area.
-    An ignored object is matched by IoU, and like any object it takes one detection: that one does
-    not count, a second one is a false positive. So COCO treats objects outside the area range.
+    pycocotools overwrites `ignore` with `iscrowd`, so a difficult object would count as missed.
+    Marking it as a crowd would be wrong: crowds are matched by intersection over the detection's
+    area. Here an ignored object is matched by IoU, and like any object it matches one detection.
+    That detection does not count; a second one is a false positive. COCO treats objects outside the
+    area range the same way.
     """
 
     def _prepare(self) -> None:
@@ -117,10 +118,10 @@ def _evaluate_category(
     results: list[dict[str, Any]],
     iou_type: str,
 ) -> _Evaluation:
-    """One category on the images where it is annotated or detected, accumulated.
+    """Evaluate one category, only on the images where it is annotated or detected.
 
-    COCO's metric never looks at two categories at once. pycocotools would look at every image for
-    each of them: for LVIS that is most of the time and gigabytes of empty lists.
+    COCO's metric treats categories independently. pycocotools would visit every image for each of
+    them, which for LVIS takes most of the time and gigabytes of empty lists.
     """
     there = {entry["image_id"] for entry in objects} | {entry["image_id"] for entry in results}
     truth = COCO()
@@ -144,16 +145,16 @@ def _by_category(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, 
 
 
 def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Report:
-    """COCO's metrics by masks, to be merged with those by boxes: segm_AP, segm_AP50 ...
+    """COCO's mask metrics (segm_AP, segm_AP50 ...), to be merged with the box metrics.
 
-    per_class has segm_AP and segm_AP50. If not every object has a mask, there is a note and nothing
-    else. Raises as `evaluate_coco` does.
+    per_class has segm_AP and segm_AP50. If any object has no mask, the report only has a note that
+    says so. Raises what `evaluate_coco` raises.
     """
     objects = ground_truth["annotations"]
     without = sum(not entry.get("segmentation") for entry in objects)
     if without:
-        told = f"no segm metrics: {without} of the {len(objects)} objects have no mask"
-        return Report({}, notes=[told])
+        note = f"no segm metrics: {without} of the {len(objects)} objects have no mask"
+        return Report({}, notes=[note])
     report = evaluate_coco(ground_truth, results, "segm")
     per_class = {
         name: {f"segm_{column}": row[column] for column in ("AP", "AP50")}
@@ -166,10 +167,10 @@ def segm_report(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, 
 def detections_to_coco(
     detections: Mapping[ImageId, Detections], dataset: Dataset
 ) -> list[dict[str, Any]]:
-    """Detections as COCO results, in the data set's order: xywh boxes, category ids, RLE masks.
+    """Convert detections to COCO results, in the data set's order.
 
-    Without `dataset.category_ids` the ids are the class numbers 1..C-1. Raises ValueError
-    as `in_order` does.
+    Boxes are xywh, classes are category ids, masks are RLE. Without `dataset.category_ids` the ids
+    are the class numbers 1..C-1. Raises ValueError as `in_order` does.
     """
     ids = dataset.category_ids or tuple(range(1, dataset.num_classes))
     out: list[dict[str, Any]] = []
@@ -190,7 +191,7 @@ def detections_to_coco(
 
 
 def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
-    """A compressed RLE whose counts are text, which JSON can hold."""
+    """A compressed RLE with counts as text, so that it can be written as JSON."""
     height, width = (int(n) for n in rle["size"])
     counts = rle["counts"]
     if isinstance(counts, (list, tuple)):
@@ -200,10 +201,10 @@ def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """A copy of the ground truth that pycocotools may write into.
+    """A copy of the ground truth that pycocotools may modify.
 
-    Annotations are numbered anew from 1, because pycocotools takes an id of 0 for "unmatched", and
-    images in the order of their ids, as it fails on ids of which some are texts.
+    Annotations are renumbered from 1, because pycocotools uses the id 0 for "unmatched". Images are
+    renumbered in the order of their ids, because it fails if ids mix numbers and strings.
     """
     name = "ground truth"
     if isinstance(ground_truth, (str, Path)):
@@ -222,7 +223,7 @@ def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         if annotation["image_id"] not in number:
             image_id = annotation["image_id"]
             raise DataError(
-                name, f"annotation {count} is of image {image_id!r}, which is not there"
+                name, f"annotation {count} refers to image {image_id!r}, which is not in the file"
             )
         copy = {"iscrowd": 0, **annotation, "id": count, "image_id": number[annotation["image_id"]]}
         if "area" not in copy:
@@ -235,8 +236,10 @@ def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:
 def _own_results(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], wanted: str
 ) -> list[dict[str, Any]]:
-    """Copies with the fields for this IoU type alone: given both, pycocotools would take a mask's
-    area from its box."""
+    """Copies of the results with only the fields for this IoU type.
+
+    If a result has both, pycocotools takes a mask's area from its box.
+    """
     out = []
     for index, result in enumerate(results):
         if result["image_id"] not in truth[_NUMBER]:
@@ -258,7 +261,7 @@ def _results_api(coco: COCO, results: list[dict[str, Any]]) -> COCO:
 
 
 def _category_names(truth: Mapping[str, Any]) -> dict[int, str]:
-    """Names by category id, in order of the ids; a name used twice is told apart by its id."""
+    """Category names by id, in id order; the id is appended to a name that is used twice."""
     times = Counter(category["name"] for category in truth["categories"])
     return {
         c["id"]: c["name"] if times[c["name"]] == 1 else f"{c['name']} ({c['id']})"

@@ -1,6 +1,6 @@
-"""Scoring: the one place that knows the metrics, and what of the detections counts in all of them.
+"""The metrics, and the rules that all of them share about which detections count.
 
-Testing, validation in training, tools/quantize.py and the checks all call `evaluate`.
+Testing, validation during training, tools/quantize.py and the checks all call `evaluate`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ AUTO = "auto"
 class Metric:
     """A way to score detections.
 
-    title: for people. score: data set and detections -> Report. masks: whether masks are scored, if
-    the detector makes them. logged: the numbers of the report that validation logs, as far as they
-    are there; the main number is the report's `main`.
+    title: the name to print. score: data set and detections -> Report. masks: True if masks are
+    scored too, when the detector has them. logged: the report's metrics that validation logs, where
+    present. The main number is named by the report's `main`.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Metric:
 
 
 def choose_metric(dataset: Dataset, asked: str = AUTO) -> Metric:
-    """The metric of that name; for "auto" the data set's own. ConfigError for another name."""
+    """The metric with that name, or the data set's own for "auto"; ConfigError for other names."""
     name = dataset.metric if asked == AUTO else asked
     if name not in METRICS:
-        raise ConfigError(f"metric {name!r}: there are {', '.join((AUTO, *METRICS))}")
+        raise ConfigError(f"unknown metric {name!r}: choose from {', '.join((AUTO, *METRICS))}")
     return METRICS[name]
 
 
@@ -53,11 +53,11 @@ def evaluate(
 ) -> Report:
     """Score detections of a data set by a metric: auto, voc07, voc12 or coco.
 
-    auto is the data set's own: COCO's AP@[.50:.95] for COCO files, VOC07 mAP for Pascal VOC. In all
-    of them difficult and crowd objects are ignored, and so are detections of classes that the
-    image's file does not annotate (`ImageRecord.active_classes`); the notes count them. With coco,
-    detections with masks are also scored by these (`segm_AP` ...), and `segm_AP` is then the main
-    number. Raises ConfigError for another metric, and ValueError as `in_order` does.
+    auto is the data set's own metric: COCO's AP@[.50:.95] for COCO files, VOC07 mAP for Pascal VOC.
+    All metrics ignore difficult and crowd objects, and detections of classes that the image's file
+    does not annotate (`ImageRecord.active_classes`); the notes count the latter. With coco, masks
+    are scored too if there are any (`segm_AP` ...), and `segm_AP` is then the main number. Raises
+    ConfigError for another metric, and ValueError as `in_order` does.
     """
     chosen = choose_metric(dataset, metric)
     counted, left_out = without_unannotated(dataset, detections)
@@ -72,8 +72,10 @@ def evaluate(
 def without_unannotated(
     dataset: Dataset, detections: Mapping[ImageId, Detections]
 ) -> tuple[Mapping[ImageId, Detections], int]:
-    """The detections without those of classes that their image's file does not annotate, and how
-    many these are. Whether an object of such a class is there, nobody knows."""
+    """Remove detections of classes that their image's file does not annotate, and count them.
+
+    There is no ground truth to tell whether such a detection is right.
+    """
     partly = {r.image_id: r.active_classes for r in dataset.records if r.active_classes is not None}
     changed, left_out = {}, 0
     for image_id in partly.keys() & detections.keys():
@@ -85,9 +87,9 @@ def without_unannotated(
 
 
 def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
-    """The data set in COCO's form: its own annotation file, but only what was loaded of it.
+    """The ground truth in COCO format: the annotation file, reduced to what was loaded from it.
 
-    Images have the sizes of the records, which a file may lack and polygons need.
+    Image sizes come from the records: a file may lack them, and polygons need them.
     """
     if dataset.annotation_file is None:
         return dataset_to_coco(dataset)
@@ -107,7 +109,7 @@ def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:
 
 
 def _score_coco(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> Report:
-    """Boxes, and masks where the detections have some."""
+    """Score boxes, and masks if any detections have them."""
     truth, results = coco_ground_truth(dataset), detections_to_coco(detections, dataset)
     report = evaluate_coco(truth, results)
     if any(found.masks is not None for found in detections.values()):
@@ -122,7 +124,7 @@ def _score_voc(name: str, dataset: Dataset, detections: Mapping[ImageId, Detecti
 
 _COCO_LOGGED = ("AP", "AP50", "AP75", "segm_AP", "segm_AP50", "segm_AP75")
 
-#: the metrics by name, as in --metric and --val-metric
+#: the metrics by name, as given to --metric and --val-metric
 METRICS = {
     metric.name: metric
     for metric in (

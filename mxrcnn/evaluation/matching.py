@@ -1,10 +1,10 @@
-"""Detections against objects, as Pascal VOC matches them.
+"""Matches detections to ground truth objects by Pascal VOC's rules.
 
 Letters: D detections, G objects (ground truth), N objects of one image,
-K (detection, object) pairs that share an image.
-Boxes are xyxy and continuous: width is x2 - x1. The VOC devkit's inclusive overlap,
-(xmax - xmin + 1) on 1-based pixels, is the same number: reading a VOC file subtracts 1 from the
-minimum only, so x2 - x1 = xmax - xmin + 1. Hence there is no "+ 1" here.
+K (detection, object) pairs of the same image.
+Boxes are xyxy and continuous: width is x2 - x1. The VOC devkit computes overlaps on inclusive
+1-based pixels, with width xmax - xmin + 1. That is the same number, because reading a VOC file
+subtracts 1 from the minimum only: x2 - x1 = xmax - xmin + 1. Hence there is no "+ 1" here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mxrcnn.data.records import Detections, ImageId, ImageRecord
 from symnet.geometry.boxes import paired_coverage, paired_iou
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
-_BLOCK = 1 << 16  # detections whose pairs are in memory at once
+_BLOCK = 1 << 16  # number of detections whose pairs are in memory at once
 
 
 def paired_overlap(
@@ -26,8 +26,8 @@ def paired_overlap(
 ) -> np.ndarray:
     """Intersection over union (K,) float64 of boxes (K, 4) with others (K, 4), row by row.
 
-    With crowds it is intersection over the area of the box, as in COCO: a crowd is a region with
-    many objects, and a box of one of them lies in it. Empty and inverted boxes overlap nothing.
+    If the others are crowds, it is intersection over the box's area, as in COCO: a crowd is a
+    region that contains many objects. Empty and inverted boxes overlap nothing.
     """
     overlap = paired_coverage if others_are_crowds else paired_iou
     return overlap(np.asarray(boxes, np.float64), np.asarray(others, np.float64))
@@ -40,11 +40,12 @@ def best_overlap(
     gt_images: np.ndarray,
     crowds: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each box (D, 4) of image (D,), the object of the same image that overlaps it most.
+    """For each box (D, 4), find the object of the same image that overlaps it most.
 
-    gt_boxes (G, 4) with gt_images (G,) in ascending order; crowds: they are, see `paired_overlap`.
-    Returns (overlap (D,) float64, index into gt_boxes (D,) int64). Of equal overlaps the first
-    object wins, as in the devkit; a box whose image has no object gets overlap 0 and index -1.
+    images (D,) and gt_images (G,) number the images of the boxes and of gt_boxes (G, 4); gt_images
+    is ascending. crowds: True if the objects are crowds, see `paired_overlap`. Returns (overlap
+    (D,) float64, index into gt_boxes (D,) int64). Among equal overlaps the first object wins, as in
+    the devkit. A box whose image has no object gets overlap 0 and index -1.
     """
     iou, index = np.zeros(len(boxes)), np.full(len(boxes), -1, np.int64)
     start = np.searchsorted(gt_images, images, side="left")
@@ -73,15 +74,16 @@ def match(
     gt_crowd: np.ndarray,
     iou_thresh: float,
 ) -> np.ndarray:
-    """Judge detections (D, 4), of each class best score first: (D,) int8.
+    """Classify detections (D, 4) as true or false positives, or ignored; returns (D,) int8.
 
-    groups (D,) and gt_groups (G,), ascending, number image and class of each row; gt_difficult and
-    gt_crowd (G,) bool mark objects to be ignored. As in the VOC devkit (VOCevaldet.m) each
-    detection looks at its best-overlapping object only: below `iou_thresh` it is FALSE_POSITIVE; on
-    a difficult object IGNORED; else TRUE_POSITIVE for the object's first detection, FALSE_POSITIVE
-    for the rest. Crowds, which VOC does not have, follow COCO: they take part only where the
-    verdict would be FALSE_POSITIVE, and a detection that lies in one by at least `iou_thresh` of
-    its own area is IGNORED.
+    Detections are sorted by descending score within each class. groups (D,) and gt_groups (G,),
+    which is ascending, number the (class, image) pair of each row. gt_difficult and gt_crowd (G,)
+    bool mark ignored objects.
+    As in the VOC devkit (VOCevaldet.m), only the object with the highest overlap counts: below
+    `iou_thresh` the detection is FALSE_POSITIVE; on a difficult object it is IGNORED; otherwise the
+    object's first detection is TRUE_POSITIVE, and later ones are FALSE_POSITIVE. VOC has no crowds.
+    They follow COCO: a detection that would be FALSE_POSITIVE is IGNORED if at least `iou_thresh`
+    of its own area lies in a crowd.
     """
     verdict = np.full(len(boxes), FALSE_POSITIVE, np.int8)
     single = np.flatnonzero(~gt_crowd)
@@ -102,7 +104,7 @@ def match(
 
 @dataclass(frozen=True)
 class ClassVerdicts:
-    """One class's detections, best score first, and its objects.
+    """One class's detections, by descending score, and its objects.
 
     scores, images (index into the records), verdicts: (D,); gt_images, gt_ignored: (G,).
     """
@@ -122,10 +124,10 @@ def match_all(
 ) -> list[ClassVerdicts]:
     """Match every class 1..num_classes-1 over all images; see `match`.
 
-    Equal scores keep the order of the records, then that of the detections in their image. All
-    classes are matched at once: the cost is that of sorting, whatever the number of classes. Raises
-    ValueError for duplicate image ids, detections of unknown images, classes out of range, numbers
-    that are not finite and thresholds outside (0, 1].
+    Detections with equal scores keep the order of the records, then their order within the image.
+    All classes are matched at once, so the cost is that of one sort, whatever their number. Raises
+    ValueError for duplicate image ids, detections of unknown images, classes out of range,
+    non-finite numbers and thresholds outside (0, 1].
     """
     if not 0 < iou_thresh <= 1:
         raise ValueError(f"iou_thresh {iou_thresh} is not in (0, 1]")
@@ -153,7 +155,7 @@ def match_all(
 
 
 def ignored(record: ImageRecord) -> np.ndarray:
-    """The record's objects that no detector has to find, difficult or crowd: (N,) bool."""
+    """Mark the record's ignored objects, difficult or crowd: (N,) bool."""
     return np.asarray(record.difficult, bool) | np.asarray(record.crowd, bool)
 
 
@@ -163,10 +165,10 @@ def image_scores(
     iou_thresh: float = 0.5,
     score_thresh: float = 0.5,
 ) -> dict[ImageId, float]:
-    """How well each image came out, to choose pictures: F1 of its detections with a score of at
-    least `score_thresh`, 2 TP / (2 TP + FP + missed), with ignored objects left out.
+    """Each image's F1 score, used to choose pictures: 2 TP / (2 TP + FP + missed).
 
-    An image with nothing to find and nothing found scores 1. Raises ValueError as `match_all` does.
+    Only detections with a score of at least `score_thresh` count, and ignored objects do not. An
+    image without objects and detections scores 1. Raises ValueError as `match_all` does.
     """
     shown = {i: d[np.asarray(d.scores) >= score_thresh] for i, d in detections.items()}
     top = [int(np.max(x.classes)) for x in [*records, *shown.values()] if len(x)]
@@ -181,7 +183,7 @@ def image_scores(
 
 
 def check_images(records: Sequence[ImageRecord], answers: Mapping[ImageId, object]) -> None:
-    """Raise ValueError where image ids repeat or `answers` speaks of images not in the records."""
+    """Raise ValueError if image ids repeat, or if `answers` has images that are not in records."""
     known = {record.image_id for record in records}
     if len(known) != len(records):
         raise ValueError(f"{len(records) - len(known)} image ids occur more than once")
@@ -194,10 +196,10 @@ def check_images(records: Sequence[ImageRecord], answers: Mapping[ImageId, objec
 def in_order(
     records: Sequence[ImageRecord], detections: Mapping[ImageId, Detections], num_classes: int
 ) -> Iterator[tuple[ImageRecord, Detections]]:
-    """Each record with its detections, none where `detections` has no entry.
+    """Yield each record with its detections, which are empty if `detections` has no entry for it.
 
     Raises ValueError as `check_images` does, and for detections with a class outside
-    1..num_classes-1 or a number that is not finite.
+    1..num_classes-1 or a non-finite number.
     """
     check_images(records, detections)
     for record in records:

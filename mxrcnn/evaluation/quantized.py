@@ -1,4 +1,4 @@
-"""Quantizing a run and measuring it before and after: see tools/quantize.py."""
+"""Quantizes a run, and compares accuracy and speed with the original: see tools/quantize.py."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.runs.checkpoint import RunFolder
 
-#: what the table shows of a report, as far as it is there
+#: the metrics that the table shows, where present
 _MAIN_NUMBERS = ("mAP", "AP", "segm_AP")
 
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """What `tools/quantize.py` was asked; settings are `section.field` and values."""
+    """The options of `tools/quantize.py`; settings: `section.field` -> value."""
 
     run: str
     out: str
@@ -43,15 +43,15 @@ class QuantizeRequest:
 
 
 def quantize_and_test(request: QuantizeRequest) -> str:
-    """Write the quantized run; returns a table of its accuracy and speed beside the original's.
+    """Write the quantized run; returns a table of both runs' accuracy and speed.
 
-    The same numbers go to quantized.json. ConfigError for settings that cannot be, CheckpointError
-    for runs that cannot be quantized.
+    The same numbers are written to quantized.json. Raises ConfigError for invalid settings and
+    CheckpointError for runs that cannot be quantized.
     """
     if request.images < 1:
         raise ConfigError(f"--images {request.images}: at least 1 image is needed")
     config = override(RunFolder(Path(request.run)).config(), request.settings)
-    # wrong names are known before the work begins
+    # invalid names are reported before the long work begins
     imageset = choose_imageset(config, request.imageset)
     dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
     choose_metric(dataset, request.metric)
@@ -67,7 +67,7 @@ def quantize_and_test(request: QuantizeRequest) -> str:
 
 
 def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dict[str, Any]]:
-    """Some images, evenly over the set, and what to note of them."""
+    """Images spread evenly over the calibration set, and a description for quantized.json."""
     imageset = request.calibration_imageset or config.data.imageset
     dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
     count = min(request.images, len(dataset))
@@ -77,7 +77,7 @@ def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dic
 
 
 def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Dataset) -> str:
-    """Both runs on the same images; returns a table."""
+    """Test both runs on the same images; returns a table."""
     found: dict[str, dict[str, float | None]] = {}
     for name, run in (("fp32", request.run), (request.precision, str(out))):
         detector = Detector.load(run, request.checkpoint if run == request.run else None)

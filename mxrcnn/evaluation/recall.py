@@ -1,4 +1,4 @@
-"""How many objects the proposals cover: the ceiling of a two-stage detector's recall.
+"""The recall of proposals: an upper bound of a two-stage detector's recall.
 
 Letters: N objects of one image, P proposals of one image.
 """
@@ -20,12 +20,12 @@ def proposal_recall(
     iou_threshs: Sequence[float] = (0.5, 0.7),
     top_n: Sequence[int] = (300,),
 ) -> dict[str, float]:
-    """The share of objects, neither difficult nor crowd, that some proposal overlaps enough.
+    """The fraction of objects that some proposal overlaps by at least the IoU threshold.
 
-    proposals: image id -> (P, 4) xyxy in stored pixels, best first; an image without an entry has
-    none. Returns {"recall@0.5/300": ...} for each IoU threshold and number of first proposals; NaN
-    without objects. A proposal may cover several objects. Raises ValueError for duplicate or
-    unknown image ids and for a top_n below 1.
+    Difficult and crowd objects do not count. proposals: image id -> (P, 4) xyxy in stored pixels,
+    by descending score; an image without an entry has none. Returns {"recall@0.5/300": ...} for
+    each IoU threshold and number of top proposals; NaN without objects. A proposal may cover
+    several objects. Raises ValueError for duplicate or unknown image ids and for a top_n below 1.
     """
     if min(top_n) < 1:
         raise ValueError(f"top_n {min(top_n)} is less than 1")

@@ -1,4 +1,4 @@
-"""What an evaluation says: a table for people, JSON for programs, curves for plots."""
+"""Evaluation reports: tables, JSON, and curves for plots."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mxrcnn.tables import aligned, plain
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of an evaluation.
+    """The result of an evaluation.
 
-    metrics: the summary, by name; per_class: rows by class name, columns by name; curves: arrays
-    for plots by class name (`recall`, `precision`, perhaps `scores`), not written to the JSON;
-    notes: sentences about how the numbers came about; metric: what was scored, such as "voc07", and
-    main: the name in `metrics` of the number that it is about, such as "mAP".
+    metrics: the summary, by name. per_class: rows by class name, columns by name. curves: arrays
+    for plots, by class name (`recall`, `precision` and sometimes `scores`); not written to JSON.
+    notes: sentences on how the numbers were computed. metric: the metric used, such as "voc07".
+    main: the name in `metrics` of the main number, such as "mAP".
     NaN, and pycocotools' -1, mean that there was nothing to measure.
     """
 
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def label(self) -> str:
-        """The metric and its main number, such as "voc07 mAP": numbers of one label compare."""
+        """The metric and its main number, such as "voc07 mAP"; equal labels are comparable."""
         return f"{self.metric} {self.main}"
 
     @property
@@ -44,7 +44,7 @@ class Report:
         return self.metrics.get(self.main, math.nan)
 
     def table(self) -> str:
-        """Aligned plain text: the metric, a row a class, the summary, and the notes."""
+        """The report as aligned plain text: metric, one row per class, summary, notes."""
         parts = [f"metric: {self.metric}, main number: {self.main}"] if self.metric else []
         if self.per_class:
             columns = list(dict.fromkeys(c for row in self.per_class.values() for c in row))
@@ -61,7 +61,7 @@ class Report:
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metric, main, metrics, per_class and notes, with null for what is not finite."""
+        """metric, main, metrics, per_class and notes; null stands for non-finite numbers."""
         return {
             "metric": self.metric or None,
             "main": self.main or None,
@@ -71,12 +71,10 @@ class Report:
         }
 
     def merge(self, other: Report) -> Report:
-        """Both reports in one; a class in both gets the columns of both.
+        """Combine two reports; a class in both gets the columns of both.
 
-        The metric and its main number are this report's, or the other's if it has none.
-
-        Raises ValueError where both have the same metric, or column of a class, or curves of a
-        class.
+        metric and main are this report's, or the other's if this one has none. Raises ValueError if
+        both have the same metric, or the same column or curves of a class.
         """
         per_class = {
             name: _union(self.per_class.get(name, {}), other.per_class.get(name, {}), "columns")
@@ -94,7 +92,7 @@ class Report:
 
 
 def write_report(report: Report, out_dir: str | Path) -> Path:
-    """Write report.json into `out_dir`, whole or not at all; returns its path."""
+    """Write report.json into `out_dir` atomically; returns its path."""
     path = Path(out_dir) / "report.json"
     with atomic_write(path) as handle:
         json.dump(report.to_json(), handle, indent=2, ensure_ascii=False, allow_nan=False)
@@ -110,7 +108,7 @@ def _union(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> dict[str, A
 
 
 def is_measured(value: float) -> bool:
-    """Whether a number of a report is one: neither NaN nor pycocotools' -1."""
+    """True if a report's number was measured: it is neither NaN nor pycocotools' -1."""
     return math.isfinite(value) and value != -1
 
 

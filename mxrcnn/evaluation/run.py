@@ -1,4 +1,4 @@
-"""Testing a run: detect, score, write the report, the results files and the pictures."""
+"""Tests a run: detects, scores, and writes the report, results files and pictures."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TestRequest:
-    """What `tools/test.py` was asked; settings are `section.field` and values."""
+    """The options of `tools/test.py`; settings: `section.field` -> value."""
 
-    __test__ = False  # not a test class, whatever pytest may think of its name
+    __test__ = False  # tell pytest that this is not a test class
 
     run: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,12 +53,12 @@ class TestRequest:
 
 
 def choose_imageset(config: Config, imageset: str | None) -> str:
-    """The images to test on: as asked, else the validation set; ConfigError if there is none."""
+    """The image set to test on: the given one, else the validation set; ConfigError if none."""
     if imageset or config.data.val_imageset:
         return imageset or config.data.val_imageset
     if config.data.dataset == "synthetic":
         return "2007_test"
-    raise ConfigError("which images? The run has no validation images; give --imageset")
+    raise ConfigError("the run has no validation set: choose the images with --imageset")
 
 
 def draw_extremes(
@@ -68,7 +68,7 @@ def draw_extremes(
     out: Path,
     count: int,
 ) -> list[Path]:
-    """Pictures of the `count` best and worst images, by F1 at score 0.5: objects and detections."""
+    """Draw objects and detections of the `count` best and worst images, by F1 at score 0.5."""
     counted, _ = without_unannotated(dataset, detections)
     ranked = sorted(image_scores(dataset.records, counted).items(), key=lambda item: -item[1])
     records = {record.image_id: record for record in dataset.records}
@@ -91,8 +91,10 @@ def draw_extremes(
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector found in a data set: detections and proposals (P, 4) by image id, and the
-    speed from files to boxes."""
+    """Detections and proposals (P, 4) of a data set by image id, and the speed.
+
+    The speed covers everything from reading files to boxes.
+    """
 
     detections: dict[ImageId, Detections]
     proposals: dict[ImageId, np.ndarray]
@@ -106,7 +108,7 @@ def detect_all(
     num_workers: int = 0,
     masks: bool = True,
 ) -> Found:
-    """Detect in all images; options as of `Predictor.detect`."""
+    """Run the detector on all images; the options are those of `Predictor.detect`."""
     detections, proposals = {}, {}
     start = time.perf_counter()
     for record, found, boxes in detector.detect(dataset, batch_size, num_workers, masks=masks):
@@ -117,15 +119,18 @@ def detect_all(
 
 
 def measured(dataset: Dataset, found: Found) -> Report:
-    """The speed, and the recall of the proposals if there are any."""
+    """A report of the speed, and of the proposals' recall if there are any."""
     recall = proposal_recall(dataset.records, found.proposals) if found.proposals else {}
     return Report({**recall, "images_per_second": found.images_per_second})
 
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """What a test gave: the report, the folder, what was written there, pictures to look at, and
-    what failed after all images were detected, a line each."""
+    """The result of a test.
+
+    out: the folder. written: what was written there. pictures: files worth looking at. failures:
+    one line for each step that failed after detection.
+    """
 
     __test__ = False
 
@@ -137,14 +142,14 @@ class TestOutcome:
 
 
 class _Steps:
-    """Steps that do not need each other: one that fails is noted, and the next ones still run."""
+    """Runs independent steps: a failure is recorded, and the next steps still run."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
         self.failures: list[str] = []
 
     def run(self, what: str, action: Callable[[], T], otherwise: T) -> T:
-        """The action's answer, or `otherwise` if it fails."""
+        """The action's result, or `otherwise` if it fails."""
         try:
             answer = action()
         except Exception as error:
@@ -156,10 +161,11 @@ class _Steps:
 
 
 def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOutcome:
-    """Test as asked.
+    """Run the test.
 
-    Detections are written first. Whatever of the rest fails, such as a full disk or a metric that
-    cannot be computed, is in the outcome's failures and the report's notes, and loses nothing else.
+    Detections are written first. If a later step fails, say because the disk is full or a metric
+    cannot be computed, the others still run; the failure is listed in the outcome's failures and
+    the report's notes.
     """
     if request.batch_size < 1 or request.num_workers < 0:
         raise ConfigError("--batch-size must be at least 1, and --num-workers at least 0")
@@ -168,11 +174,11 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     )
     config = override(detector.config, request.settings)
     if config.data.class_names != detector.config.data.class_names:
-        raise ConfigError("the classes are the run's own and cannot be changed")
+        raise ConfigError("class names are part of the run and cannot be changed")
     detector.config = config
     imageset = choose_imageset(config, request.imageset)
     dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
-    # a wrong metric or folder is known before the work begins
+    # an invalid metric or folder is reported before the long work begins
     choose_metric(dataset, request.metric)
     out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")
     out.mkdir(parents=True, exist_ok=True)
@@ -212,5 +218,5 @@ def write_all(
 
 def _name_notes(dataset: Dataset) -> list[str]:
     changed = sum(voc_name(r.image_id) != str(r.image_id) for r in dataset.records)
-    told = "image names have white space or %: in results/ they are percent-encoded, as in URLs"
-    return [f"{changed} {told}"] if changed else []
+    note = "image names have white space or %: in results/ they are percent-encoded, as in URLs"
+    return [f"{changed} {note}"] if changed else []

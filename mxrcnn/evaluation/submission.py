@@ -1,4 +1,4 @@
-"""Detections as the files that Pascal VOC's and COCO's own tools read."""
+"""Writes detections in the file formats of Pascal VOC's and COCO's own tools."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mxrcnn.files import atomic_write, safe_name
 
 
 def voc_name(image_id: ImageId) -> str:
-    """An image id as one word, for VOC's results files, whose fields are separated by white space.
+    """An image id as one word, because VOC's results files separate fields by white space.
 
-    White space, "%" and what cannot be printed become %XX, bytes of UTF-8; the empty name becomes
-    "%". `urllib.parse.unquote(word, errors="surrogatepass")` gives the name back.
+    White space, "%" and unprintable characters become %XX (UTF-8 bytes); the empty name becomes
+    "%". `urllib.parse.unquote(word, errors="surrogatepass")` restores the name.
     """
     return (
         "".join(
@@ -33,11 +33,11 @@ def voc_name(image_id: ImageId) -> str:
 def write_voc_submission(
     detections: Mapping[ImageId, Detections], dataset: Dataset, out_dir: str | Path
 ) -> list[Path]:
-    """Write results/det_test_{class}.txt for every class, also for one without detections.
+    """Write results/det_test_{class}.txt for every class, even without detections.
 
-    Lines are `image_id score x1 y1 x2 y2`, with the id as in `voc_name`, and pixels 1-based and
-    inclusive as the devkit has them: a continuous box's minimum moves by 1, its maximum stays.
-    Raises ValueError as `in_order` does, and for two ids that are written alike, as 1 and "1".
+    Lines are `image_id score x1 y1 x2 y2`. The id is encoded by `voc_name`. Pixels are 1-based and
+    inclusive, as in the devkit: 1 is added to a box's minimum, its maximum is unchanged. Raises
+    ValueError as `in_order` does, and if two ids are written alike, such as 1 and "1".
     """
     names = {voc_name(record.image_id) for record in dataset.records}
     if len(names) < len(dataset):
@@ -61,7 +61,7 @@ def write_voc_submission(
 def write_coco_results(
     detections: Mapping[ImageId, Detections], dataset: Dataset, out_dir: str | Path
 ) -> Path:
-    """Write coco_results.json, see `detections_to_coco`; returns its path."""
+    """Write coco_results.json (see `detections_to_coco`); returns its path."""
     path = Path(out_dir) / "coco_results.json"
     with atomic_write(path) as handle:
         json.dump(detections_to_coco(detections, dataset), handle, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Average precision as Pascal VOC defines it, from records and detections."""
+"""Pascal VOC's average precision."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ METRICS = {"voc07": "11-point", "voc12": "area"}
 
 
 def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: bool) -> float:
-    """Average precision of a curve: recall (D,), not falling, and precision (D,).
+    """Average precision of a curve of recall (D,), non-decreasing, and precision (D,).
 
-    use_07_metric: the mean over recalls 0, 0.1 ... 1 of the best precision at that recall or
-    beyond (VOC 2007); else the area under the precision made monotone (VOC 2010 and later). An
-    empty curve has 0. The eleven recalls are those of `np.arange(0, 1.1, 0.1)`, as py-faster-rcnn
-    and gluoncv have them: in floating point 0.3, 0.6 and 0.7 are a hair higher, so that finding
-    exactly 3 of 10 objects does not reach recall "0.3".
+    use_07_metric: the mean, over recalls 0, 0.1 ... 1, of the best precision at that recall or
+    higher (VOC 2007); otherwise the area under the monotone precision curve (VOC 2010 and later).
+    An empty curve has AP 0. The eleven recalls are `np.arange(0, 1.1, 0.1)`, as in py-faster-rcnn
+    and gluoncv. In floating point its 0.3, 0.6 and 0.7 are slightly too high, so finding exactly 3
+    of 10 objects does not reach recall "0.3".
     """
     recall, precision = np.asarray(recall, np.float64), np.asarray(precision, np.float64)
     envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
@@ -33,7 +33,7 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: 
 def precision_recall(verdicts: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
     """The curve of one class: verdicts (D,) of `match` -> recall, precision, each (D',).
 
-    Ignored detections leave no point, so D' may be less than D. Without objects recall is NaN.
+    Ignored detections add no point, so D' may be less than D. Recall is NaN without objects.
     """
     hit = verdicts[verdicts != IGNORED] == TRUE_POSITIVE
     tp = np.cumsum(hit)
@@ -51,11 +51,11 @@ def evaluate_voc(
 ) -> Report:
     """Average precision of each class and their mean, as the VOC devkit computes them.
 
-    metric: "voc07" (11 points) or "voc12" (area). Difficult and crowd objects need not be found,
-    and detections of them do not count; second detections of an object are false positives. A class
-    with no object to find has AP NaN and is left out of the mean. The report's curves hold per
-    class `recall`, `precision` and `scores`, each (D',). An image missing from `detections` counts
-    as one where nothing was found. Raises ValueError as `match_all` does, and for another metric.
+    metric: "voc07" (11 points) or "voc12" (area). Difficult and crowd objects are ignored, and so
+    are detections that match them; further detections of an object are false positives. A class
+    without objects to find has AP NaN and is left out of the mean. The report's curves have
+    `recall`, `precision` and `scores`, each (D',), by class. An image missing from `detections`
+    counts as one without detections. Raises ValueError as `match_all` does, and for another metric.
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
@@ -68,7 +68,7 @@ def evaluate_voc(
     notes = [f"VOC AP ({metric}, {METRICS[metric]}) at IoU {iou_thresh:g}"]
     if not seen.all():
         absent = ", ".join(name for name, s in zip(per_class, seen) if not s)
-        notes.append(f"not in the mean, having no objects to find: {absent}")
+        notes.append(f"left out of the mean, because there are no objects to find: {absent}")
     unanswered = sum(record.image_id not in detections for record in records)
     if unanswered:
         notes.append(f"{unanswered} of {len(records)} images have no entry in the detections")

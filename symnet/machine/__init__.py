@@ -1,14 +1,14 @@
-"""The machine that MXNet runs on, and what must happen before MXNet is imported.
+"""The machine that MXNet runs on, and the set-up that must happen before MXNet is imported.
 
-finder   prepares any `import mxnet` that follows `import symnet`; the lazy `mx`
-names    the names of NumPy and distutils that MXNet 1.9.1 needs and newer versions removed
-engine   the settings of MXNet's threads and libraries
-cores    the cores that this process may use, and the processor's instruction sets
-memory   the memory that it may use
-install  the commands that install what is missing
+finder   sets up MXNet whenever it is imported after `import symnet`; the lazy `mx`
+names    NumPy and distutils names that MXNet 1.9.1 needs and newer versions removed
+engine   settings of MXNet's threads and libraries
+cores    the cores this process may use, and the processor's instruction sets
+memory   the memory this process may use
+install  the commands that install missing packages
 changes  the record of what was changed
 
-Nothing here imports NumPy or MXNet until somebody imports MXNet. Everything else takes MXNet from
+Nothing here imports NumPy or MXNet until something imports MXNet. All other modules get MXNet from
 here: `from symnet.machine import mx`.
 """
 

@@ -9,7 +9,10 @@ _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cgroup_texts(controller: str, name: str) -> list[str]:
-    """What file `name` says in this process's control group and those above it, innermost first."""
+    """The contents of file `name` in this process's control group and its parents, innermost first.
+
+    A container's limits are set there. Both versions of cgroups are read.
+    """
     try:
         lines = _OWN_CGROUPS.read_text().splitlines()
     except OSError:
@@ -27,7 +30,7 @@ def cgroup_texts(controller: str, name: str) -> list[str]:
 
 
 def cpu_quota() -> float | None:
-    """How many cores' time the control groups (a container's limit) grant; None: no limit."""
+    """The CPU limit of the control groups (a container's), in cores; None if there is none."""
     pairs = [text.split() for text in cgroup_texts("cpu", "cpu.max")]
     old = (cgroup_texts("cpu", f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     pairs += [list(pair) for pair in zip(*old)]
@@ -36,14 +39,14 @@ def cpu_quota() -> float | None:
 
 
 def logical_cores() -> int:
-    """The cores that this process may use, hyper-threads counted, within its quota."""
+    """The number of cores this process may use, counting hyper-threads, within its quota."""
     many = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if many else os.cpu_count() or 1
     return max(1, min(cores, int(cpu_quota() or cores)))
 
 
 def physical_cores() -> int:
-    """The cores that this process may use, hyper-threads of one core counted once."""
+    """The number of cores this process may use, counting the hyper-threads of a core once."""
     if not hasattr(os, "sched_getaffinity"):
         return max(1, (os.cpu_count() or 2) // 2)
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -55,12 +58,12 @@ def physical_cores() -> int:
 
 
 def local_workers() -> int:
-    """How many workers of one training share this machine, as tools/launch.py tells them."""
+    """How many workers of one training run on this machine; tools/launch.py sets this."""
     return max(1, int(os.environ.get("MXRCNN_LOCAL_WORKERS") or 1))
 
 
 def cpu_flags() -> set[str]:
-    """The processor's instruction sets, as Linux names them; empty where that is unknown."""
+    """The processor's instruction sets, as named by Linux; empty if unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -69,10 +72,10 @@ def cpu_flags() -> set[str]:
 
 
 def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices, so that bf16 is worth choosing."""
+    """True if the processor has bfloat16 instructions, which make bf16 worth choosing."""
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
 def has_int8() -> bool:
-    """Whether the processor multiplies int8 matrices, so that int8 is worth choosing."""
+    """True if the processor has int8 instructions, which make int8 worth choosing."""
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & cpu_flags())

@@ -1,8 +1,9 @@
-"""The settings of MXNet's threads and libraries, made while it is imported.
+"""Settings of MXNet's threads and libraries, applied while MXNet is imported.
 
-The CUDA 11 libraries of the `nvidia-*-cu11` wheels are loaded for `mxnet-cu112`. MXNet's threads
-treat denormal numbers as zero: they carry no information in training, and make fully connected
-layers and their updates two to three times slower. Where the processor has AMX, oneDNN may use it.
+For `mxnet-cu112`, the CUDA 11 libraries of the `nvidia-*-cu11` wheels are loaded. MXNet's threads
+treat denormal numbers as zero, because these carry no information in training, and make fully
+connected layers and their updates two to three times slower. oneDNN may use AMX where the processor
+has it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 from symnet.machine.changes import PATCHED
 from symnet.machine.cores import cpu_flags, local_workers, physical_cores
 
-#: what oneDNN calls processors with a matrix unit
+#: oneDNN's name for processors with a matrix unit
 AMX = "AVX512_CORE_AMX"
 _AMX_IN_USE = "AMX for bfloat16 and int8"
-_AMX_REASON = "bfloat16 is six times as fast as float32 there; oneDNN must be told"
+_AMX_REASON = "it makes bfloat16 six times as fast as float32; oneDNN does not use it by default"
 _FLUSHED = "denormals flushed to zero in MXNet's threads"
 _FLUSHED_REASON = "they carry no information, and make updates two to three times slower"
 
@@ -42,7 +43,7 @@ _CUDA_LIBRARIES = (
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """The settings under which MXNet is imported and its threads are started."""
+    """Apply the settings that must hold while MXNet is imported and its threads are started."""
     _load_cuda_libraries()
     set_environment()
     with _flushing_denormals(), _matrix_unit():
@@ -50,7 +51,7 @@ def prepared() -> Iterator[None]:
 
 
 def missed() -> dict[str, str]:
-    """What `prepared` would have set in this process, and why; nothing is changed."""
+    """What `prepared` would have set in this process, and why. Changes nothing."""
     late = {f"{name}={value}": why for name, value, why in _wanted_environment()}
     if _libm() is not None:
         late[_FLUSHED] = _FLUSHED_REASON
@@ -60,21 +61,21 @@ def missed() -> dict[str, str]:
 
 
 def uses_amx() -> bool:
-    """Whether MXNet, which has been imported, multiplies bfloat16 on the matrix unit."""
+    """True if MXNet, which must be imported by now, uses the matrix unit for bfloat16."""
     return _AMX_IN_USE in PATCHED or os.environ.get("DNNL_MAX_CPU_ISA", "").upper() == AMX
 
 
 def _wanted_environment() -> list[tuple[str, int, str]]:
-    """Settings of OpenMP and MXNet that are better than their own, and why; the user's win."""
+    """Settings better than OpenMP's and MXNet's defaults, and why; the user's take precedence."""
     settings = (
         (
             *("OMP_NUM_THREADS", max(1, physical_cores() // local_workers())),
-            "MXNet would take every second core for a hyper-thread, and leave it idle",
+            "MXNet would mistake every second core for a hyper-thread, and leave it idle",
         ),
         (
             *("GOMP_SPINCOUNT", 20000),
-            "threads that wait for another process's turn on a core should not keep theirs busy: "
-            "two trainings on the same cores are each twice as fast for it",
+            "waiting threads should not keep a core busy that another process could use: this "
+            "makes two trainings on the same cores twice as fast",
         ),
         (
             *("MXNET_CPU_PARALLEL_SIZE", 10**9),
@@ -83,14 +84,14 @@ def _wanted_environment() -> list[tuple[str, int, str]]:
         ),
         (
             *("MXNET_SUBGRAPH_VERBOSE", 0),
-            "each graph that is bound, one for every shape of images, would print a line",
+            "every bound graph, one per image shape, would print a line",
         ),
     )
     return [setting for setting in settings if setting[0] not in os.environ]
 
 
 def set_environment() -> None:
-    """Set the variables that OpenMP and MXNet read when they are loaded, unless the user did."""
+    """Set the variables that OpenMP and MXNet read when loaded, unless the user has set them."""
     for name, value, why in _wanted_environment():
         os.environ[name] = str(value)
         PATCHED[f"{name}={value}"] = why
@@ -107,7 +108,7 @@ def _load_cuda_libraries() -> None:
 
 
 def _libm() -> ctypes.CDLL | None:
-    """glibc's mathematics for x86-64, whose control word is known; None elsewhere."""
+    """glibc's math library for x86-64, whose control word is known; None elsewhere."""
     try:
         libm = ctypes.CDLL("libm.so.6")
     except OSError:  # another C library: slower, not wrong
@@ -117,7 +118,7 @@ def _libm() -> ctypes.CDLL | None:
 
 @contextmanager
 def _flushing_denormals() -> Iterator[None]:
-    """Flush-to-zero and denormals-are-zero for this thread, and for those started meanwhile."""
+    """Set flush-to-zero and denormals-are-zero, for this thread and those started meanwhile."""
     libm = _libm()
     if libm is None:
         yield
@@ -126,8 +127,8 @@ def _flushing_denormals() -> Iterator[None]:
 
     before, flushing = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
     for dtype in (np.float16, np.float32, np.float64):
-        np.finfo(dtype)  # NumPy looks at denormals once, and warns if they are gone by then
-    for environment in (before, flushing):  # fenv_t of x86-64; its last word is MXCSR
+        np.finfo(dtype)  # NumPy inspects denormals once, and would warn if they were flushed
+    for environment in (before, flushing):  # x86-64's fenv_t, whose last word is MXCSR
         libm.fegetenv(environment)
     flushing[7] |= 0x8040
     libm.fesetenv(flushing)
@@ -144,11 +145,11 @@ def _has_amx() -> bool:
 
 @contextmanager
 def _matrix_unit() -> Iterator[None]:
-    """Let the oneDNN that starts meanwhile use AMX: bfloat16 at six times AVX-512's float32 speed.
+    """Let oneDNN, if it starts meanwhile, use AMX: six times AVX-512's float32 speed in bfloat16.
 
-    The oneDNN 2.4 in MXNet uses it only when DNNL_MAX_CPU_ISA says so, and crashes if Linux (5.16
-    and later) was not asked for it, as each process has to (ARCH_REQ_XCOMP_PERM). The variable is
-    taken back, so that a child process that does not ask does not crash.
+    MXNet's oneDNN 2.4 uses AMX only if DNNL_MAX_CPU_ISA says so. It crashes unless the process has
+    requested permission from Linux (5.16 and later; ARCH_REQ_XCOMP_PERM). The variable is removed
+    afterwards, so that a child process that has not requested permission does not crash.
     """
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
     granted = (
@@ -166,21 +167,21 @@ def _matrix_unit() -> Iterator[None]:
 
 
 def start_threads(mxnet: types.ModuleType) -> None:
-    """Start the engine's threads, and oneDNN."""
+    """Start the engine's threads and oneDNN, by running a tiny convolution."""
     image, weight = mxnet.nd.zeros((1, 1, 1, 1)), mxnet.nd.zeros((1, 1, 1, 1))
     out = mxnet.nd.Convolution(image, weight, kernel=(1, 1), num_filter=1, no_bias=True)
     out.wait_to_read()
 
 
-#: C callbacks, which live as long as the process
+#: keeps C callbacks alive as long as the process
 _KEPT: list[object] = []
 
 
 def flush_after_forks(mxnet: types.ModuleType) -> None:
-    """Let the threads that MXNet starts after a fork, which ends them, flush denormals too.
+    """Make the threads that MXNet restarts after a fork flush denormals too.
 
-    Python 3.9 forks to start any program: a loader worker, or the one that lists fonts for
-    matplotlib. Later ones use vfork, which MXNet does not notice.
+    A fork ends MXNet's threads. Python 3.9 forks to start any program, such as a loader worker or
+    the one that lists fonts for matplotlib. Later versions use vfork, which MXNet does not notice.
     """
 
     def restarted() -> None:
@@ -189,8 +190,8 @@ def flush_after_forks(mxnet: types.ModuleType) -> None:
 
     try:
         register = ctypes.CDLL(None).__register_atfork
-    except AttributeError:  # another C library than glibc, as in _flushing_denormals
+    except AttributeError:  # not glibc, as in _libm
         return
     in_parent = ctypes.CFUNCTYPE(None)(restarted)
-    register(None, in_parent, None, None)  # called after MXNet's own, which came first
+    register(None, in_parent, None, None)  # runs after MXNet's own, which was registered first
     _KEPT.append(in_parent)

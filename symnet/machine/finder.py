@@ -1,9 +1,9 @@
-"""Any `import mxnet` after `import symnet` is prepared: the finder on the import path does it.
+"""An import hook that sets up MXNet whenever it is imported after `import symnet`.
 
-The user's own `import mxnet` gets the same names and settings as ours. Nothing happens before: to
-look for the module (`importlib.util.find_spec`) neither imports nor changes anything, and loader
-workers never pay for it. Python's lock of the module makes it right when several threads import
-mxnet at once: one loads it, the others wait until its threads have started.
+The user's own `import mxnet` gets the same names and settings as ours. Nothing happens before that:
+looking for the module (`importlib.util.find_spec`) neither imports nor changes anything, and loader
+workers never pay for it. Several threads may import mxnet at once. Python's module lock lets one of
+them load it, while the others wait until MXNet's threads have started.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from symnet.machine.install import how_to_install
 
 
 class _Loader:
-    """Loads mxnet by its own loader, with what it needs before and after."""
+    """Loads mxnet with its own loader, with our set-up before and after."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    def __getattr__(self, name: str) -> Any:  # get_source and the like, for those who inspect
+    def __getattr__(self, name: str) -> Any:  # get_source and the like, for introspection
         return getattr(self._inner, name)
 
     def create_module(self, spec: Any) -> types.ModuleType | None:
-        """As its own loader does."""
+        """Create the module as its own loader does."""
         return self._inner.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Run mxnet's code under our settings, and start its threads."""
+        """Run mxnet's code with our settings, and start its threads."""
         from symnet.machine.engine import flush_after_forks, prepared, start_threads
         from symnet.machine.names import restore_names
 
@@ -44,10 +44,10 @@ class _Loader:
 
 
 class _Finder:
-    """First on sys.meta_path: finds mxnet where the others find it, and no other module."""
+    """The first finder on sys.meta_path. It only handles mxnet, which the other finders locate."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The spec that the next finder gives, with our loader; None if there is no mxnet."""
+        """The next finder's spec, with our loader; None if mxnet is not installed."""
         if name != "mxnet":
             return None
         for finder in sys.meta_path:
@@ -55,14 +55,14 @@ class _Finder:
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
-                if spec.origin is not None:  # else it is a folder of that name, not a package
+                if spec.origin is not None:  # None: a folder named mxnet, not the package
                     spec.loader = _Loader(spec.loader)
                 return spec
         return None
 
 
 def install() -> None:
-    """Prepare every `import mxnet` that follows; one RuntimeWarning if there was one before."""
+    """Install the hook. If mxnet is already imported, warn once with a RuntimeWarning."""
     if sys.modules.get("mxnet") is None:
         sys.meta_path.insert(0, _Finder())
         return
@@ -73,21 +73,21 @@ def install() -> None:
     MISSED.update(missed())
     processes = sys.modules.get("multiprocessing.process")
     is_child = processes is not None and processes.parent_process() is not None
-    if MISSED and not is_child:  # a child runs the user's script again, which has told it once
+    if MISSED and not is_child:  # a child runs the user's script again, which has already warned
         lines = [f"  {what}: {why}" for what, why in MISSED.items()]
         warnings.warn(
-            "mxnet was imported before mxrcnn (symnet), too late for these settings. Import mxrcnn "
-            "first.\n" + "\n".join(lines),
+            "mxnet was imported before mxrcnn (symnet), so these settings have no effect. Import "
+            "mxrcnn first.\n" + "\n".join(lines),
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 class _LazyMXNet:
-    """Stands for mxnet, and imports it (about a second) when something of it is asked for.
+    """A proxy for mxnet that imports it (about a second) on first use.
 
-    So the modules of graphs can be read for their configs and targets, as loader workers do,
-    without loading the engine. ImportError, with the commands that install it, if there is none.
+    So loader workers can import the graphs' modules for their configs and targets without loading
+    the engine. Raises ImportError, with the install commands, if mxnet is not installed.
     """
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The commands that install what is missing. mxrcnn is in no package index: a clone has it."""
+"""The commands that install missing packages. mxrcnn is on no package index, only in a clone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def install_extra(name: str) -> str:
 
 
 def how_to_install() -> str:
-    """The commands that bring MXNet to this Python."""
-    new = sys.version_info >= (3, 13)  # MXNet says that it needs NumPy 1, which ends at Python 3.12
+    """The commands that install MXNet for this Python."""
+    new = sys.version_info >= (3, 13)  # MXNet requires NumPy 1, which ends at Python 3.12
     commands = "; ".join(
         f"{where}: pip install '.[{name}]'"
         + (f" && pip install --no-deps {package}==1.9.1" if new else "")

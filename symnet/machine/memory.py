@@ -7,14 +7,16 @@ from pathlib import Path
 
 from symnet.machine.cores import cgroup_texts
 
-#: taken for what is free where the system does not say
+#: the free memory assumed where the system does not report it
 UNKNOWN_FREE = 4 << 30
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: of the machine, available to programs, and the control group's limit; None: unknown
-    or no limit."""
+    """Memory in bytes: the machine's total, what is available, and the control group's limit.
+
+    None means unknown, or no limit.
+    """
 
     total: int | None
     available: int | None
@@ -22,13 +24,13 @@ class Memory:
 
     @property
     def free(self) -> int:
-        """What this process may still take, at most the limit as a whole."""
+        """The bytes available to this process, at most the control group's limit."""
         known = [n for n in (self.available, self.limit) if n is not None]
         return min(known, default=UNKNOWN_FREE)
 
 
 def read_memory() -> Memory:
-    """As /proc/meminfo and the control groups (a container's limit) say now."""
+    """Read /proc/meminfo and the control groups' limits (a container's)."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,8 @@
-"""The names that MXNet 1.9.1 needs, and newer versions of NumPy and Python removed.
+"""Restores names that MXNet 1.9.1 needs and newer versions of NumPy and Python removed.
 
-MXNet 1.9.1 predates NumPy 1.24, NumPy 2 and Python 3.12. Each name is put back only if it is gone.
-This file imports nothing of symnet: whoever runs a saved graph with MXNet alone may copy it.
+MXNet 1.9.1 predates NumPy 1.24, NumPy 2 and Python 3.12. Each name is restored only if it is
+missing. This file imports nothing from symnet, so that it can be copied to run a saved graph with
+MXNet alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 
 def _removed(name: str) -> Callable[..., Any]:
-    """What NumPy 1.20 to 1.26 has in such a function's place."""
+    """The same replacement that NumPy 1.20 to 1.26 has for a removed function."""
 
     def function(*_: object, **__: object) -> None:
         raise RuntimeError(f"numpy.{name} was removed in NumPy 1.20: use numpy_financial.{name}")
@@ -25,7 +26,7 @@ def _removed(name: str) -> Callable[..., Any]:
     return function
 
 
-#: (why, what MXNet asks NumPy for): put back unless it is there
+#: (reason, names that MXNet uses): restored unless NumPy has them
 _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "Python's own type, under a name that NumPy 1.24 removed",
@@ -44,7 +45,7 @@ _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     (
-        "MXNet looks it up at its import; a function that NumPy 2 renamed or removed",
+        "MXNet looks it up when imported; a function that NumPy 2 renamed or removed",
         {
             "alltrue": np.all,
             "in1d": lambda ar1, *args, **options: np.isin(np.ravel(ar1), *args, **options),
@@ -56,18 +57,18 @@ _NUMPY_NAMES: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     (
-        "MXNet looks it up at its import; a financial function, gone since NumPy 1.20",
+        "MXNet looks it up when imported; a financial function that NumPy 1.20 removed",
         {name: _removed(name) for name in ("mirr", "npv", "pmt", "ppmt", "pv", "rate")},
     ),
     (
-        "mxnet.numpy.pad looks into it; NumPy 2.0 removed the module",
+        "mxnet.numpy.pad uses it; NumPy 2.0 removed the module",
         {"compat": types.SimpleNamespace(basestring=str)},
     ),
 )
 
 
 class _LooseVersion:
-    """The little of `distutils.version` that mxnet uses: comparison of dotted versions."""
+    """The part of `distutils.version` that mxnet uses: comparing dotted versions."""
 
     def __init__(self, version: str) -> None:
         self.version = [int(p) if p.isdigit() else p for p in str(version).split(".")]
@@ -98,7 +99,7 @@ class _LooseVersion:
 
 
 def _numpy_has(name: str) -> bool:
-    """Whether NumPy has that name, and does not warn that it soon will not."""
+    """True if NumPy has that name and does not warn of its removal."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -109,7 +110,7 @@ def _numpy_has(name: str) -> bool:
 
 
 def restore_names() -> dict[str, str]:
-    """Put back what NumPy and Python lack of MXNet's needs; what was put back, and why."""
+    """Restore all missing names that MXNet needs; returns each with the reason."""
     return {**_restore_numpy_names(), **_restore_distutils()}
 
 
