@@ -14,7 +14,6 @@ TOO_LONG = {
     "symnet.layers": "still to be split",
     "mxrcnn.data.coco": "still to be split",
     "mxrcnn.data.loader": "still to be split",
-    "mxrcnn.export.operators": "still to be split",
     "mxrcnn.graph_figure": "still to be split",
     "mxrcnn.viz": "still to be split",
     "tools.train.parse_args": "still to be split",
@@ -59,7 +58,6 @@ NOT_YET = {
     ("symnet.parts", "symnet.bodies"),
     ("mxrcnn.data", "mxrcnn.viz"),
     ("mxrcnn.evaluation", "mxrcnn.viz"),
-    ("mxrcnn.inference", "mxrcnn.export"),
 }
 
 HOUSE = House()

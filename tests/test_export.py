@@ -18,8 +18,9 @@ from mxrcnn.data.records import Detections
 from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.export import ExportError
 from mxrcnn.export.check import agreement
-from mxrcnn.export.graph import OnnxGraph, add_symbol, to_onnx
+from mxrcnn.export.graph import OnnxGraph
 from mxrcnn.export.model import export_onnx, export_symbol, onnx_model
+from mxrcnn.export.walk import add_symbol, to_onnx
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor

@@ -1,5 +1,5 @@
 """Detectors for other runtimes: ONNX files, and symbols for MXNet's other bindings."""
 
+from mxrcnn.inference.exported import ExportError
 
-class ExportError(ValueError):
-    """A model that cannot be exported; the message says why and what to do instead."""
+__all__ = ["ExportError"]

@@ -1,4 +1,4 @@
-"""What is handed out: a detector as one ONNX file, or as a symbol with parameters for MXNet."""
+"""Writing exports: a detector as one ONNX file, or as symbol and parameters for MXNet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mxrcnn import __version__
-from mxrcnn.config import Config, make_config, override
 from mxrcnn.export import ExportError
 from mxrcnn.files import atomic_folder, atomic_write
+from mxrcnn.inference.exported import metadata
 from mxrcnn.runs.checkpoint import join_params, save_arrays
 from symnet.machine import mx
 from symnet.machine.install import install_extra
@@ -19,20 +19,7 @@ if TYPE_CHECKING:
 
     from mxrcnn.inference.detector import Detector
 
-#: fields of DataConfig that say how an image becomes `data` and `im_info`
-PREPROCESSING = (
-    "mean",
-    "std",
-    "resize",
-    "size_rounding",
-    "short_side",
-    "long_side",
-    "square",
-    "pad_multiple",
-    "exif_orientation",
-)
-
-#: the lengths that are free in an ONNX file
+#: inputs and outputs of an ONNX file; a string names a dynamic length
 INPUTS = {"data": ("batch", 3, "height", "width"), "im_info": ("batch", 3)}
 OUTPUTS = {
     "det_boxes": ("batch", "detections", 4),
@@ -48,48 +35,22 @@ det_boxes: x1, y1, x2, y2 in pixels of data; det_classes: 1 is the first of `cla
 empty row; det_masks: probabilities in the boxes."""
 
 
-def metadata(detector: Detector) -> dict[str, str]:
-    """What goes with a model: network, mxrcnn_version; class_names, preprocessing as JSON."""
-    data = detector.config.data
-    preprocessing = {name: getattr(data, name) for name in PREPROCESSING}
-    preprocessing.update(channel_order="RGB", pad_multiple=detector.pad_multiple)
-    return {
-        "network": detector.config.network,
-        "mxrcnn_version": __version__,
-        "class_names": json.dumps(detector.class_names),
-        "preprocessing": json.dumps(preprocessing),
-    }
-
-
-def config_of(properties: dict[str, str]) -> Config:
-    """The inverse of `metadata`, as far as a detector's user needs it.
-
-    Raises KeyError, ValueError or ConfigError for properties that are not those.
-    """
-    settings = json.loads(properties["preprocessing"])
-    if settings.pop("channel_order") != "RGB":
-        raise ValueError("channel_order is not RGB")
-    settings["class_names"] = json.loads(properties["class_names"])
-    named = {f"data.{name}": value for name, value in settings.items()}
-    return override(make_config(properties["network"]), named)
-
-
 def _without_proposals(symbol: mx.sym.Symbol) -> tuple[mx.sym.Symbol, list[str]]:
-    """The detections alone, and the names of those outputs."""
+    """The symbol with only the detections as outputs, and the names of these."""
     outputs = {output.list_outputs()[0][: -len("_output")]: output for output in symbol}
     names = [name for name in OUTPUTS if name in outputs]
     return mx.sym.Group([outputs[name] for name in names]), names
 
 
 def onnx_model(detector: Detector) -> onnx.ModelProto:
-    """A detector with its parameters as an ONNX model, checked by onnx.
+    """Convert a detector and its parameters to an ONNX model, and check it with onnx.
 
-    Raises ExportError for graphs that are quantised or in bfloat16, or if onnx is not installed.
+    Raises ExportError for int8 and bfloat16 graphs, or if onnx is not installed.
     """
     try:
         import onnx
 
-        from mxrcnn.export.graph import to_onnx
+        from mxrcnn.export.walk import to_onnx
     except ImportError as error:
         needed = install_extra("onnx")
         raise ExportError(f"ONNX needs packages: {needed} ({error})") from None
@@ -110,7 +71,7 @@ def onnx_model(detector: Detector) -> onnx.ModelProto:
 
 
 def export_onnx(detector: Detector, path: str | Path) -> Path:
-    """Write `onnx_model` to a file, whole or not at all."""
+    """Write `onnx_model` to a file, atomically."""
     model = onnx_model(detector)
     with atomic_write(path, "wb") as handle:
         handle.write(model.SerializeToString())
@@ -118,10 +79,10 @@ def export_onnx(detector: Detector, path: str | Path) -> Path:
 
 
 def export_symbol(detector: Detector, folder: str | Path) -> list[Path]:
-    """Write FOLDER/NAME-symbol.json, NAME-0000.params and NAME.json, NAME being the folder's name.
+    """Write FOLDER/NAME-symbol.json, NAME-0000.params and NAME.json; NAME is the folder's name.
 
-    The first two are what mx.model.load_checkpoint(FOLDER/NAME, 0) and other bindings load; the
-    third is the `metadata`. The folder is written whole or not at all; ExportError if it exists.
+    mx.model.load_checkpoint(FOLDER/NAME, 0) and other bindings load the first two; the third holds
+    the `metadata`. The folder is written atomically. Raises ExportError if it exists.
     """
     folder = Path(folder)
     if folder.exists():

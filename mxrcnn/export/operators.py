@@ -1,4 +1,4 @@
-"""MXNet operators of layers, arithmetic and shapes, as ONNX operators: a function an operator."""
+"""Translators of MXNet's arithmetic, layers and shape operators to ONNX, one function each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from onnx import TensorProto
 from mxrcnn.export import ExportError
 from mxrcnn.export.graph import TO_END, MXNode, OnnxGraph, translates
 
-# ---- the same under another name ----
+# ---- arithmetic ----
 
-_UNARY = {
+_RENAMED = {
     "relu": "Relu",
     "sigmoid": "Sigmoid",
     "exp": "Exp",
     "sqrt": "Sqrt",
     "floor": "Floor",
-}
-_BINARY = {
     "elemwise_add": "Add",
     "elemwise_sub": "Sub",
     "elemwise_mul": "Mul",
@@ -47,14 +45,9 @@ _COMPARISON = {
 }
 
 
-@translates(*_UNARY)
-def _unary(g: OnnxGraph, node: MXNode) -> str:
-    return g.op(_UNARY[node.op], *node.inputs)
-
-
-@translates(*_BINARY)
-def _binary(g: OnnxGraph, node: MXNode) -> str:
-    return g.op(_BINARY[node.op], *node.inputs)
+@translates(*_RENAMED)
+def _renamed(g: OnnxGraph, node: MXNode) -> str:
+    return g.op(_RENAMED[node.op], *node.inputs)
 
 
 @translates(*_SCALAR)
@@ -68,7 +61,7 @@ def _comparison(g: OnnxGraph, node: MXNode) -> str:
 
 
 @translates("BlockGrad", "Dropout")
-def _nothing(g: OnnxGraph, node: MXNode) -> str:
+def _identity(g: OnnxGraph, node: MXNode) -> str:
     node.refuse_unless(mode="training")
     return node.inputs[0]
 
@@ -110,17 +103,17 @@ def _softmax(g: OnnxGraph, node: MXNode) -> str:
 @translates("where")
 def _where(g: OnnxGraph, node: MXNode) -> str:
     condition, chosen, other = node.inputs
-    if node.ranks[0] < node.ranks[1]:  # MXNet chooses rows by a condition of one axis
+    if node.ranks[0] < node.ranks[1]:  # MXNet: a condition (N,) selects whole rows
         condition = g.unsqueeze(condition, *range(1, node.ranks[1]))
     return g.op("Where", g.cast(condition, TensorProto.BOOL), chosen, other)
 
 
-#: types of values, as symbols name them; places are int32
+#: MXNet's type names -> ONNX's; indices are int32
 _TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
 
 def _type(node: MXNode) -> int:
-    """The type of a node's values; ExportError for one that exported graphs do not have."""
+    """The ONNX type of a node's output; ExportError for others than float32 and int32."""
     dtype = node.get("dtype", "float32")
     if dtype not in _TYPES:
         raise ExportError(
@@ -139,7 +132,7 @@ def _cast(g: OnnxGraph, node: MXNode) -> str:
 
 
 def _window(node: MXNode) -> dict[str, tuple[int, ...]]:
-    """kernel_shape, strides and pads of a convolution or pooling."""
+    """ONNX's kernel_shape, strides and pads of a convolution or pooling."""
     kernel = node["kernel"]
     pad = node.get("pad", None) or (0,) * len(kernel)
     strides = node.get("stride", None) or (1,) * len(kernel)
@@ -241,16 +234,16 @@ def _reshape(g: OnnxGraph, node: MXNode) -> str:
 
 
 def _pieces(target: tuple[int, ...], rank: int) -> Iterator[int | tuple[int, ...]]:
-    """The axes that MXNet's special lengths make: a length, or the axes whose product it is."""
+    """Expand MXNet's special lengths: a number, or the input axes whose lengths are multiplied."""
     codes, axis = iter(target), 0
     for code in codes:
-        if code == -2:  # all that are left
+        if code == -2:  # all remaining axes
             yield from ((rest,) for rest in range(axis, rank))
             axis = rank
-        elif code == -3:  # two become one
+        elif code == -3:  # merge two axes
             yield (axis, axis + 1)
             axis += 2
-        elif code == -4:  # one becomes two
+        elif code == -4:  # split an axis into two
             yield next(codes)
             yield next(codes)
             axis += 1
@@ -266,7 +259,7 @@ def _length(g: OnnxGraph, data: str, axes: tuple[int, ...]) -> str:
 
 @translates("reshape_like")
 def _reshape_like(g: OnnxGraph, node: MXNode) -> str:
-    """Axes lhs_begin..lhs_end of the first become axes rhs_begin..rhs_end of the second."""
+    """Replace axes lhs_begin..lhs_end of the first shape by rhs_begin..rhs_end of the second."""
     data, like = node.inputs
     ends = []
     for side, rank in zip(("lhs", "rhs"), node.ranks):
@@ -347,7 +340,7 @@ def _shape_array(g: OnnxGraph, node: MXNode) -> str:
     return g.shape(node.inputs[0])
 
 
-# ---- values made here, and picked ----
+# ---- constants and indexing ----
 
 
 @translates("_full")
@@ -383,7 +376,7 @@ def _topk(g: OnnxGraph, node: MXNode) -> list[str]:
 
 
 def _index(g: OnnxGraph, index: str, data: str, axis: int) -> str:
-    """Places as int64, those beyond an axis of data moved to its end."""
+    """Indices as int64, clipped to the length of an axis of data."""
     last = g.op("Sub", g.shape(data, axis, axis + 1), g.ints(1))
     index = g.op("Max", g.cast(index, TensorProto.INT64), g.ints(0))
     return g.op("Min", index, last)

@@ -1,4 +1,4 @@
-"""The graph of an ONNX file that tools/export.py wrote, run by onnxruntime. Needs no mxnet."""
+"""The inference engine for ONNX files of tools/export.py: onnxruntime. Needs no mxnet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.config import ConfigError
-from mxrcnn.export import ExportError
-from mxrcnn.export.model import config_of
 from mxrcnn.inference.engine import Outputs
+from mxrcnn.inference.exported import ExportError, config_of
 from mxrcnn.runs.checkpoint import CheckpointError
 from symnet.machine import physical_cores
 from symnet.machine.install import install_extra
@@ -24,20 +23,21 @@ CPU = f"CPU{_SUFFIX}"
 class OnnxEngine:
     """Runs an ONNX file, from any number of threads.
 
-    A thread of its own runs one batch after the other, so a handle is a future, and the caller is
-    free meanwhile. `config` has what the file says of itself: network, class names, preprocessing.
+    One worker thread runs the batches in order; a handle is a future. `config` is read from the
+    file's metadata: network, class names, preprocessing.
     """
 
     def __init__(
         self, path: str | Path, provider: str | None = None, threads: int | None = None
     ) -> None:
-        """provider: one of onnxruntime's execution providers, such as CUDAExecutionProvider or
-        `cuda`; the CPU if None. threads: that an operator is spread over; None is OMP_NUM_THREADS
-        if that is set, else the physical cores that this process may use (onnxruntime's own
-        default counts the machine's).
+        """Load the file.
 
-        Raises CheckpointError for a file that is not there or not of tools/export.py, ConfigError
-        for a provider that is not available, and ExportError without onnxruntime.
+        provider: an execution provider of onnxruntime, such as CUDAExecutionProvider or `cuda`;
+        None is the CPU. threads: threads per operator; None is OMP_NUM_THREADS if set, else the
+        physical cores available to this process (onnxruntime's default counts the machine's).
+
+        Raises CheckpointError for a file that is missing or not from tools/export.py, ConfigError
+        for an unavailable provider, and ExportError if onnxruntime is not installed.
         """
         try:
             import onnxruntime
@@ -55,12 +55,12 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=[self.provider]
             )
-        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise CheckpointError(f"{path}: not a readable ONNX model: {error}") from None
-        if self.provider not in self._session.get_providers():  # it would use the CPU instead
+        if self.provider not in self._session.get_providers():  # onnxruntime fell back to the CPU
             raise ConfigError(
                 f"provider {self.provider}: onnxruntime has it, but it does not work here; is the "
-                "driver, or one of its libraries, missing?"
+                "driver or one of its libraries missing?"
             )
         try:
             self.config = config_of(self._session.get_modelmeta().custom_metadata_map)
@@ -80,7 +80,7 @@ class OnnxEngine:
 
 
 def _provider(name: str | None, available: list[str]) -> str:
-    """onnxruntime's name of a provider; ConfigError lists those that there are."""
+    """onnxruntime's name of a provider; ConfigError lists the available ones."""
     if name is None:
         return CPU
     known = {full.lower(): full for full in available}
