@@ -11,6 +11,7 @@ from PIL import Image
 
 from mxrcnn import graph_figure
 from mxrcnn.graph_figure import KINDS, detector_graph, draw_graph, outline
+from mxrcnn.graph_figure.layout import lay_out
 from symnet import get_detector
 from symnet.machine import mx
 
@@ -178,7 +179,7 @@ def test_drawings_are_equal_and_small(tmp_path, name, train):
 @pytest.mark.parametrize(("name", "train"), GRAPHS)
 @pytest.mark.parametrize("rules", [graph_figure.RULES, ()], ids=["folded", "unfolded"])
 def test_boxes_are_apart_and_arrows_point_down(name, train, rules):
-    layout = graph_figure._lay_out(outline(*graph(name, train), rules))
+    layout = lay_out(outline(*graph(name, train), rules))
     for a, b in combinations([item for item in layout.items if item.steps], 2):
         apart_x = abs(a.x - b.x) >= (a.width + b.width) / 2 - 1e-6
         assert apart_x or a.top + a.height <= b.top or b.top + b.height <= a.top

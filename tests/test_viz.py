@@ -13,6 +13,7 @@ from mxrcnn import viz
 from mxrcnn.data.records import Detections
 from mxrcnn.evaluation.report import Report
 from mxrcnn.evaluation.voc import evaluate_voc
+from mxrcnn.viz import losses
 from symnet.geometry.masks import encode
 from tests.test_evaluation_voc import found, random_case, record
 
@@ -278,5 +279,5 @@ def test_loss_plots_after_a_resume(tmp_path):
 def test_smoothing():
     values = np.random.default_rng(0).normal(size=50)
     expected = [values[max(0, i - 3) : i + 4].mean() for i in range(50)]
-    assert viz._smoothed(values, 3) == pytest.approx(expected)
-    assert viz._smoothed(values[:1], 3) == pytest.approx(values[:1])
+    assert losses._smoothed(values, 3) == pytest.approx(expected)
+    assert losses._smoothed(values[:1], 3) == pytest.approx(values[:1])
