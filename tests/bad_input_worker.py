@@ -28,7 +28,8 @@ from mxrcnn.errors import USER_ERRORS
 from mxrcnn.files import atomic_write  # noqa: F401 - all imports before the limits
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import RunFolder
-from mxrcnn.training.run import TrainRequest, prepare
+from mxrcnn.training.configure import TrainRequest
+from mxrcnn.training.run import prepare
 from mxrcnn.weights.reading import read_params
 from tests.broken import SECRET, SIZE, Case, corpus, voc_folder
 from tests.factories import noise

@@ -13,8 +13,9 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.loader import training_loader
 from mxrcnn.data.records import DataError, ImageRecord
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.configure import TrainRequest
 from mxrcnn.training.loop import train
-from mxrcnn.training.run import TrainRequest, prepare
+from mxrcnn.training.run import prepare
 from mxrcnn.training.trainer import Trainer
 from symnet.machine import mx
 from tests.factories import (

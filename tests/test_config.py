@@ -27,7 +27,8 @@ from mxrcnn.config import (
 )
 from mxrcnn.config.sections import DATA_RANGES, TRAIN_RANGES, fields_of
 from mxrcnn.config.settings import SYNONYMS, field_docs, list_settings
-from mxrcnn.training.run import QUICK, TrainRequest, build_config, prepare
+from mxrcnn.training.configure import QUICK, TrainRequest, build_config
+from mxrcnn.training.run import prepare
 from symnet import get_detector, list_detectors
 from symnet.config.ranges import RANGES
 from tests.factories import TINY, Picture, make_voc
@@ -38,7 +39,7 @@ VOC = {"data.dataset": "voc", "data.root": "devkit"}
 
 
 def built(*words: str, **request: typing.Any) -> Config:
-    return build_config(TrainRequest(words=words, **request))[0]
+    return build_config(TrainRequest(words=words, **request)).config
 
 
 # Defaults
@@ -440,17 +441,15 @@ def test_real_data_need_a_root():
 
 
 def test_without_pretrained_no_layer_is_fixed_and_it_is_told():
-    config, told = build_config(TrainRequest(preset="classic"))
-    assert config.train.fixed == ()
-    assert any("everything is trained (train.fixed=())" in line for line in told)
+    made = build_config(TrainRequest(preset="classic"))
+    assert made.config.train.fixed == ()
+    assert any("everything is trained (train.fixed=())" in line for line in made.notes)
 
 
 def test_with_pretrained_the_first_layers_stay_fixed(vgg16):
-    config, told = build_config(
-        TrainRequest(preset="classic", settings={"train.pretrained": vgg16})
-    )
-    assert config.train.fixed == ("conv1", "conv2")
-    assert not any("everything is trained" in line for line in told)
+    made = build_config(TrainRequest(preset="classic", settings={"train.pretrained": vgg16}))
+    assert made.config.train.fixed == ("conv1", "conv2")
+    assert not any("everything is trained" in line for line in made.notes)
 
 
 @pytest.mark.parametrize("word", ["train.fixed=conv1", pytest.param("fixed=conv1")])
@@ -459,9 +458,9 @@ def test_layers_fixed_by_the_user_stay_fixed(word):
 
 
 def test_a_data_set_chosen_by_bare_name_counts_for_the_preset():
-    config, told = build_config(TrainRequest(words=("dataset=voc", "root=devkit")))
-    assert config.data.short_side == 600
-    assert told[0] == "faster_rcnn_vgg16, preset classic, data set voc"
+    made = build_config(TrainRequest(words=("dataset=voc", "root=devkit")))
+    assert made.config.data.short_side == 600
+    assert made.notes[0] == "faster_rcnn_vgg16, preset classic, data set voc"
 
 
 def test_unknown_network_is_a_config_error():

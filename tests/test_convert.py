@@ -16,7 +16,8 @@ from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.errors import USER_ERRORS
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, load_arrays
-from mxrcnn.training.run import TrainRequest, prepare
+from mxrcnn.training.configure import TrainRequest
+from mxrcnn.training.run import prepare
 from mxrcnn.weights.convert import TABLE, ConvertRequest, convert, run_convert, write_run
 from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.names import COCO_CLASSES, COCO_GAPS, gaps_last

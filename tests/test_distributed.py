@@ -21,9 +21,10 @@ from mxrcnn.data.loader import TrainingPlan, default_workers
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.runs.checkpoint import RunFolder, load_arrays
 from mxrcnn.training import loop, network
+from mxrcnn.training.configure import TrainRequest, build_config, with_classes
 from mxrcnn.training.launch import free_port
 from mxrcnn.training.network import step_seed
-from mxrcnn.training.run import TrainRequest, build_config, prepare, with_classes
+from mxrcnn.training.run import prepare
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.trainer import Trainer
 from symnet import get_detector
@@ -548,7 +549,7 @@ def test_started_together_means_in_step(monkeypatch, data_root):
     for name, value in DMLC.items():
         monkeypatch.setenv(name, value)
     settings = {"data.dataset": "voc", "data.root": str(data_root)}
-    config, _ = build_config(TrainRequest(settings=settings))
+    config = build_config(TrainRequest(settings=settings)).config
     assert (config.train.kvstore, config.train.workers) == ("dist_sync", 2)
 
 

@@ -17,7 +17,7 @@ from mxrcnn.config import (
     to_dict,
 )
 from mxrcnn.config.sections import fields_of
-from mxrcnn.training.run import QUICK
+from mxrcnn.training.configure import QUICK
 from symnet import get_detector, list_detectors
 from symnet.config.ranges import RANGES
 

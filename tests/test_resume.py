@@ -29,8 +29,9 @@ from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.runs.lock import RunLock, RunLockedError
+from mxrcnn.training.configure import TrainRequest
 from mxrcnn.training.loop import train
-from mxrcnn.training.run import TrainRequest, prepare, run_training
+from mxrcnn.training.run import prepare, run_training
 from mxrcnn.training.same_data import Continuation, continue_with, remember_data
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer

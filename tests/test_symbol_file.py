@@ -15,7 +15,8 @@ from mxrcnn.evaluation.run import TestRequest, run_test
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder
-from mxrcnn.training.run import TrainRequest, prepare
+from mxrcnn.training.configure import TrainRequest
+from mxrcnn.training.run import prepare
 from symnet.machine import mx
 from tests.broken import write_run
 from tests.factories import Picture, make_voc

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from mxrcnn.config import ConfigError, make_config, override
+from mxrcnn.config import ConfigError, contexts, make_config, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.core import evaluate
@@ -15,11 +15,12 @@ from mxrcnn.evaluation.voc import evaluate_voc
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import Best, RunFolder
 from mxrcnn.training import curves
+from mxrcnn.training.configure import TrainRequest, with_classes
 from mxrcnn.training.curves import LossPlot
 from mxrcnn.training.loop import _postfix, train
 from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.network import seeded_model
-from mxrcnn.training.run import TrainRequest, contexts, prepare, with_classes
+from mxrcnn.training.run import prepare
 from mxrcnn.training.trainer import Trainer
 from symnet.faster_rcnn_vgg16 import DETECTOR
 from symnet.machine import mx

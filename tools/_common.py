@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 # `python tools/NAME.py` finds the packages of its own clone, installed or not
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-#: data options and the settings that they set
-DATA_SETTINGS = {"dataset": "data.dataset", "data_root": "data.root", "skip_bad": "data.skip_bad"}
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -34,10 +30,16 @@ def add_data(parser: Any, default: str, default_root: str) -> None:
     """The data set and its folder."""
     parser.add_argument(
         "--dataset",
+        dest="data.dataset",
         metavar="KIND",
         help=f"voc, coco or another of mxrcnn.data.DATASETS; default: {default}",
     )
-    parser.add_argument("--data-root", metavar="DIR", help=f"its folder; default: {default_root}")
+    parser.add_argument(
+        "--data-root",
+        dest="data.root",
+        metavar="DIR",
+        help=f"its folder; default: {default_root}",
+    )
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +57,13 @@ def add_test_data(parser: argparse.ArgumentParser) -> None:
 
 def add_skip_bad(parser: Any) -> None:
     """Whether bad files stop the tool."""
-    parser.add_argument("--skip-bad", action="store_true", default=None, help="leave out bad files")
+    parser.add_argument(
+        "--skip-bad",
+        dest="data.skip_bad",
+        action="store_true",
+        default=None,
+        help="leave out bad files",
+    )
 
 
 def add_words(parser: Any) -> None:
@@ -65,12 +73,9 @@ def add_words(parser: Any) -> None:
     )
 
 
-def given_settings(
-    args: argparse.Namespace, options: Mapping[str, str] = DATA_SETTINGS
-) -> dict[str, Any]:
-    """The settings that were given as options. options: option -> name of the setting."""
-    given = {key: getattr(args, option, None) for option, key in options.items()}
-    return {key: value for key, value in given.items() if value is not None}
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as options: those whose `dest` is a setting's name."""
+    return {name: value for name, value in vars(args).items() if "." in name and value is not None}
 
 
 def image_size(text: str) -> tuple[int, int]:

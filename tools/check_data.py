@@ -43,11 +43,11 @@ def main() -> int:
     from mxrcnn.data.check_report import table, to_json
     from mxrcnn.errors import report_user_errors
     from mxrcnn.files import atomic_write
-    from mxrcnn.training.run import TrainRequest, build_config
+    from mxrcnn.training.configure import TrainRequest, build_config
 
     with report_user_errors():
         request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.set))
-        config, _ = build_config(request)
+        config = build_config(request).config
         names = args.imageset.split(",") if args.imageset else [config.data.imageset]
         check = check_data(config, [name.strip() for name in names])
         print(table(check))

@@ -51,7 +51,7 @@ def main() -> int:
         if args.gpus:
             if args.run.endswith(".onnx"):
                 raise ConfigError("--gpus is for runs; for ONNX files: --provider cuda")
-            from mxrcnn.training.run import contexts
+            from mxrcnn.config import contexts
 
             context = contexts(args.gpus)[0]
         predictor = Predictor.load(

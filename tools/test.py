@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from mxrcnn.config import contexts
     from mxrcnn.errors import report_user_errors
     from mxrcnn.evaluation.run import TestRequest, run_test
-    from mxrcnn.training.run import contexts
 
     with report_user_errors():
         outcome = run_test(

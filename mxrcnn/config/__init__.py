@@ -4,8 +4,16 @@ What a user asks of one training (--pretrained, --preset, flags) is put together
 mxrcnn.training.configure.
 """
 
-from mxrcnn.config.overrides import full_name, make_config, override, parse_settings, resolve
-from mxrcnn.config.precision import check_precision, check_shapes
+from mxrcnn.config.machine import check_precision, check_shapes, contexts
+from mxrcnn.config.overrides import (
+    find_detector,
+    full_name,
+    make_config,
+    override,
+    parse_settings,
+    plain_config,
+    resolve,
+)
 from mxrcnn.config.sections import MAX_IMAGE_PIXELS, Config, ConfigError, DataConfig, TrainConfig
 from mxrcnn.config.stored import dump_json, from_dict, load_json, to_dict
 
@@ -17,13 +25,16 @@ __all__ = [
     "TrainConfig",
     "check_precision",
     "check_shapes",
+    "contexts",
     "dump_json",
+    "find_detector",
     "from_dict",
     "full_name",
     "load_json",
     "make_config",
     "override",
     "parse_settings",
+    "plain_config",
     "resolve",
     "to_dict",
 ]

@@ -16,17 +16,23 @@ from symnet import get_detector
 from symnet.detector import DetectorDef
 
 
-def make_config(network: str = "faster_rcnn_vgg16") -> Config:
-    """The defaults of a network."""
-    detector = _detector(network)
-    return override(Config(network=detector.name, model=detector.config()), detector.defaults)
-
-
-def _detector(network: str) -> DetectorDef:
+def find_detector(network: str) -> DetectorDef:
+    """The detector of that name or alias; ConfigError if there is none."""
     try:
         return get_detector(network)
     except KeyError as error:
         raise ConfigError(error.args[0]) from None
+
+
+def plain_config(network: str) -> Config:
+    """A config with the defaults of the dataclasses, without the network's own settings."""
+    detector = find_detector(network)
+    return Config(network=detector.name, model=detector.config())
+
+
+def make_config(network: str = "faster_rcnn_vgg16") -> Config:
+    """The defaults of a network; the config has its name, where `network` may be an alias."""
+    return override(plain_config(network), find_detector(network).defaults)
 
 
 def _coerce(key: str, value: Any, wanted: Any) -> Any:

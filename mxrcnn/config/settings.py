@@ -9,7 +9,8 @@ import io
 import re
 import tokenize
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 from mxrcnn.config.sections import Config, fields_of
@@ -151,10 +152,9 @@ def _kind(hint: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A default as --set takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(_value, value))
-    return str(value)
+    """A value as --set takes it."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text or '""'
 
 
 def list_settings(config: Config) -> str:
@@ -162,13 +162,25 @@ def list_settings(config: Config) -> str:
 
     The fields of a group follow those of its section, under a line with the group's name.
     """
-    rows = [r for name in ("data", "train", "model") for r in _rows(getattr(config, name), name)]
-    widths = [min(30, max(len(row[i]) for row in rows if len(row) > 1)) for i in range(3)]
+    return _lines([r for n in ("data", "train", "model") for r in _rows(getattr(config, n), n)])
+
+
+def list_sources(config: Config, plain: Config, sources: Mapping[str, str]) -> str:
+    """The settings with other values than in `plain`, a line each: name, value and source."""
+    rows = []
+    for name, _ in fields_of(config):
+        value = attrgetter(name)(config)
+        if value != attrgetter(name)(plain):
+            rows.append((name, _value(value), sources[name]))
+    return _lines(rows)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as aligned columns; a row of one text, a heading, stays as it is."""
+    columns = list(zip(*(row[:-1] for row in rows if len(row) > 1)))
+    widths = [min(30, max(map(len, column))) for column in columns]
     return "\n".join(
-        "  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[-1]]).rstrip()
-        if len(row) > 1
-        else row[0]
-        for row in rows
+        "  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in rows
     )
 
 
@@ -181,7 +193,7 @@ def _rows(part: Any, where: str) -> list[tuple[str, ...]]:
     for one in dataclasses.fields(part):
         name, value, doc = f"{where}.{one.name}", getattr(part, one.name), docs.get(one.name, "")
         if name in hints:
-            own.append((name, _kind(hints[name]), _value(value) or '""', doc))
+            own.append((name, _kind(hints[name]), _value(value), doc))
         else:
             groups += [(f"{name}: {doc}",), *_rows(value, name)]
     return own + groups

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mxrcnn.config import Config
-from mxrcnn.config.sections import fields_of
 from mxrcnn.runs.checkpoint import RunFolder, load_arrays, split_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.source import Source
@@ -132,53 +129,6 @@ class Origin:
             return dict(self.arrays)
         args, auxs = split_params(load_arrays(self.checkpoint()[1] / "model.params"))
         return {name: value.asnumpy() for name, value in {**args, **auxs}.items()}
-
-
-#: the data settings that fine-tuning takes over from a run: how images become inputs
-_INPUT = (
-    *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
-)
-
-
-def pretrained_settings(
-    origin: Origin, network: str | None
-) -> tuple[str | None, dict[str, Any], list[str]]:
-    """The (network, settings, messages) for training from these parameters.
-
-    network: as requested, or None for the origin's own. The settings (`section.field`) are the ones
-    that the parameters depend on: how images become inputs and, if the network is the origin's, its
-    model settings and number of classes (see `with_classes`).
-    """
-    if origin.source is not None:
-        source = origin.source.by_category or origin.source
-        network = network or next(iter(source.networks))
-        settings = dict(source.networks.get(network, {}))
-        title = f"{origin.path}: {source.title}; its settings: {_words(settings)}"
-        if source.num_classes and network in source.networks:
-            settings["model.num_classes"] = source.num_classes
-        return network, settings, [title, *source.notes]
-    if origin.config is None:
-        return network, {}, []
-    config = origin.config
-    network = network or config.network
-    settings = {f"data.{name}": getattr(config.data, name) for name in _INPUT}
-    if network == config.network:
-        settings.update(
-            {n: attrgetter(n)(config) for n, _ in fields_of(config) if n[:5] == "model"}
-        )
-    which, folder = origin.checkpoint()
-    return (
-        network,
-        settings,
-        [
-            f"{origin.path}: a run of {config.network}; using its settings and its {which} "
-            f"checkpoint, {folder.name}"
-        ],
-    )
-
-
-def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _reading(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Source, list[str]]:

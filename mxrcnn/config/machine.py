@@ -1,11 +1,13 @@
-"""Which precisions this processor and MXNet can compute in."""
+"""What this machine can compute on and in: GPUs and precisions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mxrcnn.config.sections import ConfigError
+from symnet.machine import mx
 from symnet.machine.cores import has_bf16
+from symnet.machine.install import install_extra
 from symnet.parts.layers import UNSAFE_CELLS, unsafe_layers
 
 
@@ -30,3 +32,20 @@ def check_shapes(symbol: Any, precision: str, **shapes: tuple[int, ...]) -> None
             f"memory in 1x1 convolutions on maps of {UNSAFE_CELLS[0]} to {UNSAFE_CELLS[-1]} cells "
             f"({layers[0]}); use larger or smaller images, or fp32"
         )
+
+
+def contexts(gpus: str | None) -> list[mx.Context]:
+    """The devices of `--gpus 0,1`; the CPU for None. ConfigError if they cannot be used."""
+    if not gpus:
+        return [mx.cpu()]
+    try:
+        numbers = [int(number) for number in gpus.split(",")]
+    except ValueError:
+        raise ConfigError(f"--gpus {gpus}: expected numbers such as 0,1") from None
+    available = mx.context.num_gpus() if mx.runtime.Features().is_enabled("CUDA") else 0
+    if not all(0 <= number < available for number in numbers):
+        raise ConfigError(
+            f"--gpus {gpus}: MXNet sees {available} GPUs here. It needs mxnet-cu112 "
+            f"({install_extra('cu112')}) and a driver; without --gpus it runs on the CPU"
+        )
+    return [mx.gpu(number) for number in numbers]

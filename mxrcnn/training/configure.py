@@ -1,0 +1,261 @@
+"""The configuration of a training: what the user asked for, put together in order.
+
+Network defaults < settings of --pretrained < preset < flags < --set. The source of each value is
+recorded on the way; `tools/train.py --print-config` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from mxrcnn.config import (
+    Config,
+    ConfigError,
+    find_detector,
+    override,
+    parse_settings,
+    plain_config,
+    resolve,
+)
+from mxrcnn.config.sections import fields_of
+from mxrcnn.config.settings import list_sources
+from mxrcnn.data import check_dataset
+from mxrcnn.data.records import Dataset
+from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.server import number_of_workers, started_together
+from mxrcnn.weights.reading import Origin
+
+DEFAULT_NETWORK = "faster_rcnn_vgg16"
+
+#: the settings of the quick preset, besides the detector's own `quick`
+QUICK = {
+    "data.short_side": 192,
+    "data.long_side": 256,
+    "data.std": (58.4, 57.1, 57.4),
+    "train.batch_size": 4,
+    "train.lr": 0.02,
+    "train.epochs": 3,
+    "train.lr_decay_epoch": (2,),
+    "train.warmup_steps": 100,
+}
+
+#: the settings that --resume may change: none of them changes what a step does
+RESUMABLE = (
+    "train.epochs",
+    "train.val_metric",
+    "data.root",
+    "train.checkpoint_steps",
+    "train.log_interval",
+)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """The command line of `tools/train.py`.
+
+    settings: the flags that set one, by `section.field`. words: the `key=value` of --set.
+    """
+
+    network: str | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    out: str | None = None
+    resume: str | None = None
+    gpus: str | None = None
+    kvstore: str | None = None
+    num_workers: int | None = None
+    data_changed: bool = False
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration being made.
+
+    sources: where each value came from, by the setting's name; values that are not in it are the
+    dataclasses' defaults. notes: lines to print for the user.
+    """
+
+    config: Config
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def set(self, settings: Mapping[str, Any], source: str | Mapping[str, str]) -> Configuration:
+        """The configuration with other settings; source: of all of them, or of each."""
+        if isinstance(source, str):
+            source = dict.fromkeys(resolve(self.config, settings), source)
+        config = override(self.config, settings)
+        return replace(self, config=config, sources={**self.sources, **source})
+
+
+def configure(request: TrainRequest) -> Configuration:
+    """The configuration of a new run, or with --resume of an old one; reads no data set.
+
+    Raises ConfigError for requests that cannot be met, and errors of reading runs and files.
+    """
+    if request.resume:
+        return resumed_config(request, RunFolder(Path(request.resume)))
+    if request.data_changed:
+        raise ConfigError("--data-changed goes with --resume: a new run takes any data")
+    return build_config(request)
+
+
+def build_config(request: TrainRequest) -> Configuration:
+    """The configuration of a new run."""
+    network, brought, notes = _start(request)
+    detector = find_detector(network)
+    made = Configuration(plain_config(network)).set(detector.defaults, f"default of {network}")
+    given, _ = _given(request, made.config)
+    if "train.workers" in given:
+        raise ConfigError(
+            f"train.workers={given['train.workers']}: tools/launch.py -n N starts and sets it; "
+            "for loader processes use --num-workers"
+        )
+    dataset = given.get("data.dataset", made.config.data.dataset)
+    quick = dataset == "synthetic" and not brought
+    preset = request.preset or ("quick" if quick else "classic")
+    presets = {"classic": {}, "quick": {**QUICK, **detector.quick}, **detector.presets}
+    if preset not in presets:
+        raise ConfigError(f"--preset {preset}: {network} has {', '.join(presets)}")
+    made = made.set(brought, "brought by --pretrained").set(presets[preset], f"preset {preset}")
+    # again: what an old name stands for may depend on the values so far
+    given, sources = _given(request, made.config)
+    made = _with_workers(made.set(given, sources), request)
+    notes.append(f"{network}, preset {preset}, data set {dataset}")
+    check_dataset(dataset)
+    if dataset != "synthetic" and "data.root" not in given:
+        raise ConfigError(f"--dataset {dataset} needs --data-root")
+    if not made.config.train.pretrained:
+        scratch = {key: value for key, value in detector.scratch.items() if key not in given}
+        words = ", ".join(f"{key}={value}" for key, value in scratch.items())
+        notes.append(f"no --pretrained parameters: everything is trained ({words})")
+        made = made.set(scratch, "training without --pretrained")
+    return replace(made, notes=tuple(notes))
+
+
+def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
+    """What flags and --set ask for, by full name: the values, and which of the two each is from."""
+    flags = dict(request.settings)
+    epochs = flags.get("train.lr_decay_epoch")
+    if isinstance(epochs, str):  # 7,9
+        flags.update(parse_settings([f"train.lr_decay_epoch={epochs}"]))
+    flags = resolve(config, flags)
+    words = resolve(config, parse_settings(request.words))
+    sources = {**{name: _flag(name) for name in flags}, **dict.fromkeys(words, "--set")}
+    return {**flags, **words}, sources
+
+
+def _flag(setting: str) -> str:
+    """The flag that sets it."""
+    name = setting.partition(".")[2].replace("_", "-")
+    return "--data-root" if name == "root" else f"--{name}"
+
+
+#: the data settings that fine-tuning takes over from a run: how images become inputs
+_INPUT = (
+    *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
+)
+
+
+def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
+    """(network, settings, notes) that a training starts from: as --pretrained needs them.
+
+    The settings are the ones that the parameters depend on: how images become inputs and, if the
+    network is theirs, its model settings and number of classes (see `with_classes`).
+    """
+    network = find_detector(request.network).name if request.network else None
+    given = {**request.settings, **parse_settings(request.words)}
+    path = given.get("pretrained", given.get("train.pretrained"))
+    origin = Origin.open(path) if path else None
+    if origin and origin.source:
+        source = origin.source.by_category or origin.source
+        network = network or next(iter(source.networks))
+        settings = dict(source.networks.get(network, {}))
+        words = ", ".join(f"{key}={value}" for key, value in settings.items())
+        if source.num_classes and network in source.networks:
+            settings["model.num_classes"] = source.num_classes
+        note = f"{origin.path}: {source.title}; its settings: {words}"
+        return network, settings, [note, *source.notes]
+    if origin and origin.config:
+        config = origin.config
+        network = network or config.network
+        names = [f"data.{name}" for name in _INPUT]
+        if network == config.network:
+            names += [name for name, _ in fields_of(config) if name.startswith("model.")]
+        which, folder = origin.checkpoint()
+        note = f"{origin.path}: a run of {config.network}; using its settings and its {which} "
+        note += f"checkpoint, {folder.name}"
+        return network, {name: attrgetter(name)(config) for name in names}, [note]
+    return network or DEFAULT_NETWORK, {}, []
+
+
+def _with_workers(made: Configuration, request: TrainRequest) -> Configuration:
+    """The configuration with --kvstore, and the workers that the environment announces."""
+    train = made.config.train
+    given = train.kvstore if train.kvstore != "local" else None
+    kind = request.kvstore or given or ("dist_sync" if started_together() else "local")
+    if kind == "local" and started_together():
+        raise ConfigError(
+            "--kvstore local: this process is one of several, by DMLC_ROLE in its environment"
+        )
+    if kind != train.kvstore:
+        source = "--kvstore" if request.kvstore else "DMLC_ROLE in the environment"
+        made = made.set({"train.kvstore": kind}, source)
+    if kind == "local":
+        return made
+    return made.set({"train.workers": number_of_workers()}, "DMLC_NUM_WORKER in the environment")
+
+
+def with_classes(config: Config, dataset: Dataset) -> Config:
+    """The config with the data set's class names, and as many classes in the model.
+
+    The logits of --pretrained for ids that are no class stay only if the number of classes does.
+    """
+    settings = {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes}
+    if (
+        getattr(config.model, "unused_classes", 0)
+        and dataset.num_classes != config.model.num_classes
+    ):
+        settings["model.unused_classes"] = 0
+    return override(config, settings)
+
+
+def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
+    """The run's configuration with the few changes that are allowed; ConfigError for others."""
+    config = run.config()
+    names = [name for name, _ in fields_of(config)]
+    given, sources = _given(request, config)
+    changes = set(given) - set(RESUMABLE)
+    changes |= {
+        f"--{name}" for name in ("preset", "out", "network", "kvstore") if getattr(request, name)
+    }
+    if changes:
+        raise ConfigError(
+            f"--resume takes the run's own settings; only {', '.join(map(_flag, RESUMABLE))}, "
+            f"--gpus and --num-workers may change, not {', '.join(sorted(changes))}"
+        )
+    made = Configuration(config, dict.fromkeys(names, f"run {run.path}")).set(given, sources)
+    here = number_of_workers() if started_together() else 1
+    if config.train.workers != here:
+        raise ConfigError(
+            f"{run.path} was begun by {config.train.workers} workers (--kvstore "
+            f"{config.train.kvstore}), and here are {here}: go on with as many, by "
+            f"tools/launch.py -n {config.train.workers}"
+        )
+    return made
+
+
+def print_config(request: TrainRequest) -> str:
+    """The settings that differ from the dataclasses' defaults, a line each, with their sources."""
+    made = configure(request)
+    lines = [
+        *made.notes,
+        list_sources(made.config, plain_config(made.config.network), made.sources),
+    ]
+    if not request.resume:
+        lines.append("data.class_names and model.num_classes will be those of the data set")
+    return "\n".join(lines)
