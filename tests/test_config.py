@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import typing
 
 import numpy as np
@@ -23,11 +24,13 @@ from mxrcnn.config import (
     make_config,
     override,
     parse_settings,
+    plain_config,
     to_dict,
 )
 from mxrcnn.config.sections import DATA_RANGES, TRAIN_RANGES, fields_of
 from mxrcnn.config.settings import SYNONYMS, field_docs, list_settings
-from mxrcnn.training.configure import QUICK, TrainRequest, build_config
+from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.configure import QUICK, TrainRequest, build_config, print_config
 from mxrcnn.training.run import prepare
 from symnet import get_detector, list_detectors
 from symnet.config.ranges import RANGES
@@ -467,3 +470,61 @@ def test_unknown_network_is_a_config_error():
     for make in (make_config, lambda network: built(network=network)):
         with pytest.raises(ConfigError, match=f"resnet.*{NETWORK}"):
             make("resnet")
+
+
+# --print-config
+
+
+def printed(**request: typing.Any) -> dict[str, tuple[str, str]]:
+    """Setting -> (value, source), of the lines that print_config has for settings."""
+    rows = (re.split(r"  +", line) for line in print_config(TrainRequest(**request)).splitlines())
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+
+
+def test_the_printed_config_says_what_set_each_value(vgg16):
+    flags = {
+        "train.lr": 0.5,
+        "train.lr_decay_epoch": "2,3",
+        "train.momentum": 0.9,
+        "data.root": "x",
+    }
+    found = printed(preset="quick", settings=flags, words=("flip=False", "model.width=0.5"))
+    assert found["train.lr"] == ("0.5", "--lr")
+    assert found["train.lr_decay_epoch"] == ("2,3", "--lr-decay-epoch")
+    assert found["data.root"] == ("x", "--data-root")
+    assert found["data.flip"] == ("False", "--set")
+    assert found["model.width"] == ("0.5", "--set")
+    assert found["train.epochs"] == ("3", "preset quick")
+    assert "train.fixed" not in found  # the dataclass's default, though not the network's
+    assert "train.momentum" not in found  # set to its default
+    found = printed(settings={**VOC, "train.pretrained": vgg16})
+    assert found["train.fixed"] == ("conv1,conv2", f"default of {NETWORK}")
+    assert found["train.pretrained"] == (vgg16, "--pretrained")
+    found = printed(network="mask_rcnn_r50_fpn")
+    assert found["model.norm"] == ("group", "training without --pretrained")
+
+
+def test_the_printed_config_is_the_whole_difference_from_the_defaults():
+    """Whoever sets the printed values gets the same configuration."""
+    request = {"network": "mask_rcnn_r50_fpn", "preset": "matterport"}
+    words = [f"{name}={value}" for name, (value, _) in printed(**request).items()]
+    settings = parse_settings(word.replace('=""', "=") for word in words)
+    assert override(plain_config("mask_rcnn_r50_fpn"), settings) == built(**request)
+
+
+def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
+    """Their data sets are not there."""
+    run = RunFolder(tmp_path / "run")
+    (run.checkpoints / "step-00000000").mkdir(parents=True)
+    settings = {"data.dataset": "voc", "data.root": "gone", "data.short_side": 123}
+    run.write_config(override(make_config(), {**settings, "model.fc_dim": 64}))
+    found = printed(resume=str(run.path), settings={"train.epochs": 20})
+    assert found["data.short_side"] == ("123", f"run {run.path}")
+    assert found["train.epochs"] == ("20", "--epochs")
+    with pytest.raises(ConfigError, match="--resume takes the run's own settings"):
+        print_config(TrainRequest(resume=str(run.path), words=("lr=1",)))
+    found = printed(settings={**VOC, "train.pretrained": str(run.path)}, words=("fc_dim=32",))
+    assert found["data.short_side"] == ("123", "brought by --pretrained")
+    assert found["model.fc_dim"] == ("32", "--set")
+    assert found["data.root"] == ("devkit", "--data-root")
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "config.json"]

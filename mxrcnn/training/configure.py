@@ -252,10 +252,8 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
 def print_config(request: TrainRequest) -> str:
     """The settings that differ from the dataclasses' defaults, a line each, with their sources."""
     made = configure(request)
-    lines = [
-        *made.notes,
-        list_sources(made.config, plain_config(made.config.network), made.sources),
-    ]
-    if not request.resume:
-        lines.append("data.class_names and model.num_classes will be those of the data set")
-    return "\n".join(lines)
+    plain = plain_config(made.config.network)
+    lines = [*made.notes, list_sources(made.config, plain, made.sources)]
+    if request.resume:
+        return "\n".join([f"{request.resume}: a run of {plain.network}", *lines])
+    return "\n".join([*lines, "data.class_names and model.num_classes will be the data set's"])
