@@ -206,26 +206,25 @@ def test_all_settings_are_listed(network):
     assert field_docs(DataConfig).keys() == {f.name for f in dataclasses.fields(DataConfig)}
     assert field_docs(TrainConfig).keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     assert lines["train.lr"].split()[:3] == ["train.lr", "float", str(config.train.lr)]
-    assert lines["train.momentum"].endswith("of SGD")
+    assert lines["train.momentum"].endswith("  momentum of SGD")
 
 
-def test_docs_of_fields_stand_beside_them_above_them_or_in_the_docstring():
+def test_comments_beside_and_above_fields_document_them():
     assert field_docs(Documented) == {
         "beside": "said beside it",
         "above": "said above it, in two lines",
-        "told": "said in the docstring",
     }
 
 
 @dataclasses.dataclass
 class Documented:
-    """A section. told: said in the docstring. beside: not what counts."""
+    """A section. beside: not said here."""
 
     beside: int = 1  #: said beside it
     #: said above it,
     #: in two lines
     above: tuple[int, ...] = (1,)  # not this
-    told: str = "#: nor this"
+    text: str = "#: nor this"
     nothing: int = 0
 
 

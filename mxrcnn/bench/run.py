@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ import mxrcnn
 from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
 from mxrcnn.bench.sides import Side, SideError
-from mxrcnn.config import Config, ConfigError, check_precision, full_name, parse_settings
+from mxrcnn.config import (
+    Config,
+    ConfigError,
+    check_precision,
+    find_detector,
+    parse_settings,
+    resolve,
+)
 from symnet.machine import has_bf16, has_int8
 from symnet.machine.cores import physical_cores
 
@@ -67,6 +74,7 @@ class BenchRequest:
 
 def run_bench(request: BenchRequest) -> BenchReport:
     """Measure as asked; ConfigError for what cannot be, SideError if a process fails."""
+    request = replace(request, network=find_detector(request.network).name)  # it may be an alias
     if request.peer:
         check_peer(request)
     return measure_all(request, PEER_SCRIPT)
@@ -77,7 +85,7 @@ def check_peer(request: BenchRequest) -> None:
     if request.network not in PEER_NETWORKS:
         raise ConfigError(f"--peer: torchvision is measured on {', '.join(PEER_NETWORKS)}")
     config = bench_config(request.network, (), (64, 64), "fp32")
-    names = [full_name(config, key) for key in parse_settings(request.words)]
+    names = resolve(config, parse_settings(request.words))
     changed = [name for name in names if name.startswith("model.")]
     if changed:
         raise ConfigError(f"--set {changed[0]}: with --peer, the network stays as torchvision's is")

@@ -1,4 +1,4 @@
-"""Settings of a configuration changed by name: `section.field=value`."""
+"""Change settings of a configuration by name: `section.field=value`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def find_detector(network: str) -> DetectorDef:
 
 
 def plain_config(network: str) -> Config:
-    """A config with the defaults of the dataclasses, without the network's own settings."""
+    """The dataclasses' defaults, without the settings that the network prefers."""
     detector = find_detector(network)
     return Config(network=detector.name, model=detector.config())
 
 
 def make_config(network: str = "faster_rcnn_vgg16") -> Config:
-    """The defaults of a network; the config has its name, where `network` may be an alias."""
+    """A network's default config; `network` may be an alias, the config holds the real name."""
     return override(plain_config(network), find_detector(network).defaults)
 
 
 def _coerce(key: str, value: Any, wanted: Any) -> Any:
-    """The value as the annotated type, or ConfigError that names the key."""
+    """Convert a value to the annotated type; ConfigError names the key."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else () if value == "" else (value,)
@@ -44,7 +44,7 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise ConfigError(f"{key}={value!r}: there are {', '.join(map(str, args))}")
+        raise ConfigError(f"{key}={value!r}: choose from {', '.join(map(str, args))}")
     if wanted is bool and isinstance(value, bool):
         return value
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -58,7 +58,7 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
 
 
 def _replace(part: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass with other values, by dotted name; ValueErrors become ConfigErrors."""
+    """Replace values of a dataclass and its groups by dotted name; ConfigError if it refuses."""
     new: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -69,7 +69,7 @@ def _replace(part: Any, values: Mapping[str, Any]) -> Any:
             new[name] = value
     new.update({name: _replace(getattr(part, name), inner) for name, inner in groups.items()})
     try:
-        return dataclasses.replace(part, **new)  # all at once: they may bound each other
+        return dataclasses.replace(part, **new)  # all at once: fields may bound each other
     except ConfigError:
         raise
     except ValueError as error:
@@ -77,7 +77,7 @@ def _replace(part: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _parse(text: str) -> Any:
-    """A value from the command line: a Python literal, a,b,c as a tuple, or the text itself."""
+    """Parse a command-line value: a Python literal, a,b,c as a tuple, else the text itself."""
     text = text.strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -90,11 +90,11 @@ def _parse(text: str) -> Any:
 
 
 def full_name(config: Config, key: str) -> str:
-    """The dotted name of a setting, such as `train.lr` or `model.form.NAME`.
+    """The full name of a setting, such as `train.lr` or `model.form.NAME`.
 
-    key: the name, or enough of its end to tell it from others; `section.NAME` also finds a field of
-    a group. Old names become today's, see mxrcnn.config.renames. ConfigError for a key that no
-    setting has, or several have.
+    key: a full name, the end of one (`lr`, `form.NAME`), or `section.NAME` for a field of a group.
+    Old names are translated, see mxrcnn.config.renames. Raises ConfigError for keys that match no
+    setting, or several.
     """
     known = [name for name, _ in fields_of(config)]
     section, _, name = key.rpartition(".")
@@ -110,13 +110,13 @@ def full_name(config: Config, key: str) -> str:
     prefixes = sorted({full.rpartition(".")[0] for full in known})
     if section and section not in prefixes:
         near = difflib.get_close_matches(section, prefixes, n=1)
-        told = f"did you mean {near[0]}?" if near else f"there are {', '.join(prefixes)}"
-        raise ConfigError(f"unknown section in {key}; {told}")
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(prefixes)}"
+        raise ConfigError(f"unknown section in {key}; {hint}")
     raise ConfigError(f"unknown setting {key}{suggestion(key, known, config.network)}")
 
 
 def _renamed(name: str, known: Collection[str]) -> str | None:
-    """What a field of the model is called today; the old name itself if it was merged."""
+    """The current full name of an old model field; one to be merged keeps its old name."""
     new = f"model.{renames.RENAMED.get(name)}"
     if new in known:
         return new
@@ -125,9 +125,9 @@ def _renamed(name: str, known: Collection[str]) -> str | None:
 
 
 def resolve(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by full name, old names and values as they are today.
+    """Settings by full name, with old names and values translated (mxrcnn.config.renames).
 
-    ConfigError as `full_name`, and where two names of one setting have different values.
+    Raises ConfigError as `full_name` does, and if two keys give one setting different values.
     """
     fields = dict(fields_of(config))
     given: dict[str, tuple[str, Any]] = {}
@@ -152,8 +152,8 @@ def resolve(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
 def override(config: Config, settings: Mapping[str, Any]) -> Config:
     """A config with some settings replaced.
 
-    Keys are as `full_name` takes them, values of the field's type (lists become tuples). Raises
-    ConfigError for unknown or ambiguous keys, wrong types, and values out of range.
+    Keys are what `full_name` takes; values have the field's type (lists become tuples). Raises
+    ConfigError for unknown or ambiguous keys, wrong types and values out of range.
     """
     hints = dict(fields_of(config))
     return _replace(
@@ -163,7 +163,7 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`key=value` words as a dictionary for `override`."""
+    """Parse `key=value` words into a dictionary for `override`."""
     out = {}
     for word in settings:
         key, equals, value = word.partition("=")

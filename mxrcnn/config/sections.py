@@ -14,16 +14,16 @@ from typing import Any, Literal
 
 from symnet.config.ranges import FROM_0, FROM_1, Range
 
-#: pixels of an image file, at most; Pillow's own limit against decompression bombs
+#: most pixels that an image file may have: Pillow's own limit against decompression bombs
 MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be; the message names the key and the value."""
+    """A setting is unknown, invalid, or contradicts another; the message names it and its value."""
 
 
 def _check(owner: str, section: Any, ranges: Mapping[str, Range]) -> None:
-    """ConfigError for the first field outside its range; a tuple of any length may be empty."""
+    """ConfigError for the first field out of range; tuples of any length may be empty."""
     for name, allowed in ranges.items():
         value = getattr(section, name)
         if (value != () or allowed.count) and not allowed.allows(value):
@@ -40,51 +40,53 @@ DATA_RANGES = {
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are and how they become network inputs; ConfigError for values that cannot
-    be."""
+    """The images, and how they become network inputs, in the order in which that happens.
+
+    Raises ConfigError for values out of range.
+    """
 
     dataset: str = "synthetic"  #: kind of data set, as in --dataset
-    root: str = "data/synthetic"  #: its folder, as in --data-root
-    imageset: str = "2007_train"  #: images to train on; several are joined by +
+    root: str = "data/synthetic"  #: folder of the data set, as in --data-root
+    imageset: str = "2007_train"  #: images to train on; + joins several sets
     val_imageset: str = ""  #: images to validate on; empty: no validation
-    #: auto (found in the data), voc (the 20), or the names, without the background
+    #: auto (those in the data), voc (the 20), or the names, without background
     class_names: tuple[str, ...] = ("auto",)
-    short_side: int = 600  #: images are resized to this short side, in pixels; 0: no limit
-    long_side: int = 1000  #: but to no longer long side than this; 0: no limit
-    #: subtracted from the channels red, green, blue of pixels from 0 to 255
-    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)  #: then they are divided by this
-    flip: bool = True  #: each image is also used mirrored: an epoch has twice the images
-    pad_multiple: int = 32  #: padded sides are multiples of it, so that shapes are few
-    exif_orientation: bool = False  #: turn images upright by their EXIF tag, as their boxes are
-    keep_empty: bool = True  #: train on images without objects too
-    use_difficult: bool = False  #: train on difficult objects too
-    skip_bad: bool = False  #: leave out files that cannot be read, instead of stopping
-    #: files of more pixels are refused, whatever they say to be; 0: no limit
+    keep_empty: bool = True  #: also train on images without objects
+    use_difficult: bool = False  #: also train on difficult objects
+    skip_bad: bool = False  #: leave out unreadable files instead of stopping
+    #: refuse files whose header claims more pixels than this; 0: no limit
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    #: antialias: Pillow's filter on stored pixels; linear: torchvision's, on normalised ones
+    exif_orientation: bool = False  #: rotate images by their EXIF tag; boxes are in rotated pixels
+    flip: bool = True  #: also use each image mirrored, which doubles the images of an epoch
+    short_side: int = 600  #: resize images to this short side, in pixels; 0: no limit
+    long_side: int = 1000  #: but to at most this long side; 0: no limit
+    #: antialias: Pillow's filter on stored pixels; linear: torchvision's, on normalised pixels
     resize: Literal["antialias", "linear"] = "antialias"
-    #: resized sides to the nearest pixel, or down, as torchvision
+    #: round resized sides to the nearest pixel, or down as torchvision does
     size_rounding: Literal["round", "floor"] = "round"
-    square: bool = False  #: pad with zeros to long_side x long_side, below and to the right
+    #: subtracted from red, green and blue, which range from 0 to 255
+    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)  #: divides them after mean is subtracted
+    square: bool = False  #: pad with zeros to long_side x long_side, at the bottom and right
+    pad_multiple: int = 32  #: pad sides to multiples of this, which keeps distinct shapes few
     masks: bool = False  #: load instance masks
-    mini_mask: int = 0  #: masks as squares of that side in their boxes; 0: at network size
+    mini_mask: int = 0  #: side of masks that are cropped to their boxes; 0: masks of network size
 
     def __post_init__(self) -> None:
         _check("data", self, DATA_RANGES)
         if max(self.mean) <= 1 and max(self.std) < 1:
             raise ConfigError(
-                f"data.mean={self.mean!r} with data.std={self.std!r}: pixels go from 0 to 255 "
+                f"data.mean={self.mean!r} with data.std={self.std!r}: pixels range from 0 to 255 "
                 "here; multiply both by 255"
             )
         if self.square and not self.long_side:
-            raise ConfigError("data.square=True: needs a long_side, and it is 0")
+            raise ConfigError("data.square=True: needs data.long_side above 0")
         if len(set(self.class_names)) < len(self.class_names):
-            raise ConfigError(f"data.class_names={self.class_names!r}: a name is there twice")
+            raise ConfigError(f"data.class_names={self.class_names!r}: a name occurs twice")
 
     @property
     def least_padded_side(self) -> int:
-        """What the sides of padded images are at least: long_side where they are square."""
+        """The least side of padded images: long_side if they are square, else 0."""
         return self.long_side if self.square else 0
 
 
@@ -100,44 +102,44 @@ TRAIN_RANGES = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it trains: SGD with momentum; ConfigError for values that cannot be."""
+    """Training by SGD with momentum. Raises ConfigError for values out of range."""
 
-    batch_size: int = 1  #: images a step, of each worker on all its devices
+    batch_size: int = 1  #: images a step of each worker, over all its devices
     epochs: int = 10  #: passes over the data
-    lr: float = 0.001  #: learning rate, for batch_size images a step
+    lr: float = 0.001  #: learning rate for steps of batch_size images
     lr_decay_epoch: tuple[int, ...] = (7,)  #: epochs after which lr is multiplied by lr_decay
     lr_decay: float = 0.1  #: see lr_decay_epoch
-    momentum: float = 0.9  #: of SGD
-    weight_decay: float = 5e-4  #: times a weight is added to its gradient
-    clip_gradient: float = 5.0  #: each gradient's numbers are cut to -this..this; 0: they are not
+    momentum: float = 0.9  #: momentum of SGD
+    weight_decay: float = 5e-4  #: L2 penalty: this times a weight is added to its gradient
+    clip_gradient: float = 5.0  #: clip each gradient element to [-this, this]; 0: do not clip
     warmup_steps: int = 0  #: steps in which lr rises linearly from warmup_factor * lr
     warmup_factor: float = 0.1  #: see warmup_steps
-    fixed: tuple[str, ...] = ()  #: parameters whose names begin so do not move
-    pretrained: str = ""  #: a run or file of parameters to start from, as in --pretrained
-    #: channels as the first layer of a file of pretrained expects them; auto: see `to_rgb`
+    fixed: tuple[str, ...] = ()  #: prefixes of the names of parameters that are not trained
+    pretrained: str = ""  #: run or parameter file to start from, as in --pretrained
+    #: channel order that the pretrained file's first layer expects; auto: see `to_rgb`
     channel_order: Literal["auto", "rgb", "bgr"] = "auto"
-    seed: int = 0  #: of initial values, order, samples and dropout
-    checkpoint_steps: int = 0  #: also save every so many steps; 0: at the ends of epochs alone
-    keep: int = 2  #: checkpoints to keep, besides the best
+    seed: int = 0  #: seed of initial values, image order, sampling and dropout
+    checkpoint_steps: int = 0  #: steps between extra checkpoints; 0: only at the ends of epochs
+    keep: int = 2  #: number of checkpoints to keep, besides the best
     val_every: int = 1  #: epochs between validations, if there is a val_imageset; 0: never
-    #: what validations score, and what the best checkpoint is the best by; auto: the data set's
+    #: metric of validations, which chooses the best checkpoint; auto: the data set's
     val_metric: Literal["auto", "voc07", "voc12", "coco"] = "auto"
-    log_interval: int = 20  #: steps between two rows of log.jsonl
-    tensorboard: bool = False  #: also write TensorBoard's event files
-    precision: Literal["fp32", "bf16"] = "fp32"  #: of convolutions; parameters are float32
+    log_interval: int = 20  #: steps between rows of log.jsonl
+    tensorboard: bool = False  #: also write TensorBoard event files
+    precision: Literal["fp32", "bf16"] = "fp32"  #: of convolutions; parameters stay float32
     #: how workers train together, as in --kvstore
     kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"
-    workers: int = 1  #: processes that train together; tools/launch.py sets it
+    workers: int = 1  #: processes that train together; set by tools/launch.py
     #: whether lr is multiplied by the number of workers, see `make_schedule`
     lr_scaling: Literal["linear", "none"] = "linear"
 
     def __post_init__(self) -> None:
         _check("train", self, TRAIN_RANGES)
         if "" in self.fixed:
-            raise ConfigError(f"train.fixed={self.fixed!r}: an empty name would fix everything")
+            raise ConfigError(f"train.fixed={self.fixed!r}: an empty prefix fixes everything")
 
 
-#: the parts of a config that have settings
+#: the parts of a config that hold settings
 SECTIONS = ("model", "data", "train")
 
 
@@ -155,14 +157,15 @@ _hints = functools.lru_cache(maxsize=None)(typing.get_type_hints)
 
 
 def fields_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, type) of a config's settings, as declared.
+    """The (dotted name, type) of each setting, in the order of declaration.
 
-    A field that is a dataclass itself is a group: `model.form.NAME`.
+    part: a config, or a section of it, whose prefix is `where`. A field that holds a dataclass is a
+    group of settings: `model.form.NAME`.
     """
     hints = _hints(type(part))
     for one in dataclasses.fields(part):
         value = getattr(part, one.name)
         if dataclasses.is_dataclass(value):
             yield from fields_of(value, f"{where}{one.name}.")
-        elif not isinstance(part, Config):  # whose network is no setting
+        elif not isinstance(part, Config):  # Config.network is no setting
             yield f"{where}{one.name}", hints[one.name]

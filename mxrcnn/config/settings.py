@@ -1,4 +1,4 @@
-"""Settings for people: what an unknown one may mean, and a list of all with their docs."""
+"""Settings for the user: suggestions for unknown names, and lists with documentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import inspect
 import io
-import re
 import tokenize
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ _DETECTIONS = (
 )
 _SIDES = ("data.short_side", "data.long_side")
 
-#: ours -> what other toolkits (detectron2, mmdetection, torchvision, ultralytics, gluoncv, mx-rcnn,
-#: Keras, Lightning) call them. Of several of ours, those that the network has are named
+#: our names -> the names in other toolkits (detectron2, mmdetection, torchvision, ultralytics,
+#: gluoncv, mx-rcnn, Keras, Lightning). Only those of ours that the network has are suggested
 _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("train.lr",): "learning_rate base_lr lr0 initial_lr init_lr",
     ("train.epochs",): "max_epochs num_epochs n_epochs nepochs total_epochs end_epoch",
@@ -78,10 +77,10 @@ SYNONYMS = {name: ours for ours, names in _OTHERS_NAMES.items() for name in name
 
 
 def suggestion(key: str, known: Sequence[str], network: str = "") -> str:
-    """What may be meant by a setting that does not exist, beginning with "; ".
+    """A hint for an unknown setting, as the end of a message: "; did you mean ...?".
 
-    known: the settings that exist, by full name. The same name in another section, a synonym
-    or a near name; else names that have a word in common, and the command that lists all.
+    known: the full names of all settings. Suggests the same name in another section, a synonym or a
+    similar name; else names that share a word, and the command that lists all settings.
     """
     name = key.rpartition(".")[2].lower().replace("-", "_")
     bare = [full.rpartition(".")[2] for full in known]
@@ -103,30 +102,19 @@ def suggestion(key: str, known: Sequence[str], network: str = "") -> str:
 
 
 def field_docs(section: type) -> dict[str, str]:
-    """What each field of a dataclass is, in a line, for fields where the source says it.
-
-    The `#:` comment beside the field or above it; else the first sentence after `field: ` in the
-    class's docstring.
-    """
+    """The documentation of a dataclass's fields: the `#:` comment beside or above each."""
     docs: dict[str, str] = {}
     for cls in reversed(section.__mro__):
         if dataclasses.is_dataclass(cls):
             names = list(cls.__annotations__)
-            docs.update(_docstring_docs(inspect.getdoc(cls) or "", names))
             docs.update(_comment_docs(inspect.getsource(cls), names))
     return docs
-
-
-def _docstring_docs(text: str, names: Sequence[str]) -> dict[str, str]:
-    text = " ".join(text.split())
-    pattern = rf"\b({'|'.join(map(re.escape, names))}): (.*?)(?=[.;] |[.;]?$|, and \w+: )"
-    return {match[1]: match[2] for match in re.finditer(pattern, text)} if names else {}
 
 
 def _comment_docs(source: str, names: Sequence[str]) -> dict[str, str]:
     docs: dict[str, str] = {}
     above: list[str] = []
-    field = ""  # of the logical line that is being read
+    field = ""  # the first name of the current logical line
     for token in tokenize.generate_tokens(io.StringIO(inspect.cleandoc(source)).readline):
         if token.type == tokenize.NAME and not field:
             field = token.string
@@ -144,7 +132,7 @@ def _comment_docs(source: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _kind(hint: Any) -> str:
-    """A type as people read it: int, int,int,..., fp32|bf16."""
+    """A type for the user: int, int,..., fp32|bf16."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return f"{_kind(args[0])},..."
@@ -152,21 +140,21 @@ def _kind(hint: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as --set takes it."""
+    """A value in the form that --set takes."""
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text or '""'
 
 
 def list_settings(config: Config) -> str:
-    """All settings of a config, a line each: name, type, default and what it is.
+    """All settings of a config, one per line: name, type, default, documentation.
 
-    The fields of a group follow those of its section, under a line with the group's name.
+    A group's settings follow those of its section, under a heading with the group's name.
     """
     return _lines([r for n in ("data", "train", "model") for r in _rows(getattr(config, n), n)])
 
 
 def list_sources(config: Config, plain: Config, sources: Mapping[str, str]) -> str:
-    """The settings with other values than in `plain`, a line each: name, value and source."""
+    """The settings whose values differ from those in `plain`: name, value, source."""
     rows = []
     for name, _ in fields_of(config):
         value = attrgetter(name)(config)
@@ -176,7 +164,7 @@ def list_sources(config: Config, plain: Config, sources: Mapping[str, str]) -> s
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length as aligned columns; a row of one text, a heading, stays as it is."""
+    """Align rows of equal length in columns; a row with one item is a heading."""
     columns = list(zip(*(row[:-1] for row in rows if len(row) > 1)))
     widths = [min(30, max(map(len, column))) for column in columns]
     return "\n".join(
@@ -185,7 +173,7 @@ def _lines(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _rows(part: Any, where: str) -> list[tuple[str, ...]]:
-    """(name, type, default, doc) of each setting of a section, and (heading,) of each group."""
+    """(name, type, default, documentation) for each setting, (heading,) for each group."""
     docs = field_docs(type(part))
     hints = dict(fields_of(part, f"{where}."))
     own: list[tuple[str, ...]] = []

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mxrcnn.config import Config, ConfigError, full_name, make_config, override, parse_settings
+from mxrcnn.config import (
+    Config,
+    ConfigError,
+    find_detector,
+    make_config,
+    override,
+    parse_settings,
+    resolve,
+)
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params
@@ -144,12 +151,12 @@ def _class_names(source: Source, given: str | None) -> tuple[str, ...]:
 
 def _config(source: Source, request: ConvertRequest) -> Config:
     """The run's configuration: the network's defaults, then the source's settings, then --set."""
-    network = request.network or next(iter(source.networks))
+    asked = request.network and find_detector(request.network).name
+    network = asked or next(iter(source.networks))
     if network not in source.networks:
         raise ConfigError(f"--network {network}: {source.title} fits {', '.join(source.networks)}")
     config = override(make_config(network), source.networks[network])
-    settings: dict[str, Any] = parse_settings(request.words)
-    settings = {full_name(config, key): value for key, value in settings.items()}
+    settings = resolve(config, parse_settings(request.words))
     fixed = {"model.num_classes", "data.class_names"} & set(settings)
     if fixed:
         raise ConfigError(
