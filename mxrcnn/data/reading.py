@@ -1,0 +1,73 @@
+"""What the readers of Pascal VOC and COCO share: settings, skipped entries, class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mxrcnn.data.images import image_size
+from mxrcnn.data.records import DataError, DataNotes
+
+VOC_CLASSES = tuple(
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor".split()
+)
+#: lists of more entries show a progress bar
+PROGRESS_FROM = 2000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How annotations are read, and the notes of one reading.
+
+    skip_bad: leave out bad entries and say why in `notes.skipped`, instead of raising.
+    exif_orientation: image sizes are those of images turned upright by their EXIF orientation.
+    max_pixels: images of more pixels are refused; 0 is no limit.
+    """
+
+    skip_bad: bool
+    exif_orientation: bool
+    max_pixels: int
+    notes: DataNotes = field(default_factory=DataNotes)
+
+    @contextmanager
+    def skipping(self) -> Iterator[None]:
+        """With skip_bad, a DataError raised inside becomes a note."""
+        try:
+            yield
+        except DataError as error:
+            if not self.skip_bad:
+                raise
+            self.notes.skipped.append(str(error))
+
+    def image_size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of an image file; DataError if it cannot be read or is too large."""
+        return image_size(path, self.exif_orientation, self.max_pixels)
+
+
+def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+    """The items, with a progress bar if they are many."""
+    return tqdm(items, what, leave=False, disable=None if len(items) > PROGRESS_FROM else True)
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name most like `name`; an empty string when none is known."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.0)), "")
+
+
+def check_class_names(path: str | Path, class_names: Sequence[str] | str) -> tuple[str, ...]:
+    """Given class names as a tuple, "voc" spelt out; DataError if empty, repeated or not names."""
+    if isinstance(class_names, str):
+        if class_names != "voc":
+            raise DataError(path, f"classes {class_names!r}: give a list of names, 'voc' or 'auto'")
+        return VOC_CLASSES
+    names = tuple(class_names)
+    if not names or len(set(names)) < len(names):
+        raise DataError(path, f"class names are missing or repeated: {', '.join(names) or 'none'}")
+    return names

@@ -1,0 +1,100 @@
+"""VOC's annotation files: the XML of one image, its fields checked. Letters: N objects."""
+
+from __future__ import annotations
+
+import math
+from os.path import isfile  # False, not an error, for names that no file can have
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from defusedxml import ElementTree
+
+from mxrcnn.data.records import DataError
+from mxrcnn.data.voc.image_sets import Listed
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Annotation(NamedTuple):
+    """What an XML file says: boxes (N, 4) as written; size (height, width), None when not given."""
+
+    path: Path
+    names: tuple[str, ...]
+    boxes: np.ndarray
+    difficult: np.ndarray
+    truncated: np.ndarray
+    size: tuple[float, float] | None
+
+
+def read_annotation(image: Listed, required: bool) -> Annotation:
+    """The annotation of an image; if none is required, a missing file has no objects."""
+    path = image.path("Annotations", ".xml")
+    if not isfile(path):
+        if required:
+            raise DataError(path, f"no such annotation file, though {image.listing} lists it")
+        none = np.zeros(0, bool)
+        return Annotation(path, (), np.zeros((0, 4)), none, none, None)
+    root = _parse(path)
+    objects = root.findall("object")
+    where = [f"object {i}: " for i in range(1, len(objects) + 1)]
+    flags = {
+        flag: np.array([_flag(path, o, flag, w) for o, w in zip(objects, where)], bool)
+        for flag in ("difficult", "truncated")
+    }
+    boxes = [[_number(path, o, f"bndbox/{c}", w) for c in CORNERS] for o, w in zip(objects, where)]
+    return Annotation(
+        path=path,
+        names=tuple(_text(path, o, "name", w) for o, w in zip(objects, where)),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        size=_stated_size(path, root),
+        **flags,
+    )
+
+
+def _parse(path: Path) -> Element:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise DataError(path, f"broken XML: {error}") from error
+    except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
+        raise DataError(path, f"unreadable XML: {error!r}") from error
+    if root.tag != "annotation":
+        raise DataError(path, f"the root element is <{root.tag}>, not <annotation>")
+    return root
+
+
+def _text(path: Path, parent: Element, field: str, where: str) -> str:
+    text = (parent.findtext(field) or "").strip()
+    if not text:
+        raise DataError(path, f"{where}{field} is missing or empty")
+    return text
+
+
+def _number(path: Path, parent: Element, field: str, where: str) -> float:
+    text = _text(path, parent, field, where)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(path, f"{where}{field} is not a finite number: {text!r}")
+    return value
+
+
+def _flag(path: Path, parent: Element, field: str, where: str) -> bool:
+    """Whether a number is not 0; a missing or empty element is 0."""
+    if not (parent.findtext(field) or "").strip():
+        return False
+    return _number(path, parent, field, where) != 0
+
+
+def _stated_size(path: Path, root: Element) -> tuple[float, float] | None:
+    size = root.find("size")
+    if size is None:
+        return None
+    height, width = (_number(path, size, side, "size/") for side in ("height", "width"))
+    return (height, width) if height and width else None
