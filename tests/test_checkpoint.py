@@ -280,7 +280,7 @@ def test_nothing_uses_pickle(package):
 
 def test_an_existing_run_is_not_overwritten(started):
     before = (started.path / "config.json").read_bytes()
-    with pytest.raises(CheckpointError, match="holds a run already: go on with --resume"):
+    with pytest.raises(CheckpointError, match="holds a run already: continue it with --resume"):
         started.create(tiny_config(train__seed=9), {})
     assert (started.path / "config.json").read_bytes() == before
 

@@ -297,7 +297,7 @@ def test_places_of_workers():
         ("a slots=0", "line 1"),
         ("a slots=x", "line 1"),
         ("a slots=1 b", "line 1"),
-        ("-oProxyCommand=evil", "is no host"),
+        ("-oProxyCommand=evil", "is not a host"),
     ],
 )
 def test_hostfiles_that_cannot_be(text, message, tmp_path):

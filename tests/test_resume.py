@@ -253,7 +253,7 @@ def test_another_metric_from_now_on_is_told_and_kept(begin, capsys):
     trainer = resume(run.path, train__val_metric="coco")
     told = capsys.readouterr().out
     assert "validation by coco, COCO's AP@[.50:.95], decides" in told
-    assert "the best so far (voc07 mAP 0.7500 at step 7) does not compare" in told
+    assert "the best so far (voc07 mAP 0.7500 at step 7) is another metric" in told
     assert trainer.validation.metric.name == "coco"
     trainer.run.unlock()
     run.note_best(8, "coco AP", 0.5, trainer.validation.data)
@@ -355,7 +355,7 @@ def test_other_data_are_refused_or_accepted_from_the_next_epoch_on(
 
     first = prepare(changed)
     assert (first.state, first.total) == (TrainState(14, 2, 0), 26)
-    assert "the rest of epoch 1 is left out\nepoch 2 begins with the" in capsys.readouterr().out
+    assert "the rest of epoch 1 is skipped\nepoch 2 starts with the" in capsys.readouterr().out
     with monkeypatch.context() as patched:
         stop_at(patched, 17)
         train(first, 0)
@@ -403,7 +403,7 @@ def test_what_differs_is_told(saved, fields, message):
     assert re.search(message, found.told[0])
     assert continue_with(saved, dataclasses.replace(state, step=6, epoch=2, batch=0), now, 3, True)
     (saved.path / "data" / f"{IDENTITY.hash}.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"what differs is not known, as .*json cannot be"):
+    with pytest.raises(CheckpointError, match=r"what differs is unknown, as .*json cannot be"):
         continue_with(saved, state, now, 3, False)
 
 
@@ -420,7 +420,7 @@ def test_older_checkpoints_do_not_say_what_data_they_are_of(saved):
     path.write_text('{"step": 5, "epoch": 1, "batch": 2}')
     state = saved.load_state()[0]
     (line,) = continue_with(saved, state, IDENTITY, 3, False).told
-    assert line.startswith(f"{saved.folder()} does not say what data it was trained on")
+    assert line.startswith(f"{saved.folder()} does not record which data it was trained on")
     for steps in (2, 4):  # fewer than the position, and others than the steps done
         with pytest.raises(CheckpointError, match=f"step 5 was batch 2 of epoch 1, .*make {steps}"):
             continue_with(saved, state, IDENTITY, steps, False)

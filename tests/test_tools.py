@@ -404,7 +404,7 @@ def test_a_data_set_of_ones_own(tool, trained, data_root, tmp_path, monkeypatch)
 
 def test_a_second_training_does_not_overwrite_the_first(tool, trained, data_root):
     message = error_of(tool("train", *voc_run(data_root, trained)))
-    assert message.endswith(f"go on with --resume {trained}, or choose another --out")
+    assert message.endswith(f"continue it with --resume {trained}, or choose another --out")
 
 
 def test_no_such_run_to_resume(tool, tmp_path):

@@ -1,8 +1,8 @@
-"""Run folders and checkpoints: parameters, momentum and the place in the data; whole or absent.
+"""Run folders and checkpoints: parameters, momentum and the position in the data.
 
 A checkpoint is a folder `checkpoints/step-00000410` with `model.params` (MXNet's format, arg: and
-aux: keys), `momentum.params` and `state.json`. It is written beside its place and renamed, so a
-folder of that name is whole. Random states need no saving: every draw is seeded by (seed, step).
+aux: keys), `momentum.params` and `state.json`. It is written under another name and renamed, so it
+is complete or absent. Random states need no saving: every draw is seeded by (seed, step).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Params = dict[str, "mx.nd.NDArray"]  # quoted: it must not load mxnet
 
 
 class CheckpointError(RuntimeError):
-    """A run folder or checkpoint that cannot be used; the message names it."""
+    """A run folder or checkpoint that cannot be used. The message names it."""
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; CheckpointError if it holds none."""
+    """Read a file that holds a JSON object; CheckpointError otherwise."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -56,9 +56,9 @@ def _is_number(value: Any, *kinds: type) -> bool:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a training stands: updates done, and the next batch as epoch and index.
+    """The progress of a training: updates done, and the next batch as epoch and index.
 
-    data: the hash of the data that epoch and batch are of; "" in checkpoints that do not say it.
+    data: the hash of the data that epoch and batch refer to; "" in checkpoints without it.
     """
 
     step: int = 0
@@ -75,7 +75,10 @@ class TrainState:
             raise ValueError(f"data is {str(self.data)[:40]}, not a hash")
 
     def first_step(self, epoch_steps: int) -> int:
-        """The step at which epoch 0 began, had every epoch so many steps: 0 unless data changed."""
+        """The step at which epoch 0 would have started with this many steps per epoch.
+
+        0 unless the data changed.
+        """
         return self.step - self.batch - self.epoch * epoch_steps
 
 
@@ -88,22 +91,22 @@ def _sync(path: Path) -> None:
 
 
 def save_arrays(path: Path, arrays: Params) -> None:
-    """Write named arrays in MXNet's format; CheckpointError unless all of it is in the file."""
+    """Write named arrays in MXNet's format; CheckpointError if the file is incomplete."""
     try:
         mx.nd.save(str(path), arrays)
     except mx.MXNetError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from None
-    # MXNet does not look whether its last few kilobytes found room; a file ends with the names
+    # MXNet does not check its last few kilobytes against a full disk; a file ends with the names
     names = b"".join(struct.pack("<Q", len(n)) + n for n in map(str.encode, arrays))
     with path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - len(names)))
         if handle.read() != names:
-            raise CheckpointError(f"{path}: cannot be written whole: is the disk full?")
+            raise CheckpointError(f"{path}: cannot be written completely: is the disk full?")
 
 
 def load_arrays(path: Path) -> Params:
-    """Named arrays of an MXNet file; CheckpointError if it is missing or broken."""
+    """Read the named arrays of an MXNet file; CheckpointError if it is missing or broken."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -118,11 +121,11 @@ def load_arrays(path: Path) -> Params:
         raise CheckpointError(f"{path}: not a whole MXNet parameter file ({reason})") from None
     if arrays and not isinstance(arrays, dict):
         raise CheckpointError(f"{path}: its arrays have no names")
-    return dict(arrays)  # no arrays at all come as an empty list
+    return dict(arrays)  # MXNet returns an empty list for a file without arrays
 
 
 def split_params(arrays: Params) -> tuple[Params, Params]:
-    """(arg_params, aux_params) from arrays with arg: and aux: keys; keys without are arguments."""
+    """Split arrays with arg: and aux: keys into (args, auxs). Keys without prefix are arguments."""
     args, auxs = {}, {}
     for key, value in arrays.items():
         kind, colon, name = key.partition(":")
@@ -142,9 +145,9 @@ def join_params(args: Params, auxs: Params) -> Params:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: its step, its number, and what that is, such as "coco AP".
+    """The best validation so far: its step, its value, and the metric, such as "coco AP".
 
-    data: the hash of the validation's data; "" where it was not noted.
+    data: the hash of the validation's data; "" if unknown.
     """
 
     step: int
@@ -153,7 +156,7 @@ class Best:
     data: str = field(default="", compare=False)
 
     def compares(self, metric: str, data: str) -> bool:
-        """Whether a number of that metric on that data tells which of the two is better."""
+        """Whether a value of that metric on that data is comparable with this one."""
         return self.metric == metric and (not self.data or not data or self.data == data)
 
 
@@ -165,10 +168,10 @@ class RunFolder:
         self._lock: RunLock | None = None
 
     def lock(self) -> list[str]:
-        """Take the right to train here, unless this object has it already.
+        """Lock the run for training, unless this object holds the lock already.
 
-        Returns what to tell the user: why the file system gave no lock. Raises RunLockedError if
-        another training works here.
+        Returns lines for the user: why the file system has no lock, if so. Raises RunLockedError if
+        another training holds it.
         """
         if self._lock is not None:
             return []
@@ -176,27 +179,27 @@ class RunFolder:
         return [self._lock.problem] if self._lock.problem else []
 
     def unlock(self) -> None:
-        """Let others train here."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
         self._lock = None
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
+        """The folder that holds the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def log(self) -> Path:
-        """log.jsonl: one JSON object a line."""
+        """The path of log.jsonl, which has one JSON object per line."""
         return self.path / "log.jsonl"
 
     def create(self, config: Config, symbols: dict[str, mx.sym.Symbol]) -> None:
-        """Start a run; CheckpointError if there is one at this place already."""
+        """Create a run; CheckpointError if the folder already holds one."""
         if (self.path / "config.json").exists():
             raise CheckpointError(
-                f"{self.path} holds a run already: go on with --resume {self.path}, or choose "
-                "another --out"
+                f"{self.path} holds a run already: continue it with --resume {self.path}, or "
+                "choose another --out"
             )
         for name, symbol in symbols.items():
             with atomic_write(self.path / f"{name}-symbol.json") as handle:
@@ -204,7 +207,7 @@ class RunFolder:
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:
-        """Write config.json; it makes a folder a run."""
+        """Write config.json, which makes the folder a run."""
         with atomic_write(self.path / "config.json") as handle:
             handle.write(dump_json(config))
 
@@ -216,8 +219,10 @@ class RunFolder:
         return load_json(path)
 
     def symbol(self, name: str) -> mx.sym.Symbol:
-        """The saved symbol `train` or `test`; CheckpointError if it is damaged, or a test graph
-        that no images and parameters can fit."""
+        """Load the symbol `train` or `test`; CheckpointError if it is damaged.
+
+        A test graph is checked by `check_test_symbol`.
+        """
         path = self.path / f"{name}-symbol.json"
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
@@ -230,7 +235,7 @@ class RunFolder:
         return symbol
 
     def precision(self) -> str:
-        """What the run computes in: fp32, or as tools/quantize.py noted in quantized.json."""
+        """The run's precision: fp32, or what tools/quantize.py wrote to quantized.json."""
         path = self.path / "quantized.json"
         if not path.is_file():
             return "fp32"
@@ -247,12 +252,12 @@ class RunFolder:
         return sorted(int(m.group(1)) for m in matches if m)
 
     def best(self) -> Best | None:
-        """The best validation so far; CheckpointError for a broken best.json."""
+        """The best validation so far, or None; CheckpointError for a broken best.json."""
         path = self.path / "best.json"
         if not path.is_file():
             return None
         best = _read_object(path)
-        if "mAP" in best:  # as it was when every validation was by voc07
+        if "mAP" in best:  # the old format, when every validation used voc07
             best = {"metric": "voc07 mAP", "value": best.pop("mAP"), **best}
         step, metric, value = (best.get(key) for key in ("step", "metric", "value"))
         if not (_is_number(step, int) and isinstance(metric, str)):
@@ -265,10 +270,10 @@ class RunFolder:
         return Best(step, metric, value, data)
 
     def note_best(self, step: int, metric: str, value: float, data: str = "") -> bool:
-        """Remember this step's checkpoint if it is the best so far by that number; says whether.
+        """Record this step as the best if its value is the best so far. Returns whether it is.
 
-        A number of another metric, or of other data, does not compare: it is replaced. NaN, and the
-        -1 of pycocotools, mean that there was nothing to measure, and are never the best.
+        A value of another metric or on other data is not comparable and is replaced. NaN and
+        pycocotools' -1 mean that nothing was measured, and are never the best.
         """
         best = self.best()
         if not 0 <= value < float("inf"):
@@ -280,7 +285,7 @@ class RunFolder:
         return True
 
     def folder(self, which: str | int = "last") -> Path:
-        """The folder of checkpoint `last`, `best`, or of a step."""
+        """The folder of checkpoint `last`, `best`, or a step; CheckpointError if missing."""
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
@@ -324,7 +329,7 @@ class RunFolder:
         return final
 
     def _remove(self, folder: Path) -> None:
-        """Remove a checkpoint; killed half-way, what is left does not count as one."""
+        """Remove a checkpoint. Renames it first, so that a kill half-way leaves no broken one."""
         partial = folder.with_name(f".{folder.name}.removed.partial")
         os.rename(folder, partial)
         shutil.rmtree(partial)
@@ -335,10 +340,10 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
     def load_state(self) -> tuple[TrainState, Params, Params]:
-        """The last checkpoint: (state, parameters with arg:/aux: keys, momentum by name)."""
+        """Load the last checkpoint: (state, parameters with arg:/aux: keys, momentum by name)."""
         if self.precision() != "fp32":
             raise CheckpointError(
-                f"{self.path} is quantized to {self.precision()} and cannot be trained: go on with "
+                f"{self.path} is quantized to {self.precision()} and cannot be trained: continue "
                 "the run that it was made from"
             )
         folder = self.folder("last")
@@ -355,12 +360,12 @@ class RunFolder:
         )
 
     def append_log(self, row: dict[str, Any]) -> None:
-        """Add one row to log.jsonl; numbers that are not finite, which JSON lacks, become null."""
+        """Append a row to log.jsonl. NaN and infinities, which JSON lacks, become null."""
         with self.log.open("a", encoding="utf-8") as handle:
             handle.write(_row(row))
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The rows of log.jsonl up to the first that is none; a crash may have cut the last."""
+        """The rows of log.jsonl up to the first invalid one: a crash may have cut off the last."""
         rows: list[dict[str, Any]] = []
         if not self.log.exists():
             return rows
@@ -375,7 +380,7 @@ class RunFolder:
         return rows
 
     def rewind_log(self, step: int) -> None:
-        """Drop rows of steps after `step`: a resumed run will write them again."""
+        """Drop the rows after `step`, which a resumed run writes again."""
         rows = [row for row in self.read_log() if row.get("step", 0) <= step]
         with atomic_write(self.log) as handle:
             handle.writelines(map(_row, rows))

@@ -1,7 +1,7 @@
-"""One training at a time in a run folder: a file lock that goes with the process, however it ends.
+"""One training at a time in a run folder: a file lock that ends with the process.
 
-`flock` locks an open file, not a process, so a child that inherits the file keeps the lock. This
-file is closed in every child, whether it is started (close-on-exec) or forked.
+`flock` locks an open file, not a process, so a child that inherits the file would keep the lock.
+The file is therefore closed in every child, started (close-on-exec) or forked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ try:
 except ImportError:  # not Unix
     fcntl = None  # type: ignore[assignment]
 
-#: what systems without such locks answer
+#: the errors of file systems without such locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 #: the open lock files of this process
 _held: set[int] = set()
@@ -31,17 +31,17 @@ class RunLockedError(RuntimeError):
 
 
 class RunLock:
-    """The right to train in a folder, given up by `release` or with the process.
+    """The lock on a run folder, held until `release` or the end of the process.
 
-    `problem` says why the file system gave no lock, if it did not; training goes on without it.
-    Raises RunLockedError if another training has it, OSError if the folder cannot be written to.
+    If the file system has no locks, `problem` says so and training goes on without one. Raises
+    RunLockedError if another training holds the lock, OSError if the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.problem = ""
         path = folder / "training.lock"
-        handle = _open(path, os.O_RDONLY)  # a file open for writing keeps a disk from read-only
+        handle = _open(path, os.O_RDONLY)  # a file open for writing would block a read-only remount
         try:
             try:
                 _flock(handle)
@@ -49,14 +49,14 @@ class RunLock:
                 if error.errno != errno.EBADF:
                     raise
                 os.close(handle)
-                handle = _open(path, os.O_RDWR)  # NFS only locks files that are open for writing
+                handle = _open(path, os.O_RDWR)  # NFS locks only files that are open for writing
                 _flock(handle)
         except BlockingIOError:
             holder = _describe(os.pread(handle, 4096, 0))
             os.close(handle)
             raise RunLockedError(
                 f"{folder}: {holder} trains here already. Wait for it, or stop it; testing and "
-                "predicting with this run are possible meanwhile"
+                "predicting with this run work meanwhile"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -69,11 +69,11 @@ class RunLock:
         _held.add(handle)
         self._release = weakref.finalize(self, _close, handle)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk: the lock works all the same
             path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
     def release(self) -> None:
-        """Let others train here; once is enough."""
+        """Release the lock. May be called more than once."""
         self._release()
 
 
@@ -98,7 +98,7 @@ def _flock(handle: int) -> None:
 
 
 def _describe(content: bytes) -> str:
-    """Who holds a lock, from its file, which may not be written yet."""
+    """Who holds a lock, from the content of its file, which may still be empty."""
     try:
         found = json.loads(content)
         return f"process {found['pid']} on {found['host']}, since {found['since']},"

@@ -1,4 +1,4 @@
-"""The graphs of a run folder, which people may have edited: read, and looked at before they run."""
+"""Reads the graphs of a run folder, and checks them before use: people may have edited them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from symnet.detector import SIDE
 from symnet.machine import mx
 
-#: what tools and detectors take from a test graph, and the sizes of a batch (B) of these
+#: the outputs that every test graph must have, with the lengths after the batch axis
 _OUTPUTS = {"det_boxes": (None, 4), "det_scores": (None,), "det_classes": (None,)}
 _INPUTS = ("data", "im_info")
 
 
 class SymbolError(ValueError):
-    """A graph that cannot be used; without the file's name."""
+    """A graph that cannot be used. The message does not name the file."""
 
 
 def mxnet_reason(error: Exception) -> str:
-    """The sentence that matters of MXNet's message, without its traceback and source lines."""
+    """The essential line of MXNet's message, without traceback and source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("MXNetError:")] or lines
     text = told[0] if told else type(error).__name__
@@ -29,16 +29,16 @@ def mxnet_reason(error: Exception) -> str:
 
 
 def load_symbol(path: Path) -> mx.sym.Symbol:
-    """The graph of a JSON file; SymbolError if it is none."""
+    """Load the graph of a JSON file; SymbolError if it is damaged."""
     try:
         return mx.sym.load_json(path.read_text(encoding="utf-8"))
-    except Exception as error:  # MXNet's own message may hold bytes that are no text
+    except Exception as error:  # MXNet's own message may not be valid UTF-8
         raise SymbolError(f"not a whole symbol ({mxnet_reason(error)})") from None
 
 
 def check_test_symbol(symbol: mx.sym.Symbol) -> None:
-    """SymbolError unless the graph takes images of any size and number, and has a detector's
-    outputs. Takes some milliseconds; nothing is computed."""
+    """Raise SymbolError unless the graph has a detector's outputs for images of any size and
+    number. Takes a few milliseconds; nothing is computed."""
     names = [name[: -len("_output")] for name in symbol.list_outputs()]
     missing = [name for name in _OUTPUTS if name not in names]
     if missing:
@@ -59,11 +59,11 @@ def check_test_symbol(symbol: mx.sym.Symbol) -> None:
         pairs = zip([*symbol.list_arguments(), *symbol.list_auxiliary_states()], [*args, *auxs])
         weights[batch, height, width] = [shape for name, shape in pairs if name not in given]
     if len({str(shapes) for shapes in weights.values()}) > 1:
-        raise SymbolError("the graph's parameters have other shapes for images of another size")
+        raise SymbolError("the shapes of the graph's parameters depend on the images' size")
 
 
 def _infer_shapes(symbol: mx.sym.Symbol, given: dict[str, tuple[int, ...]]) -> tuple:
-    """Shapes of arguments, outputs, auxiliary states; SymbolError if they do not fit together."""
+    """The shapes of arguments, outputs and auxiliary states; SymbolError if inconsistent."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # MXNet prints before it raises
             args, outputs, auxs = symbol.infer_shape(**given)

@@ -1,4 +1,4 @@
-"""Curves of a training while it runs: losses.png, and TensorBoard's event files."""
+"""Training curves: losses.png and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mxrcnn.config import ConfigError
 from mxrcnn.runs.checkpoint import RunFolder
 from symnet.machine.install import install_extra
 
-#: seconds between two drawings of losses.png, at least, and the share of the time it may take.
-#: A drawing takes 0.6 CPU seconds, 1.8 of 10,000 rows, 7 of 100,000; training waits meanwhile
+#: how often to draw losses.png: at least so many seconds apart, and in at most this share of the
+#: time. Training waits for it: 0.6 CPU seconds, 1.8 for 10,000 rows, 7 for 100,000
 EVERY, SHARE = 60.0, 0.01
 
 
 class LossPlot:
-    """Draws a run's losses.png now and then; a drawing that fails is told and stops nothing."""
+    """Draws a run's losses.png from time to time. A failure is reported but never stops the run."""
 
     def __init__(self, run: RunFolder, tell: Callable[[str], Any]) -> None:
         self._run, self._tell = run, tell
         self._due = time.monotonic() + EVERY
 
     def draw_if_due(self) -> None:
-        """Draw, if the last drawing, or the start, is a minute ago; longer if drawing is slow."""
+        """Draw if the last drawing (or the start) was a minute ago; more if drawing is slow."""
         if time.monotonic() >= self._due:
             self.draw()
 
@@ -35,17 +35,17 @@ class LossPlot:
         path = self._run.path / "losses.png"
         try:
             viz.plot_losses(self._run.read_log(), path)
-        except Exception as error:  # matplotlib, its fonts, the disk: no reason to lose a training
+        except Exception as error:  # matplotlib, its fonts, a full disk
             self._tell(f"{path} was not drawn: {type(error).__name__}: {error}")
         now = time.monotonic()
         self._due = now + max(EVERY, (now - begun) / SHARE)
 
 
 class Events:
-    """TensorBoard's event files in a folder; none unless they are wanted."""
+    """Writes TensorBoard's event files to a folder, or nothing unless `wanted`."""
 
     def __init__(self, folder: Path, wanted: bool) -> None:
-        """ConfigError if they are wanted and tensorboardX is not installed. Writes nothing yet."""
+        """Raises ConfigError if wanted and tensorboardX is not installed. Writes nothing yet."""
         self._folder, self._writer = folder, None
         self._make: Callable[..., Any] | None = None
         if wanted:
@@ -57,16 +57,16 @@ class Events:
             self._make = SummaryWriter
 
     def open(self, done: int) -> None:
-        """Start a file after so many steps; TensorBoard drops what older files say of later ones.
+        """Start a new file after `done` steps. TensorBoard drops later steps in older files.
 
-        (After a crash they hold steps that no checkpoint has, and that are made again.)
+        After a crash, older files hold steps that are in no checkpoint and are trained again.
         """
         if self._make is not None:
-            name = f".{done:08d}"  # files are read in the order of their names: time, then this
+            name = f".{done:08d}"  # TensorBoard reads files by name: time, then this suffix
             self._writer = self._make(str(self._folder), purge_step=done + 1, filename_suffix=name)
 
     def write(self, step: int, row: Mapping[str, Any]) -> None:
-        """Write a row's numbers; what is None or no number is left out."""
+        """Write the numbers of a row; other values are skipped."""
         if self._writer is None:
             return
         for name, value in row.items():

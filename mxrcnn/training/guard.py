@@ -1,10 +1,10 @@
-"""Runs one process of a distributed training, here or behind ssh, and never leaves it behind.
+"""Runs one process of a distributed training, local or over ssh, and never leaves orphans.
 
     python -I guard.py NAME=VALUE ... -- COMMAND ...
 
-The command's whole process group is killed when standard input closes, which it does when the
-launcher dies or the connection breaks. A number on a line of its own is a signal to hand on.
-Needs the standard library alone, as it is run by path on hosts of every kind.
+When standard input closes, because the launcher died or the connection broke, the command's whole
+process group is killed. A number on a line of its own is a signal to forward. This file uses the
+standard library only: hosts run it by its path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 
 def _dying_with_parent() -> Callable[[], None]:
-    """For a new process: be killed when the parent dies, even if nothing is left to do it."""
+    """A preexec_fn that has the kernel kill the new process when its parent dies."""
     set_death_signal, ours = 1, os.getpid()
     try:
         prctl = ctypes.CDLL(None).prctl
@@ -41,7 +41,7 @@ def _kill_group(leader: int) -> None:
 
 
 def _obey(process: subprocess.Popen) -> None:
-    """Hand on the signals that standard input names, and kill at its end."""
+    """Forward the signals named on standard input; kill the group at its end."""
     for line in sys.stdin:
         with contextlib.suppress(ValueError, ProcessLookupError):
             process.send_signal(int(line))
@@ -49,7 +49,7 @@ def _obey(process: subprocess.Popen) -> None:
 
 
 def main() -> int:
-    """The command's exit code; 128 + n if signal n ended it, 127 if it could not be started."""
+    """Returns the command's exit code; 128 + n after signal n, 127 if it could not be started."""
     split = sys.argv.index("--")
     variables = dict(word.split("=", 1) for word in sys.argv[1:split])
     command = sys.argv[split + 1 :]
@@ -75,4 +75,4 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # a thread still waits for standard input
+    os._exit(code)  # the thread that reads standard input is still blocked

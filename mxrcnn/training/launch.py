@@ -1,8 +1,8 @@
-"""Starts the processes of a distributed training, and ends them all when one of them fails.
+"""Starts the processes of a distributed training, and ends all of them when one fails.
 
-A training has a scheduler, which everybody connects to first, servers, which add up the gradients,
-and workers. All run the same command; MXNet's `DMLC_*` variables say who is who. Each runs under a
-guard (guard.py), which ends it when the launcher is gone, be it here or on another host.
+There are a scheduler, to which all others connect, servers, which add up the gradients, and
+workers. All run the same command; MXNet's `DMLC_*` variables set their roles. Each runs under a
+guard (guard.py), which kills it when the launcher is gone, also on other hosts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SSH = (
     *("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"),
     *("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3"),
 )
-#: variables that processes on other hosts get from here
+#: prefixes of the environment variables that are passed on to other hosts
 FORWARDED = ("DMLC_", "PS_", "MXNET_", "MXRCNN_", "OMP_", "GOMP_", "KMP_")
-#: seconds for the others to end by themselves, once the first has
+#: seconds that the other processes have to end by themselves, once the first has
 GRACE = 10.0
 
-#: where job schedulers tell a process its number, and of how many
+#: the variables in which job schedulers pass a process its number and the total
 SCHEDULERS = {
     "slurm": (("SLURM_PROCID", "SLURM_NTASKS"),),
     "mpi": (
@@ -50,7 +50,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True)
 class Process:
-    """One process to start: role as in DMLC_ROLE, its number in that role, where, and variables."""
+    """One process to start: DMLC_ROLE, its number within the role, host (None: here), variables."""
 
     role: str
     number: int
@@ -59,22 +59,22 @@ class Process:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         name = self.role if self.role == "scheduler" else f"{self.role} {self.number}"
         return name if self.host is None else f"{name} on {self.host}"
 
     @property
     def prefix(self) -> str:
-        """What its lines of output begin with; nothing for the worker that speaks for all."""
+        """The prefix of its lines of output; empty for worker 0, which logs for all."""
         if self.role != "worker":
             return f"[{self.role} {self.number}] "
         return f"[{self.number}] " if self.number else ""
 
 
 def read_hostfile(path: str | Path) -> list[tuple[str, int]]:
-    """(host, slots) of each line `host` or `host slots=4`; # begins a comment.
+    """Read (host, slots) from lines `host` or `host slots=4`; # starts a comment.
 
-    Raises ConfigError for lines of another form, OSError for a file that cannot be read.
+    Raises ConfigError for malformed lines, OSError for a file that cannot be read.
     """
     hosts = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
@@ -86,7 +86,7 @@ def read_hostfile(path: str | Path) -> list[tuple[str, int]]:
         if len(slots) > 1 or key != "slots" or not value.isdigit() or not int(value):
             raise ConfigError(f"{path}, line {number}: {line!r}: expected `host` or `host slots=4`")
         if name.startswith("-"):
-            raise ConfigError(f"{path}, line {number}: {name!r} is no host")
+            raise ConfigError(f"{path}, line {number}: {name!r} is not a host")
         hosts.append((name, int(value)))
     if not hosts:
         raise ConfigError(f"{path}: names no host")
@@ -94,20 +94,20 @@ def read_hostfile(path: str | Path) -> list[tuple[str, int]]:
 
 
 def place(count: int, hosts: Sequence[tuple[str, int]]) -> list[str]:
-    """The hosts of so many workers: slots are filled host by host, and again if there are more."""
+    """The host of each worker. Slots are filled host by host; if too few, from the start again."""
     slots = [name for name, number in hosts for _ in range(number)]
     return [slots[index % len(slots)] for index in range(count)]
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
 def own_address(host: str) -> str:
-    """This machine's address as that host sees it; ConfigError if the host is unknown."""
+    """This machine's address on the route to that host; ConfigError for an unknown host."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host.rpartition("@")[2], 9))  # sends nothing
@@ -117,7 +117,7 @@ def own_address(host: str) -> str:
 
 
 def _connection(uri: str, port: int, workers: int, servers: int) -> dict[str, str]:
-    """The variables that all processes have in common."""
+    """The variables that all processes share."""
     found = {
         "DMLC_PS_ROOT_URI": uri,
         "DMLC_PS_ROOT_PORT": str(port),
@@ -135,9 +135,9 @@ def plan_processes(
     hosts: Sequence[tuple[str, int]] | None = None,
     uri: str | None = None,
 ) -> list[Process]:
-    """All processes of a training; servers 0: one a host. The scheduler is always here."""
+    """All processes of a training. servers=0: one per host. The scheduler always runs here."""
     if workers < 1 or servers < 0:
-        raise ConfigError(f"-n {workers} -s {servers}: one worker and one server are the least")
+        raise ConfigError(f"-n {workers} -s {servers}: at least one worker and one server")
     places: list[str | None] = list(place(workers, hosts)) if hosts else [None] * workers
     serving = list(dict.fromkeys(places))
     servers = servers or len(serving)
@@ -164,10 +164,10 @@ def plan_processes(
 
 
 def processes_of_task(scheduler: str, servers: int = 0) -> list[Process]:
-    """What one task of Slurm, MPI or Kubernetes has to start: a worker; the first ones, servers
-    too; and the very first, the scheduler. servers 0: as many as tasks.
+    """The processes that one task of Slurm, MPI or Kubernetes starts.
 
-    Raises ConfigError if the environment lacks what is needed.
+    Each task starts a worker, the first `servers` tasks (0: all) also a server, and task 0 also the
+    scheduler. Raises ConfigError if variables are missing in the environment.
     """
     known = SCHEDULERS[scheduler]
     names = next((pair for pair in known if all(name in os.environ for name in pair)), None)
@@ -183,7 +183,7 @@ def processes_of_task(scheduler: str, servers: int = 0) -> list[Process]:
     rank, count = (int(os.environ[name]) for name in names)
     servers = min(servers, count) or count
     common = _connection(uri, int(port), count, servers)
-    common["DMLC_USE_KUBERNETES"] = "1"  # the scheduler listens at any address: uri may be a name
+    common["DMLC_USE_KUBERNETES"] = "1"  # the scheduler listens on all addresses: uri may be a name
     roles = [*["scheduler"] * (rank == 0), *["server"] * (rank < servers), "worker"]
     return [
         Process(role, rank, None, {**common, "DMLC_ROLE": role, "DMLC_WORKER_ID": str(rank)})
@@ -192,7 +192,7 @@ def processes_of_task(scheduler: str, servers: int = 0) -> list[Process]:
 
 
 def guarded(process: Process, command: Sequence[str], python: str) -> list[str]:
-    """The words that run the command as that process, under its guard, on its host."""
+    """The command line that runs the command as that process, under a guard, on its host."""
     variables = dict(process.variables)
     if process.host is not None:
         forwarded = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
@@ -206,7 +206,7 @@ def guarded(process: Process, command: Sequence[str], python: str) -> list[str]:
 
 
 class _Child:
-    """A started process, with threads that pass on its lines and tell when it has ended."""
+    """A started process, with threads that copy its output and report when it has ended."""
 
     def __init__(
         self, process: Process, words: Sequence[str], ended: SimpleQueue[tuple[_Child, int]]
@@ -219,7 +219,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=piped,
                 stderr=piped,
-                start_new_session=True,  # Ctrl-C is the launcher's business
+                start_new_session=True,  # the launcher handles Ctrl-C
             )
         except OSError as error:
             raise ConfigError(f"{words[0]}: {error.strerror}") from None
@@ -246,7 +246,7 @@ class _Child:
         ended.put((self, code if code >= 0 else 128 - code))
 
     def signal(self, signum: int) -> None:
-        """Hand a signal on."""
+        """Forward a signal."""
         try:
             self._popen.stdin.write(f"{signum}\n".encode())
             self._popen.stdin.flush()
@@ -254,7 +254,7 @@ class _Child:
             pass
 
     def end(self) -> None:
-        """Let its guard kill it."""
+        """Have its guard kill it."""
         with contextlib.suppress(OSError):
             self._popen.stdin.close()
 
@@ -274,8 +274,10 @@ class Launcher:
         self._stopping: int | None = None
 
     def run(self) -> int:
-        """Exit code 0; or that of the first process that failed, of which is told why; or 128 + n
-        after signal n, which the workers answer by saving and stopping."""
+        """Run all processes. Returns 0, the exit code of the first that failed, or 128 + n.
+
+        After signal n the workers save and stop. A failure is printed.
+        """
         before = {number: signal.signal(number, self._stop) for number in stop_signals()}
         try:
             for process, words in self._plan:
@@ -313,10 +315,10 @@ class Launcher:
                 return result
             if code not in {0, *asked} or (code and child not in working):
                 return self._explain(child, code)
-            working.discard(child)  # servers and scheduler end with 0 once all workers have left
-            if code:  # it has stopped in agreement with the others, and the first has saved
+            working.discard(child)  # servers and scheduler end with 0 after the last worker
+            if code:  # stopped by a signal, in agreement with the others, after saving
                 result, deadline = code, time.monotonic() + GRACE
-        self._collect(GRACE)  # servers and scheduler leave by themselves
+        self._collect(GRACE)  # servers and scheduler end by themselves
         return result
 
     def _explain(self, child: _Child, code: int) -> int:
@@ -330,7 +332,7 @@ class Launcher:
         return code or 1
 
     def _collect(self, seconds: float) -> None:
-        """Wait so long for all to end."""
+        """Wait up to so many seconds for all to end."""
         deadline = time.monotonic() + seconds
         while self._left and time.monotonic() < deadline:
             try:
@@ -340,7 +342,7 @@ class Launcher:
                 pass
 
     def _end_all(self) -> None:
-        """End what still runs."""
+        """End all processes that still run."""
         for child in self._left:
             child.end()
         self._collect(GRACE)

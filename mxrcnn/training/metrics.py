@@ -1,4 +1,4 @@
-"""Metrics of a running training, read from the device in bunches so that it never has to wait."""
+"""Training metrics, read from the device a few steps late so that the device never waits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from mxrcnn.data.records import ImageId
 from symnet.machine import mx
 
-#: steps that are still being computed when the others are read
+#: the newest steps, which are not read because the device may still be computing them
 IN_FLIGHT = 2
-#: steps that may be noted before they are read
+#: the number of unread steps from which `add` starts to read
 MOST_WAITING = 10
 
 
@@ -29,7 +29,7 @@ class _Step:
 
 
 class RunningMetrics:
-    """Means over the steps since they were last taken."""
+    """Means of the metrics over the steps since the last `take`."""
 
     def __init__(self, losses: Sequence[str]) -> None:
         self._losses = frozenset(losses)
@@ -42,15 +42,15 @@ class RunningMetrics:
         image_ids: tuple[ImageId, ...],
         pairs: dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]],
     ) -> None:
-        """Note one step's pairs (sum, count), one of each device; does not wait for them."""
+        """Queue one step's pairs (sum, count), one per device, without waiting for them."""
         arrays = [array.as_in_context(mx.cpu()) for ps in pairs.values() for p in ps for array in p]
         values = mx.nd.concat(*arrays, dim=0)
         self._waiting.append(_Step(step, image_ids, tuple(pairs), values))
-        if len(self._waiting) > MOST_WAITING:  # each holds its batch's arrays in memory
+        if len(self._waiting) > MOST_WAITING:  # each keeps its batch's arrays in memory
             self.absorb()
 
     def absorb(self, everything: bool = False) -> None:
-        """Read what was noted into the totals; the newest steps wait unless `everything`.
+        """Add queued steps to the totals; the newest IN_FLIGHT only with `everything`.
 
         Raises NonFiniteLossError for the first step with a loss that is not finite.
         """
@@ -68,15 +68,15 @@ class RunningMetrics:
 
     @property
     def has_news(self) -> bool:
-        """Whether anything was absorbed since the last time it was taken."""
+        """Whether any step was absorbed since the last `take`."""
         return bool(self._totals)
 
     def take(
         self, total: Callable[[str, mx.nd.NDArray], mx.nd.NDArray] | None = None
     ) -> dict[str, float | None]:
-        """The means of what was absorbed since the last time; see Workers.total for `total`.
+        """The means since the last `take`, over all workers if `total` is Workers.total.
 
-        None where there were no samples, or where the mean of what is no loss is not finite.
+        None for a metric without samples, or with a mean that is not finite (losses raise before).
         """
         names, pairs = list(self._totals), np.array(list(self._totals.values()))
         self._totals = {}

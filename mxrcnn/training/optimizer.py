@@ -1,4 +1,4 @@
-"""The rule of the updates, wherever they are made: in the worker, or in the servers."""
+"""The optimizer, for updates in the worker and on the servers alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from symnet.machine import mx
 
 
 class _Scheduler(mx.lr_scheduler.LRScheduler):
-    """A StepSchedule as MXNet wants it: updates are counted from 1."""
+    """A StepSchedule as an MXNet scheduler, which counts updates from 1."""
 
     def __init__(self, schedule: StepSchedule, updates_a_step: int = 1) -> None:
         super().__init__(schedule.lr)
@@ -25,9 +25,9 @@ class _Scheduler(mx.lr_scheduler.LRScheduler):
 
 @mx.optimizer.Optimizer.register
 class MxrcnnSGD(mx.optimizer.SGD):
-    """MXNet's SGD with momentum, one call a parameter.
+    """MXNet's SGD with momentum, one call per parameter.
 
-    Its kernel for several parameters at once takes twice as long on large ones.
+    MXNet's kernel for several parameters at once takes twice as long for large ones.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,7 +37,7 @@ class MxrcnnSGD(mx.optimizer.SGD):
     def update_multi_precision(
         self, index: int, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray | None
     ) -> None:
-        """Move a parameter, and its momentum if there is any; this is what the updater calls."""
+        """Update a parameter, and its momentum if there is any. The updater calls this."""
         self._update_count(index)
         options = {"lr": self._get_lr(index), "wd": self._get_wd(index)}
         options.update(rescale_grad=self.rescale_grad, clip_gradient=self.clip_gradient or -1.0)
@@ -47,17 +47,17 @@ class MxrcnnSGD(mx.optimizer.SGD):
             mx.nd.sgd_mom_update(weight, grad, state, out=weight, momentum=self.momentum, **options)
 
 
-#: its name in MXNet's registry
+#: the optimizer's name in MXNet's registry
 NAME = MxrcnnSGD.__name__.lower()
 
 
 def optimizer_options(
     train: TrainConfig, schedule: StepSchedule, step: int, parts: int, updates_a_step: int
 ) -> dict[str, Any]:
-    """All that `make_optimizer` needs, as plain values that JSON can hold.
+    """The arguments of `make_optimizer` as plain values that fit into JSON.
 
-    step: steps done. parts: the gradients of so many parts of a batch, each the gradient of a mean,
-    are added up. updates_a_step: so many updates of each parameter are a step.
+    step: steps already done. parts: how many gradients are added up, each that of the mean over its
+    part of the batch. updates_a_step: updates of each parameter per step.
     """
     return {
         "schedule": dataclasses.asdict(schedule),
@@ -71,7 +71,7 @@ def optimizer_options(
 
 
 def optimizer_params(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as MXNet's optimizer takes them."""
+    """The options as keyword arguments of MXNet's optimizer."""
     options = dict(options)
     schedule = StepSchedule(**options.pop("schedule"))
     scheduler = _Scheduler(schedule, options.pop("updates_a_step"))
@@ -79,6 +79,6 @@ def optimizer_params(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_optimizer(names: Sequence[str], options: Mapping[str, Any]) -> mx.optimizer.Optimizer:
-    """The optimizer of parameters that are numbered in this order."""
+    """The optimizer for these parameters; MXNet numbers them in this order."""
     by_number = dict(enumerate(names))
     return mx.optimizer.create(NAME, param_idx2name=by_number, **optimizer_params(options))

@@ -1,7 +1,7 @@
-"""Whether a run goes on with the data that it was trained on, and what differs if not.
+"""Checks that a resumed run has the data it was trained on, and says what differs if not.
 
-A checkpoint's state.json has the hash of its data's identity. What the images were is in the run
-folder, `data/HASH.json`, once for all checkpoints: 35 bytes an image.
+A checkpoint's state.json holds the hash of its data's identity. The identity itself is in the run
+folder, `data/HASH.json`, once for all checkpoints: 35 bytes per image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _file(run: RunFolder, data: str) -> Path:
 
 
 def remember_data(run: RunFolder, identity: DataIdentity) -> None:
-    """Write down what the images are, unless it is there."""
+    """Write the identity to the run folder, unless it is there already."""
     path = _file(run, identity.hash)
     if not path.is_file():
         with atomic_write(path) as handle:
@@ -28,13 +28,13 @@ def remember_data(run: RunFolder, identity: DataIdentity) -> None:
 
 
 def begun_with_others(run: RunFolder, identity: DataIdentity) -> bool:
-    """Whether a run that has no checkpoint yet was begun with other data."""
+    """Whether a run without a checkpoint was started with other data."""
     return (run.path / "data").is_dir() and not _file(run, identity.hash).is_file()
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Where a run goes on, and what to tell of it."""
+    """The state from which a run continues, and lines for the user."""
 
     state: TrainState
     told: tuple[str, ...] = ()
@@ -43,10 +43,11 @@ class Continuation:
 def continue_with(
     run: RunFolder, state: TrainState, identity: DataIdentity, steps: int, accept: bool
 ) -> Continuation:
-    """Where to go on from a checkpoint's state with data of that identity, `steps` an epoch.
+    """Decide where to continue from a checkpoint's state. steps: batches per epoch of these data.
 
-    Other data than the checkpoint's are a CheckpointError that says what differs; with `accept` the
-    next epoch begins with them. (A position in the old data's epoch means nothing in theirs.)
+    Raises CheckpointError that says what differs if the data are not the checkpoint's. With
+    `accept`, the next epoch starts with them instead: a position within an epoch of the old data
+    has no meaning in the new.
     """
     folder = run.folder("last")
     fits = state.batch < steps
@@ -54,10 +55,8 @@ def continue_with(
         if not state.step:
             return Continuation(state)
         if fits and state.first_step(steps) == 0:
-            line = f"{folder} does not say what data it was trained on: nothing tells whether they "
-            return Continuation(
-                state, (line + "changed. From the next checkpoint on, it is noted",)
-            )
+            line = f"{folder} does not record which data it was trained on, so a change cannot be "
+            return Continuation(state, (line + "noticed. The next checkpoint will record it",))
         changes = f"step {state.step} was batch {state.batch} of epoch {state.epoch}, and they "
         changes += f"make {steps} batches an epoch"
     elif state.data == identity.hash:
@@ -70,14 +69,14 @@ def continue_with(
         changes = _changes(run, state.data, identity)
     if not accept:
         raise CheckpointError(
-            f"{folder} was trained on other data than these: {changes}. Give back the data that it "
-            "had, or go on with these from the next epoch's start: --resume RUN --data-changed"
+            f"{folder} was trained on other data than these: {changes}. Restore the old data, or "
+            "continue with these from the next epoch: --resume RUN --data-changed"
         )
     epoch = state.epoch + (state.batch > 0)
     told = [f"other data than before: {changes}"]
     if state.batch:
-        told.append(f"the rest of epoch {state.epoch} is left out")
-    told.append(f"epoch {epoch} begins with the new data, {steps} steps an epoch from now on")
+        told.append(f"the rest of epoch {state.epoch} is skipped")
+    told.append(f"epoch {epoch} starts with the new data; an epoch now has {steps} steps")
     return Continuation(replace(state, epoch=epoch, batch=0), tuple(told))
 
 
@@ -86,5 +85,5 @@ def _changes(run: RunFolder, data: str, identity: DataIdentity) -> str:
     try:
         before = DataIdentity.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        return f"what differs is not known, as {path} cannot be read ({error})"
+        return f"what differs is unknown, as {path} cannot be read ({error})"
     return "; ".join(differences(before, identity))

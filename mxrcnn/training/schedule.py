@@ -10,9 +10,9 @@ from mxrcnn.config import TrainConfig
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """lr times decay to the power of the milestones passed; milestones and steps count updates.
+    """lr * decay ** (milestones passed). Milestones and steps count updates.
 
-    A milestone below 0 was passed before the data, and with them an epoch's length, changed.
+    A milestone below 0 was passed before the data, and so the length of an epoch, changed.
     """
 
     lr: float
@@ -29,24 +29,24 @@ class StepSchedule:
         return lr
 
 
-#: steps of warm-up to a learning rate that is scaled (Goyal et al. 2017, section 5.3, detection)
+#: warm-up steps to a scaled learning rate (Goyal et al. 2017, section 5.3, object detection)
 SCALED_WARMUP = 500
 
 
 def lr_scale(train: TrainConfig) -> int:
-    """What lr is multiplied by: how much larger the whole batch is than one worker's.
+    """The factor for lr: how much larger the whole batch is than one worker's.
 
-    1 with dist_async: there a step is one worker's batch, and there are more of them instead.
+    1 with dist_async, where a step is one worker's batch and more workers mean more steps.
     """
     scaled = train.lr_scaling == "linear" and train.kvstore != "dist_async"
     return train.workers if scaled else 1
 
 
 def make_schedule(train: TrainConfig, steps_per_epoch: int, first_step: int = 0) -> StepSchedule:
-    """The schedule that a training configuration describes; see TrainState.first_step.
+    """The schedule of a training configuration. first_step: see TrainState.first_step.
 
-    A scaled learning rate begins where one worker's would, and is reached after the configuration's
-    own warm-up, but no sooner than after SCALED_WARMUP steps, or an epoch if that is shorter.
+    A scaled learning rate starts at one worker's rate. It is reached after the configured warm-up,
+    but not before SCALED_WARMUP steps, or one epoch if that is shorter.
     """
     scale, warmup_steps, factor = lr_scale(train), train.warmup_steps, train.warmup_factor
     if scale > 1:

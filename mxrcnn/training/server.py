@@ -1,8 +1,8 @@
-"""What stands between the workers of one training: MXNet's parameter servers and their scheduler.
+"""MXNet's parameter servers and their scheduler, which connect the workers of one training.
 
-MXNet makes any process with `DMLC_ROLE=server` a server while it is imported, one that unpickles
-what comes over the network. This one is told the rule of updates in JSON. It has to begin before
-anything else imports MXNet, and so this module imports none of it.
+A process with `DMLC_ROLE=server` becomes a server when it imports MXNet, and MXNet's own server
+unpickles what it receives. Ours gets the optimizer as JSON instead. `serve_if_asked` must run
+before anything imports MXNet, so this module does not import it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM
 
 
 def started_together() -> bool:
-    """Whether the environment says that this process is one of several."""
+    """Whether this process is one of several, according to the environment."""
     return "DMLC_ROLE" in os.environ
 
 
 def number_of_workers() -> int:
-    """How many workers the environment announces; ConfigError if it does not say enough."""
+    """The number of workers from the environment; ConfigError if variables are missing."""
     missing = [name for name in ("DMLC_ROLE", *_NEEDED) if not os.environ.get(name)]
     if missing:
         raise ConfigError(
@@ -43,16 +43,16 @@ def number_of_workers() -> int:
 
 
 def flush_and_exit(code: int) -> NoReturn:
-    """End at once: MXNet would first wait for the other workers, which may wait for this one."""
+    """Exit at once. MXNet's own exit waits for the other workers, which may wait for this one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def serve_if_asked() -> bool:
-    """Be a server or the scheduler until the workers have left, if DMLC_ROLE says so.
+    """If DMLC_ROLE is server or scheduler, run as one until the workers have left.
 
-    Says whether it did. Raises ConfigError if the environment lacks what is needed.
+    Returns whether it did. Raises ConfigError if variables are missing in the environment.
     """
     role = os.environ.get("DMLC_ROLE")
     if role not in ("server", "scheduler"):
@@ -68,7 +68,7 @@ def serve_if_asked() -> bool:
     def control(number: int, body: bytes, _: Any) -> None:
         try:
             optimizer = make_optimizer(*json.loads(body))
-        except Exception as error:  # it could not leave the C++ code that calls this
+        except Exception as error:  # exceptions cannot pass through the C++ caller
             print(f"error: command {number} is not understood: {error!r}", file=sys.stderr)
             flush_and_exit(1)
         store._set_updater(mx.optimizer.get_updater(optimizer))

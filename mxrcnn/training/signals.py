@@ -8,9 +8,9 @@ from types import FrameType
 
 
 def stop_signals() -> tuple[int, ...]:
-    """The signals that ask a training to save and stop.
+    """The signals that ask a training to save and stop: SIGINT, SIGTERM and SIGHUP.
 
-    SIGHUP is one of them unless it is ignored, as under `nohup`, and where the system has it.
+    SIGHUP is left out if it is ignored, as under `nohup`, or if the system does not have it.
     """
     hangup = getattr(signal, "SIGHUP", None)
     more = () if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else (hangup,)
@@ -18,9 +18,9 @@ def stop_signals() -> tuple[int, ...]:
 
 
 class StopRequest:
-    """While entered, the first stop signal is only noted; a second SIGINT interrupts at once.
+    """A context in which a stop signal only sets `signum`; a second SIGINT interrupts at once.
 
-    `signum` is the signal's number, or None.
+    `signum` is the number of the signal received last, or None.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class StopRequest:
         self._leave_lost_terminals()
 
     def _leave_lost_terminals(self) -> None:
-        """Send output to a closed terminal nowhere: writing to it fails, before all is saved."""
+        """Redirect output of a closed terminal to os.devnull: writing would fail before saving."""
         for output in self._terminals:
-            if not os.isatty(output):  # it was a terminal before
+            if not os.isatty(output):  # it was one when we entered
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, output)
                 os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Validation in training: the current parameters on the validation images, by the run's metric."""
+"""Validation during training: scores the current parameters by the run's metric."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from symnet.machine import mx
 
 
 class Validation:
-    """Scores parameters on a data set by `train.val_metric`, as tools/test.py would.
+    """Scores parameters on a data set by `train.val_metric`.
 
-    It runs in the precision of the training, except where bf16 cannot take the images' sizes: then
-    in fp32, and `describe` says so. Its numbers are those of tools/test.py --precision `precision`.
+    It runs in the precision of the training. If bf16 does not support some image's size, it runs in
+    fp32, and `describe` says so. The numbers equal those of tools/test.py --precision `precision`.
     """
 
     def __init__(self, config: Config, dataset: Dataset, context: mx.Context) -> None:
-        """ConfigError for a metric that does not exist."""
+        """Raises ConfigError for an unknown metric."""
         self.dataset = dataset
         self.data = DataIdentity.of(dataset, config.data.masks).hash
         self.metric = choose_metric(dataset, config.train.val_metric)
@@ -37,22 +37,22 @@ class Validation:
         self._detector: Detector | None = None
 
     def describe(self, best: Best | None) -> str:
-        """What decides which checkpoint is the best, in a line; `best` is the run's so far."""
+        """A line that says which metric selects the best checkpoint. best: the run's so far."""
         told = f"validation by {self.metric.name}, {self.metric.title}, decides which checkpoint is"
         told += " the best (--val-metric)"
         if self._unsafe:
             told += f"; in fp32: {self._unsafe}"
         if best is not None and best.metric.split()[0] != self.metric.name:
-            told += f"; {_old(best)} does not compare, the next validation takes its place"
+            told += f"; {_old(best)} is another metric's, the next validation replaces it"
         elif best is not None and not best.compares(best.metric, self.data):
-            told += f"; {_old(best)} is of other images, the next validation takes its place"
+            told += f"; {_old(best)} is of other images, the next validation replaces it"
         return told
 
     def score(self, run: RunFolder, params: Params, num_workers: int) -> Report:
-        """The report of parameters (arg: and aux: keys) of a run.
+        """Evaluate parameters (arg: and aux: keys) of a run.
 
-        Images are decoded by num_workers processes, or a thread for 0; a bar shows the progress.
-        Masks are pasted only if the metric scores them.
+        num_workers: processes that decode images; 0 is a thread. Shows a progress bar. Pastes masks
+        only if the metric scores them.
         """
         args, auxs = split_params(params)
         if self._detector is None:
@@ -69,7 +69,7 @@ class Validation:
         return evaluate(self.dataset, found, self.metric.name)
 
     def log_row(self, report: Report) -> dict[str, Any]:
-        """The metric and its numbers for log.jsonl, None where there was nothing to measure."""
+        """The row for log.jsonl: the metric and its numbers, None where nothing was measured."""
         there = [name for name in self.metric.logged if name in report.metrics]
         numbers = {name: report.metrics[name] for name in there}
         return {
@@ -79,17 +79,17 @@ class Validation:
 
 
 def verdict(report: Report, is_best: bool, before: Best | None, data: str = "") -> str:
-    """A validation in a few words; `before` was the best until then. data: as of `Best`."""
+    """One line about a validation. before: the best until then. data: as in `Best`."""
     if not is_measured(report.value):
         return f"validation {report.label}: nothing to measure"
     text = f"validation {report.label} {report.value:.4f}"
     if is_best and before is not None and not before.compares(report.label, data):
-        return f"{text}, takes the place of {_old(before)}"
+        return f"{text}, replaces {_old(before)}"
     return f"{text}, the best so far" if is_best else text
 
 
 def _unsafe_size(config: Config, dataset: Dataset) -> str | None:
-    """Why bf16 cannot validate on some image, known before the first epoch; None if it can."""
+    """Why bf16 does not support the size of some image, or None. Known before the first epoch."""
     symbol = inference_symbol(config, "bf16")
     stride = get_detector(config.network).stride
     for size in {plan.size for plan in test_plans(dataset, config.data, stride, 1)}:

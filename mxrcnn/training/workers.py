@@ -1,8 +1,8 @@
-"""The processes of one training, as MXNet's parameter server connects them.
+"""The worker processes of one training, connected by MXNet's parameter servers.
 
-Who they are comes from the environment (`DMLC_ROLE` and its kin, as tools/launch.py or a job
-scheduler sets them). In step (`dist_sync`, `dist_device_sync`) the servers add up the workers'
-gradients and each worker makes the same update; with `dist_async` the servers make the updates.
+Their roles come from the environment (`DMLC_ROLE` and others, set by tools/launch.py or a job
+scheduler). In step (`dist_sync`, `dist_device_sync`), the servers add up the workers' gradients and
+each worker does the same update. With `dist_async`, the servers do the updates.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mxrcnn.config import ConfigError
 from mxrcnn.training.server import flush_and_exit, number_of_workers
 from symnet.machine import mx
 
-#: set beside DMLC's own variables by tools/launch.py: which worker this is
+#: this worker's number, set by tools/launch.py in addition to DMLC's own variables
 RANK = "DMLC_WORKER_ID"
-#: numbers below it survive a sum over 4096 workers in float32
+#: integers below it are still exact after a float32 sum over 4096 workers
 _EXACT = 4096
 
 
 class Workers:
-    """This process among the workers; on its own unless connected.
+    """This process among the workers; a single one with kind "local".
 
-    rank: 0 for the one that logs, validates and saves. count: how many there are. in_step: whether
-    they make each step together.
+    rank: 0 for the worker that logs, validates and saves. count: the number of workers. in_step:
+    whether all do each step together.
     """
 
     def __init__(self, kind: str = "local") -> None:
-        """Connect to the others, and wait until all are there; kind as in `--kvstore`."""
+        """Connect to the others and wait until all are there. kind: as in `--kvstore`."""
         self.rank, self.count, self.in_step = 0, 1, False
         self.store: Any = None
         self._sums: dict[str, mx.nd.NDArray] = {}
@@ -44,11 +44,11 @@ class Workers:
         self.store = mx.kv.create(kind)
         self.rank = int(os.environ.get(RANK, self.store.rank))
         self.in_step = kind != "dist_async"
-        atexit.register(flush_and_exit, 1)  # at the normal end `leave` takes it back
+        atexit.register(flush_and_exit, 1)  # unregistered by `leave` at the normal end
 
     @property
     def at_own_pace(self) -> bool:
-        """Whether the servers make the updates, with the gradients of one worker after another."""
+        """Whether the servers do the updates (dist_async), each with one worker's gradients."""
         return self.store is not None and not self.in_step
 
     @property
@@ -57,25 +57,25 @@ class Workers:
         return self.rank == 0
 
     def total(self, name: str, values: mx.nd.NDArray) -> mx.nd.NDArray:
-        """The sum of an array over all workers in step, not waited for; alone, the array itself.
+        """The sum of an array over all workers in step, without waiting; alone, the array itself.
 
-        All workers call it in the same order, and with the same shape for the same name.
+        All workers must call it in the same order, with the same shape for the same name.
         """
         if not self.in_step:
             return values
         if name not in self._sums:
             self._sums[name] = mx.nd.zeros(values.shape)
             self.store.init(f"total:{name}", self._sums[name])
-        # always the same array: MXNet keeps the order of what is done to an array, not to a key
+        # reuse one array per name: MXNet orders operations by array, not by key
         array = self._sums[name]
         values.copyto(array)
         self.store.pushpull(f"total:{name}", array)
         return array.copy()
 
     def check_agreement(self, what: Mapping[str, str]) -> None:
-        """ConfigError unless all workers have the same texts, and each a rank of its own.
+        """Raise ConfigError unless all workers pass the same texts and have distinct ranks.
 
-        what: texts by what they are called.
+        what: the texts by the name that the message uses.
         """
         if not self.in_step:
             return
@@ -94,15 +94,15 @@ class Workers:
             raise ConfigError(f"{RANK}={self.rank}: the workers' ranks are not 0, 1, 2, ...")
 
     def wait_for_all(self) -> None:
-        """Wait until every worker has come here."""
+        """Wait until every worker has called this."""
         if self.store is not None:
             self.store._barrier()
 
     def leave(self) -> None:
-        """Say goodbye: waits for the others; the servers end when all have left."""
+        """Disconnect, after waiting for the others. The servers end when all have left."""
         if self.store is not None:
             mx.nd.waitall()
-            # whoever holds the store still: the connection goes with its handle
+            # deleting the handle closes the connection, even if others still refer to the store
             other = mx.kv.create("local")
             other.handle, self.store.handle = self.store.handle, other.handle
             del other
@@ -111,7 +111,7 @@ class Workers:
 
 
 def update_on_servers(store: Any, names: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Let the servers make the updates: `make_optimizer(options)`, for parameters in that order."""
+    """Have the servers do the updates, by `make_optimizer(names, options)`."""
     text = json.dumps([list(names), dict(options)])
 
     def set_optimizer(_: Any) -> None:
