@@ -563,7 +563,7 @@ def test_mistakes_are_told(run, photo_file, tmp_path, tool, monkeypatch):  # noq
     code, _, errors = tool("demo", tmp_path / "bad.onnx", photo_file)
     assert (code, "not a readable ONNX model" in errors) == (1, True)
     code, _, errors = tool("export", run, "--to", tmp_path / "folder", "--check", photo_file)
-    assert (code, "--check compares ONNX files" in errors) == (2, True)
+    assert (code, "--check only works for ONNX files" in errors) == (2, True)
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, _, errors = tool("export", run, "--to", tmp_path / "m.onnx")
     assert (code, "pip install '.[onnx]'" in errors) == (1, True)

@@ -1,4 +1,4 @@
-"""What the tools share: the path to this clone's packages, and options of the command line."""
+"""Shared by all tools: the path to this clone's packages, and command-line options."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# `python tools/NAME.py` finds the packages of its own clone, installed or not
+# `python tools/NAME.py` uses the packages of its own clone, whether or not they are installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help shows the tool's docstring as it is written."""
+    """A parser that shows the tool's docstring unchanged in its help."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """The run to work on, and which of its checkpoints."""
+    """Add the run to work on and its checkpoint."""
     parser.add_argument("run", help="the run's folder, written by tools/train.py")
     parser.add_argument(
         "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
@@ -27,7 +27,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: Any, default: str, default_root: str) -> None:
-    """The data set and its folder."""
+    """Add the data set and its folder."""
     parser.add_argument(
         "--dataset",
         dest="data.dataset",
@@ -43,43 +43,43 @@ def add_data(parser: Any, default: str, default_root: str) -> None:
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:
-    """The data to test a run on, by default its own, and the metric."""
+    """Add the data to test a run on, by default its own, and the metric."""
     add_data(parser, "the run's", "the run's")
     parser.add_argument(
         "--metric",
         choices=("auto", "voc07", "voc12", "coco"),
         default="auto",
-        help="auto (default): COCO's AP@[.50:.95] for COCO data, of boxes and of masks; VOC07 mAP "
-        "for VOC data",
+        help="auto (default): COCO's AP@[.50:.95] of boxes and masks for COCO data, VOC07 mAP for "
+        "VOC data",
     )
     add_skip_bad(parser)
 
 
 def add_skip_bad(parser: Any) -> None:
-    """Whether bad files stop the tool."""
+    """Add the option that leaves out bad files instead of stopping."""
     parser.add_argument(
         "--skip-bad",
         dest="data.skip_bad",
         action="store_true",
         default=None,
-        help="leave out bad files",
+        help="leave out bad files instead of stopping",
     )
 
 
 def add_words(parser: Any) -> None:
-    """KEY=VALUE words for any setting."""
+    """Add --set, which takes KEY=VALUE words for any setting."""
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
     )
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given as options: those whose `dest` is a setting's name."""
+    """The settings given as options: those whose `dest` is the name of a setting."""
     return {name: value for name, value in vars(args).items() if "." in name and value is not None}
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """600x800 as (600, 800), height and width; ArgumentTypeError for anything else."""
+    """Parse 600x800 as (600, 800), height and width; ArgumentTypeError for anything else."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 600x800")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure a detector on this machine: training step, inference, files, memory, the ceiling.
+"""Measure a detector on this machine: training, inference, file reading, memory, peak arithmetic.
 
-With --peer PYTHON, an interpreter that has torchvision, also torchvision's equal, in turn with
-ours. Nothing else should be running meanwhile.
+With --peer PYTHON, an interpreter that has torchvision, torchvision's equivalent is measured too,
+in turns with ours. Nothing else should be running meanwhile.
 
 examples:
   python tools/bench.py
@@ -18,7 +18,7 @@ from _common import add_words, image_size, new_parser
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Parse an integer of at least 1."""
     if int(text) < 1:
         raise ValueError(text)
     return int(text)
@@ -30,24 +30,26 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "int8"),
-        help="default: all that this processor is made for",
+        help="default: all that this processor supports well",
     )
     parser.add_argument("--mode", choices=("train", "infer"), help="default: both")
     parser.add_argument(
         "--size",
         type=image_size,
         metavar="HxW",
-        help="of the network's image; default: 600x1000, for pyramids 800x1066",
+        help="image size of the network; default: 600x1000, for pyramids 800x1066",
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="default: 5")
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="default: the cores there are"
+        "--threads", type=positive, metavar="N", help="default: the number of cores"
     )
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has torchvision")
     parser.add_argument(
-        "--profile", action="store_true", help="instead: milliseconds of our operators, one by one"
+        "--profile",
+        action="store_true",
+        help="only print the milliseconds of each operator of ours",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     add_words(parser)
     return parser.parse_args()
 

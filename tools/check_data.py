@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look a data set over before training: faults, what is in it, and whether the anchors fit it.
+"""Check a data set before training: its faults, its contents, and whether the anchors fit it.
 
 examples:
   python tools/check_data.py --dataset voc --data-root VOCdevkit --imageset 2007_train,2007_test
@@ -8,8 +8,8 @@ examples:
   python tools/check_data.py --dataset voc --data-root cells --imageset 2007_train \\
       --set anchor_scales=2,4,8,16 short_side=480 long_side=640
 
-Exit code 0: a training can start; 1: errors would stop it (tools/train.py --skip-bad leaves such
-images out). With --strict warnings count as well.
+Exit code 0: training can start; 1: errors would stop it (tools/train.py --skip-bad leaves out such
+images). With --strict, warnings count too.
 """
 
 import argparse
@@ -25,15 +25,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--imageset",
         metavar="A,B",
-        help="image sets, the one to train on first; default: the data set's own",
+        help="image sets, starting with the training set; default: the data set's own",
     )
-    parser.add_argument("--network", help="whose anchors; default: faster_rcnn_vgg16")
-    parser.add_argument("--preset", metavar="NAME", help="as of tools/train.py")
+    parser.add_argument(
+        "--network", help="the network whose anchors to check; default: faster_rcnn_vgg16"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="as in tools/train.py")
     add_words(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the whole report, every fault in it")
-    parser.add_argument("--out", metavar="DIR", help="draw pictures there")
-    parser.add_argument("--pictures", type=int, default=12, metavar="N", help="faults to draw")
-    parser.add_argument("--strict", action="store_true", help="warnings, too, give exit code 1")
+    parser.add_argument("--json", metavar="FILE", help="write the full report, with every fault")
+    parser.add_argument("--out", metavar="DIR", help="draw pictures in this folder")
+    parser.add_argument(
+        "--pictures", type=int, default=12, metavar="N", help="how many faults to draw"
+    )
+    parser.add_argument("--strict", action="store_true", help="also exit with code 1 for warnings")
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Turn another project's file of parameters into a run.
+"""Convert another project's parameter file into a run.
 
-Of torchvision, mx-rcnn, MXNet, gluoncv, or matterport's Mask R-CNN. What the file is shows in its
-names and shapes. No pickle is run: of a .pth only tensors are read.
+Supports files from torchvision, mx-rcnn, MXNet, gluoncv and matterport's Mask R-CNN, which are
+recognised by their names and shapes. No pickle is run: only tensors are read from a .pth.
 
 examples:
   python tools/convert.py fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --to runs/r50
@@ -22,23 +22,23 @@ def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("source", help=".pth .pt .safetensors .params .npz .h5")
     parser.add_argument("--to", required=True, metavar="RUN", help="the run folder to write")
-    parser.add_argument("--network", help="default: the one that the file is of; see README.md")
+    parser.add_argument("--network", help="default: the file's own network; see README.md")
     parser.add_argument(
         "--class-names",
         metavar="A,B,...|voc|coco",
-        help="the detector's classes, in order; default: VOC's for 20, COCO's for 80, and for 90, "
-        "of which 10 are no category; names of all 90 keep them all",
+        help="the detector's classes, in order; default: VOC's if there are 20, COCO's if there "
+        "are 80, or 90 with 10 unused ids; 90 names keep all 90 classes",
     )
     parser.add_argument(
         "--channel-order",
         choices=("rgb", "bgr"),
-        help="what the first layer expects, if it is not what is assumed: BGR of VGG16's .npz, "
+        help="the channel order that the first layer expects; default: BGR for VGG16's .npz files, "
         "which come from Caffe, else RGB",
     )
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="take what fits, even if the file and the network do not fit as a whole",
+        help="take what fits, even if the file and the network do not match exactly",
     )
     add_words(parser)
     return parser.parse_args()

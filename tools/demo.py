@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Detect objects in images: prints them and draws them.
+"""Detect objects in images, and print and draw them.
 
-A .onnx file runs in onnxruntime and needs no mxnet.
+An .onnx file runs in onnxruntime and does not need mxnet.
 
 examples:
   python tools/demo.py runs/voc07 street.jpg people.jpg --out pictures
@@ -18,24 +18,24 @@ from _common import new_parser
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("run", help="a run's folder, or a .onnx file of tools/export.py")
+    parser.add_argument("run", help="a run's folder, or an .onnx file from tools/export.py")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--threshold", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument(
         "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
     )
-    parser.add_argument("--max-detections", type=int, metavar="N", help="the best N of an image")
+    parser.add_argument("--max-detections", type=int, metavar="N", help="keep the N best per image")
     parser.add_argument(
         "--exif",
         choices=("upright", "stored"),
         default="upright",
-        help="turn photos by their EXIF tag, or take them as stored; default: %(default)s",
+        help="rotate photos by their EXIF tag, or use them as stored; default: %(default)s",
     )
     parser.add_argument("--checkpoint", metavar="best|last|N")
-    parser.add_argument("--gpus", metavar="0", help="of runs: the GPU to use; default: the CPU")
+    parser.add_argument("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
     parser.add_argument(
-        "--provider", help="of ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
+        "--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
     )
     return parser.parse_args()
 

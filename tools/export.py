@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Write a run's detector for other programs: as one ONNX file, or for MXNet's other bindings.
+"""Export a run's detector: as one ONNX file, or for MXNet's other bindings.
 
-A place that ends in .onnx becomes an ONNX file, whole: from the image tensor to boxes, scores and
-classes. Any other place becomes a folder with NAME-symbol.json, NAME-0000.params and NAME.json
-(classes and preprocessing), NAME being the folder's. --check runs the ONNX file beside the run on
-images, prints how far they agree and how long they take, and fails if a detection differs.
+If --to ends in .onnx, the result is an ONNX file of the complete detector, from the image tensor to
+boxes, scores and classes. Otherwise it is a folder with NAME-symbol.json, NAME-0000.params and
+NAME.json (classes and preprocessing), where NAME is the folder's name. --check runs the ONNX file
+and the run on images, prints how well they agree and how long they take, and fails if a detection
+differs.
 
 examples:
   python tools/export.py runs/voc07 --to voc07.onnx
@@ -24,11 +25,15 @@ def parse_args() -> argparse.Namespace:
     add_run(parser)
     parser.add_argument("--to", required=True, metavar="PLACE", help="FILE.onnx, or a new folder")
     parser.add_argument(
-        "--check", nargs="+", default=[], metavar="IMAGE", help="compare ONNX and run on images"
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="compare the ONNX file with the run on these images",
     )
     args = parser.parse_args()
     if args.check and not args.to.endswith(".onnx"):
-        parser.error("--check compares ONNX files: --to FILE.onnx")
+        parser.error("--check only works for ONNX files: --to FILE.onnx")
     return args
 
 

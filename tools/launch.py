@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Train with several processes, on this machine or on several: start them all, end them all.
+"""Train with several processes, on this machine or on several. Starts and ends all of them.
 
-Each of the workers runs the command after --, and so do the servers, which add up the workers'
-gradients, and the scheduler, which brings them together. When one process fails, all are ended, and
-this one exits with its exit code. Ctrl-C and SIGTERM let the workers save and stop.
+The workers run the command after --, and so do the servers, which sum the workers' gradients, and
+the scheduler, which connects them. When a process fails, all others are ended, and this program
+exits with that process's exit code. On Ctrl-C and SIGTERM the workers save and stop.
 
 examples:
   python tools/launch.py -n 2 -- python tools/train.py --batch-size 2 --out runs/two
@@ -11,8 +11,8 @@ examples:
   python tools/launch.py -n 8 --hostfile hosts -- python tools/train.py --gpus 0 ...
   srun --kill-on-bad-exit=1 python tools/launch.py --from-env slurm -- python tools/train.py ...
 
-hosts has a line for each host, `node1` or `node1 slots=4`. They are reached by ssh without a
-password, and have this folder and Python at the same places. See docs/distributed.md.
+hosts has one line per host, `node1` or `node1 slots=4`. ssh must work without a password, and this
+folder and Python must be at the same paths on all hosts. See docs/distributed.md.
 """
 
 import argparse
@@ -25,25 +25,35 @@ def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("-n", "--workers", type=int, metavar="N", help="how many workers")
     parser.add_argument(
-        "-s", "--servers", type=int, default=0, metavar="N", help="how many servers (one a host)"
+        "-s",
+        "--servers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many servers; default: one per host",
     )
-    parser.add_argument("--hostfile", metavar="FILE", help="start them on these hosts, by ssh")
     parser.add_argument(
-        "--uri", metavar="ADDRESS", help="this machine's IP address, as the hosts see it"
+        "--hostfile", metavar="FILE", help="start the processes on these hosts, by ssh"
     )
     parser.add_argument(
-        "--python", default=sys.executable, metavar="PATH", help="Python on the hosts (as here)"
+        "--uri", metavar="ADDRESS", help="this machine's IP address as seen by the hosts"
+    )
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="PATH",
+        help="Python on the hosts; default: as here",
     )
     parser.add_argument(
         "--from-env",
         choices=("slurm", "mpi", "k8s"),
-        help="this is one task of several that such a scheduler started: start its part only",
+        help="this is one of several tasks started by this job scheduler: only start its part",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     args = parser.parse_args()
     args.command = args.command[args.command[:1] == ["--"] :]
     if not args.command:
-        parser.error("no command: put it after --")
+        parser.error("no command given: put it after --")
     if (args.workers is None) == (args.from_env is None):
         parser.error("one of -n and --from-env is needed")
     return args
@@ -52,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from mxrcnn.config import (
-        ConfigError,  # mxrcnn.errors would load MXNet, which is not needed here
+        ConfigError,  # mxrcnn.errors would load MXNet, which the launcher does not need
     )
     from mxrcnn.training.launch import Launcher, plan_processes, processes_of_task, read_hostfile
 

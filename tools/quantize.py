@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make a faster copy of a run, in int8 or bfloat16, and measure both: accuracy and images/s.
+"""Make a faster copy of a run, in int8 or bfloat16, and compare accuracy and images/s.
 
-The copy is a run folder that tools/test.py, tools/demo.py and Detector.load use like any other.
+The copy is an ordinary run folder, for tools/test.py, tools/demo.py and Detector.load.
 
 examples:
   python tools/quantize.py runs/voc07 --imageset 2007_test
@@ -25,15 +25,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--calibration-imageset",
         metavar="NAME",
-        help="where int8 learns the ranges of values; default: the run's training images",
+        help="images from which int8 derives value ranges; default: the run's training images",
     )
     parser.add_argument(
-        "--images", type=int, default=32, metavar="N", help="to calibrate on; default: %(default)s"
+        "--images",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of calibration images; default: %(default)s",
     )
     parser.add_argument(
-        "--imageset", metavar="NAME", help="to test on; default: the run's validation images"
+        "--imageset", metavar="NAME", help="images to test on; default: the run's validation images"
     )
-    parser.add_argument("--no-test", action="store_true", help="do not measure before and after")
+    parser.add_argument("--no-test", action="store_true", help="only quantize, do not compare")
     return parser.parse_args()
 
 

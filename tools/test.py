@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Test a run: a table of AP by class, report.json, results files, curves and pictures.
+"""Test a run: prints AP by class, and writes report.json, results files, curves and pictures.
 
 examples:
   python tools/test.py runs/voc07 --imageset 2007_test
@@ -16,8 +16,12 @@ def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
     add_run(parser)
     add_test_data(parser)
-    parser.add_argument("--imageset", help="default: the run's validation images")
-    parser.add_argument("--params", metavar="FILE", help="a bare .params file instead")
+    parser.add_argument(
+        "--imageset", help="images to test on; default: the run's validation images"
+    )
+    parser.add_argument(
+        "--params", metavar="FILE", help="test these .params instead of a checkpoint"
+    )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "int8"),
@@ -28,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
     parser.add_argument("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
     parser.add_argument(
-        "--pictures", type=int, default=4, metavar="N", help="best and worst to draw"
+        "--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images"
     )
     parser.add_argument("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
     return parser.parse_args()

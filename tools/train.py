@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a detector. Without arguments: the quick preset on self-made images, about five minutes.
+"""Train a detector. Without arguments: the quick preset on generated images, about five minutes.
 
 examples:
   python tools/train.py
@@ -36,15 +36,15 @@ def add_what(group: Any) -> None:
         metavar="NAME",
         help="classic: the paper's settings; quick: a narrow network on small images, trained from "
         "scratch; matterport: that Mask R-CNN's settings. Default: quick for the synthetic data "
-        "set, else classic. Other flags win over it",
+        "set, else classic. Other flags override it",
     )
     group.add_argument(
         "--pretrained",
         dest="train.pretrained",
         metavar="RUN|FILE",
         help="start from this run, or .params .npz .pth .safetensors file; layers of another shape "
-        "are initialised anew. A run or another project's file also brings its network and its "
-        "preprocessing",
+        "are newly initialised. A run or another project's file also determines the network and "
+        "the preprocessing",
     )
     group.add_argument(
         "--channel-order",
@@ -95,7 +95,7 @@ def add_schedule(group: Any) -> None:
     group.add_argument(
         "--batch-size",
         dest="train.batch_size",
-        help="images a step of each worker, over all its devices",
+        help="images per step of each worker, over all its devices",
         **number,
     )
     group.add_argument("--epochs", dest="train.epochs", **number)
@@ -147,15 +147,14 @@ def add_machine(group: Any) -> None:
     group.add_argument(
         "--kvstore",
         choices=("local", "dist_sync", "dist_device_sync", "dist_async"),
-        help="how the workers that tools/launch.py starts train together: in step (default: "
-        "dist_sync; dist_device_sync adds gradients up on GPUs), or each at its own pace "
-        "(dist_async)",
+        help="how the workers of tools/launch.py train together: synchronously (default: "
+        "dist_sync; dist_device_sync sums gradients on GPUs), or each at its own pace (dist_async)",
     )
     group.add_argument(
         "--lr-scaling",
         dest="train.lr_scaling",
         choices=("linear", "none"),
-        help="linear (default): N workers in step train at N times --lr, after a warm-up",
+        help="linear (default): N synchronous workers train at N times --lr, after a warm-up",
     )
 
 
