@@ -1,4 +1,4 @@
-"""Reports as text and as JSON: columns side by side, and values that JSON can hold."""
+"""Reports as text and as JSON: aligned columns, values that JSON can hold, numbers that count."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_measured(value: float) -> bool:
+    """True if a report's number was measured: it is neither NaN nor pycocotools' -1."""
+    return math.isfinite(value) and value != -1

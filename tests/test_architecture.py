@@ -29,13 +29,13 @@ ROOMS = {
     "symnet": ALL,
     "mxrcnn": "symnet",
     "mxrcnn.files": "",
+    "mxrcnn.viz": ALL,
     "mxrcnn.config": ALL,
     "mxrcnn.runs": ALL,
     "mxrcnn.data": ALL,
     "mxrcnn.weights": ALL,
     "mxrcnn.inference": ALL,
     "mxrcnn.evaluation": ALL,
-    "mxrcnn.viz": ALL,
     "mxrcnn.training": ALL,
     "mxrcnn.export": ALL,
     "mxrcnn.bench": ALL,
@@ -53,8 +53,6 @@ MEMBERS = {
 #: imports that still run the wrong way
 NOT_YET = {
     ("symnet.parts", "symnet.bodies"),
-    ("mxrcnn.data", "mxrcnn.viz"),
-    ("mxrcnn.evaluation", "mxrcnn.viz"),
 }
 
 HOUSE = House()

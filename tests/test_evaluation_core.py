@@ -19,7 +19,7 @@ from mxrcnn.data.coco import dataset_to_coco, load_coco
 from mxrcnn.data.records import Dataset, Detections
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.evaluation.core import AUTO, METRICS, choose_metric, evaluate
-from mxrcnn.evaluation.report import is_measured
+from mxrcnn.tables import is_measured
 from tests.factories import tiny_config
 from tests.test_evaluation_voc import FAR, found, record
 

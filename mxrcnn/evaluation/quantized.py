@@ -15,12 +15,12 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
-from mxrcnn.evaluation.report import is_measured
 from mxrcnn.evaluation.run import choose_imageset, detect_all, measured
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.tables import is_measured
 
 #: the metrics that the table shows, where present
 _MAIN_NUMBERS = ("mAP", "AP", "segm_AP")

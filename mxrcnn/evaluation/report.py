@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.files import atomic_write
-from mxrcnn.tables import aligned, plain
+from mxrcnn.tables import aligned, is_measured, plain
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,6 @@ def _union(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> dict[str, A
     if both:
         raise ValueError(f"reports to merge both have the {what} {', '.join(both)}")
     return {**a, **b}
-
-
-def is_measured(value: float) -> bool:
-    """True if a report's number was measured: it is neither NaN nor pycocotools' -1."""
-    return math.isfinite(value) and value != -1
 
 
 def _number(value: float) -> str:

@@ -9,9 +9,10 @@ from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.loader import test_plans
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import choose_metric, evaluate
-from mxrcnn.evaluation.report import Report, is_measured
+from mxrcnn.evaluation.report import Report
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.runs.checkpoint import Best, Params, RunFolder, split_params
+from mxrcnn.tables import is_measured
 from symnet import get_detector
 from symnet.machine import mx
 

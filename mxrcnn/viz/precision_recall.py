@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxrcnn.evaluation.report import Report, is_measured
 from mxrcnn.files import safe_name
+from mxrcnn.tables import is_measured
 from mxrcnn.viz.colors import GREY, palette_color
 from mxrcnn.viz.figures import axis_text, new_figure, save_figure, save_message, say, style_axes
 from mxrcnn.viz.labels import clip_text
+
+if TYPE_CHECKING:
+    from mxrcnn.evaluation.report import Report
 
 
 def plot_precision_recall(report: Report, out_dir: str | Path) -> list[Path]:
