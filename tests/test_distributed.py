@@ -17,7 +17,8 @@ import pytest
 
 from mxrcnn.config import Config, ConfigError, TrainConfig, make_config, override
 from mxrcnn.data import open_dataset
-from mxrcnn.data.loader import TrainingPlan, default_workers
+from mxrcnn.data.loader import default_workers
+from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.runs.checkpoint import RunFolder, load_arrays
 from mxrcnn.training import loop, network

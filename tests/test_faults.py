@@ -378,7 +378,7 @@ def assert_ends_for_a_worker(process: subprocess.Popen, run: Path, whole: RunFol
     code, _, err = finish(process)
     assert code == 1
     assert "a loader worker died (exit code -9): killed, or out of memory?" in err
-    assert "--resume goes on from the last checkpoint" in err
+    assert "--resume continues from the last checkpoint" in err
     assert "Traceback" not in err
     assert_nothing_broken(run, whole, at_least=3)
     resume_to_the_end(run)

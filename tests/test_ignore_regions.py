@@ -9,7 +9,8 @@ import pytest
 
 import symnet.ops.proposal_target  # noqa: F401 - registers the operator
 from mxrcnn.config import ConfigError, make_config, override
-from mxrcnn.data.loader import TrainingPlan, make_training_batch
+from mxrcnn.data.batches import make_training_batch
+from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.transforms import load_sample
 from mxrcnn.training.run import describe_untrained
 from symnet import fcos, get_detector, list_detectors

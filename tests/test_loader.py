@@ -24,16 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxrcnn.config import DataConfig, make_config, override
-from mxrcnn.data import loader as loading
-from mxrcnn.data import open_dataset
-from mxrcnn.data.loader import (
-    BatchPlan,
-    Loader,
-    LoaderError,
-    TrainingPlan,
-    make_training_batch,
-    training_loader,
-)
+from mxrcnn.data import batches, open_dataset, transforms
+from mxrcnn.data import plans as planning
+from mxrcnn.data.batches import make_training_batch
+from mxrcnn.data.loader import Loader, LoaderError, training_loader
+from mxrcnn.data.plans import BatchPlan, TrainingPlan
 from mxrcnn.data.records import DataError
 from symnet.geometry.masks import unpack
 from tests.factories import Picture, make_dataset, make_record, make_voc, tiny_config, truncate
@@ -96,8 +91,10 @@ def test_every_image_appears_in_every_epoch(flip, batch_size):
 def test_batches_are_grouped_by_aspect_and_hold_their_images():
     for batch in plan_of(train__batch_size=4).epoch(0):
         assert len({r.width >= r.height for r in batch.records}) == 1
-        sizes = [loading.resized_size(r.height, r.width, tiny_config().data) for r in batch.records]
-        assert batch.size == loading.padded_size([size[:2] for size in sizes], 32)
+        sizes = [
+            transforms.resized_size(r.height, r.width, tiny_config().data) for r in batch.records
+        ]
+        assert batch.size == transforms.padded_size([size[:2] for size in sizes], 32)
 
 
 def test_order_depends_on_the_seed_and_the_epoch_alone():
@@ -179,13 +176,13 @@ def test_capacity_is_the_largest_number_of_objects(counts, capacity):
 def test_test_plans_have_every_image_once_in_batches_of_one_shape(batch_size):
     records = [make_record(str(i), size) for i, size in enumerate(MIXED)]
     data = tiny_config().data
-    plans = loading.test_plans(make_dataset(records), data, 16, batch_size)
+    plans = planning.test_plans(make_dataset(records), data, 16, batch_size)
     assert sorted(r.image_id for p in plans for r in p.records) == [r.image_id for r in records]
     for plan in plans:
         assert len(plan.records) <= batch_size
         for record in plan.records:
-            size = loading.resized_size(record.height, record.width, data)[:2]
-            assert loading.padded_size([size], 32) == plan.size
+            size = transforms.resized_size(record.height, record.width, data)[:2]
+            assert transforms.padded_size([size], 32) == plan.size
 
 
 # Batches
@@ -258,7 +255,7 @@ def test_masks_of_a_batch_are_those_of_its_samples(shared_data):
     assert masks.shape == (2, plan.capacity, height, width // 8)
     assert masks.dtype == np.uint8
     for got, record, flip in zip(masks, batch_plan.records, batch_plan.flips):
-        sample = loading.load_sample(record, config.data, flip)
+        sample = transforms.load_sample(record, config.data, flip)
         h, w = sample.size
         assert not got[len(record) :].any()
         bits = unpack(got[: len(record)], width)
@@ -307,8 +304,8 @@ def test_without_masks_a_batch_is_as_ever_and_testing_needs_none(voc_config):
     assert set(batch.data) == {"data", "im_info", "gt_boxes"}
     data = replace(voc_config.data, masks=True)
     dataset = open_dataset(voc_config.data, voc_config.data.imageset)
-    for plan in loading.test_plans(dataset, data, 32, 1):
-        assert set(loading.make_test_batch(data, plan).data) == {"data", "im_info"}
+    for plan in planning.test_plans(dataset, data, 32, 1):
+        assert set(batches.make_test_batch(data, plan).data) == {"data", "im_info"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -317,7 +314,7 @@ def test_square_batches_have_one_shape(batch_size):
     plan = plan_of(train__batch_size=batch_size, **square)
     assert {b.size for b in plan.epoch(0)} == {(128, 128)} == {plan.largest_size()}
     dataset = make_dataset([make_record(str(i), size) for i, size in enumerate(MIXED)])
-    plans = loading.test_plans(dataset, tiny_config(**square).data, 32, batch_size)
+    plans = planning.test_plans(dataset, tiny_config(**square).data, 32, batch_size)
     assert {p.size for p in plans} == {(128, 128)}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import symnet
 from mxrcnn.config import make_config, override
-from mxrcnn.data.loader import Batch
+from mxrcnn.data.batches import Batch
 from mxrcnn.runs.checkpoint import split_params
 from mxrcnn.training.network import Network
 from mxrcnn.training.schedule import make_schedule

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mxrcnn.config import Config, make_config, override
-from mxrcnn.data.loader import BatchPlan, make_training_batch
+from mxrcnn.data.batches import make_training_batch
+from mxrcnn.data.plans import BatchPlan
 from mxrcnn.data.records import ImageRecord
 from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.inference.detector import Detector

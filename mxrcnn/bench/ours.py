@@ -18,17 +18,9 @@ import numpy as np
 from mxrcnn.bench.export import to_torchvision
 from mxrcnn.bench.flops import multiply_adds
 from mxrcnn.bench.scene import bench_config, open_files
-from mxrcnn.data.loader import (
-    Batch,
-    BatchPlan,
-    Loader,
-    TrainingPlan,
-    default_workers,
-    make_training_batch,
-    test_loader,
-    test_plans,
-    training_loader,
-)
+from mxrcnn.data.batches import Batch, make_training_batch
+from mxrcnn.data.loader import Loader, default_workers, test_loader, training_loader
+from mxrcnn.data.plans import BatchPlan, TrainingPlan, test_plans
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.inference.quantize import quantize
 from mxrcnn.runs.checkpoint import join_params, load_arrays, save_arrays, split_params

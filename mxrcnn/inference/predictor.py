@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.config import Config, ConfigError
-from mxrcnn.data.loader import BatchPlan, Loader, test_loader, test_plans
+from mxrcnn.data.loader import Loader, test_loader
+from mxrcnn.data.plans import BatchPlan, test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.inference.engine import Engine, Handle, Outputs

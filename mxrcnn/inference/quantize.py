@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.config import Config, ConfigError, check_shapes
-from mxrcnn.data.loader import test_loader, test_plans
+from mxrcnn.data.loader import test_loader
+from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset
 from mxrcnn.files import atomic_folder
 from mxrcnn.inference.detector import inference_symbol

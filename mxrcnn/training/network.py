@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
-from mxrcnn.data.loader import Batch, TrainingPlan, training_shapes
+from mxrcnn.data.batches import Batch, training_shapes
+from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.runs.checkpoint import Params, join_params, split_params
 from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
 from mxrcnn.training.schedule import StepSchedule

@@ -12,7 +12,7 @@ import numpy as np
 
 from mxrcnn.config import Config, dump_json
 from mxrcnn.data.identity import DataIdentity
-from mxrcnn.data.loader import TrainingPlan
+from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
 from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, TrainState
 from mxrcnn.training.curves import Events

@@ -6,7 +6,7 @@ from typing import Any
 
 from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.identity import DataIdentity
-from mxrcnn.data.loader import test_plans
+from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset
 from mxrcnn.evaluation.core import choose_metric, evaluate
 from mxrcnn.evaluation.report import Report

@@ -1,0 +1,153 @@
+"""The order of images: which make up each batch, mirrored or not, and the padded size of it.
+
+A plan depends on the data, the seed and the epoch alone. So the number of loader workers changes
+nothing but speed, and the same plan always gives the same batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mxrcnn.config import Config, DataConfig
+from mxrcnn.data.records import DataError, Dataset, ImageRecord
+from mxrcnn.data.transforms import check_masks, padded_size, resized_size, trainable_objects
+from symnet import get_detector
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The images of one batch, which of them are mirrored, and the (H, W) that holds them all.
+
+    seeds: of each image, for the sampling of its targets.
+    """
+
+    epoch: int
+    index: int
+    records: tuple[ImageRecord, ...]
+    flips: tuple[bool, ...]
+    seeds: tuple[tuple[int, ...], ...]
+    size: tuple[int, int]
+
+
+class TrainingPlan:
+    """The order of a data set for training: epoch -> plans of equally large batches.
+
+    With several training workers each gets config.train.batch_size images of every batch. So all
+    make the same number of steps, and an image's samples do not depend on the number of workers.
+
+    A batch holds either landscape or portrait images, to need little padding. The last batch of
+    either group is filled up with images of the same group, so no image is left out. Raises
+    DataError if there are no images to train on, or if masks are wanted and missing.
+    """
+
+    def __init__(self, dataset: Dataset, config: Config, workers: int = 1) -> None:
+        data = config.data
+        records = dataset.records
+        if not data.keep_empty:
+            records = tuple(r for r in records if trainable_objects(r, data).any())
+        if not records:
+            why = "" if data.keep_empty else " (keep_empty is off)"
+            where = dataset.annotation_file or data.root
+            raise DataError(where, f"no images to train on in {dataset.name}{why}")
+        for record in records:
+            check_masks(record, data)
+        self._records = records
+        self._sizes = [resized_size(r.height, r.width, data)[:2] for r in records]
+        self._share = config.train.batch_size
+        self._batch_size = self._share * workers
+        self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
+        self._least_side = data.least_padded_side
+        self._seed = config.train.seed
+        flips = (False, True) if data.flip else (False,)
+        wide = np.array([width >= height for height, width in self._sizes])
+        self._groups = [
+            np.array([(i, flip) for flip in flips for i in np.flatnonzero(wide == side)])
+            for side in (True, False)
+            if (wide == side).any()
+        ]
+        self.capacity = max(1, *(_rows(r, config) for r in records))
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        return sum(-(-len(group) // self._batch_size) for group in self._groups)
+
+    def largest_size(self) -> tuple[int, int]:
+        """The (H, W) of the largest area that a batch can have."""
+        shapes = {self._padded([size]) for size in self._sizes}
+        if self._batch_size == 1:
+            return max(shapes, key=lambda shape: shape[0] * shape[1])
+        sides = [self._padded([self._sizes[i] for i in group[:, 0]]) for group in self._groups]
+        return max(sides, key=lambda shape: shape[0] * shape[1])
+
+    def _padded(self, sizes: list[tuple[int, int]]) -> tuple[int, int]:
+        return padded_size(sizes, self._multiple, self._least_side)
+
+    def epoch(self, epoch: int) -> list[BatchPlan]:
+        """The plans of one epoch."""
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = []
+        for group in self._groups:
+            order = rng.permutation(len(group))
+            missing = -len(order) % self._batch_size
+            order = np.concatenate([order, rng.integers(0, len(group), missing)])
+            batches += list(group[order].reshape(-1, self._batch_size, 2))
+        return [
+            self._plan(epoch, index, batches[place])
+            for index, place in enumerate(rng.permutation(len(batches)))
+        ]
+
+    def _plan(self, epoch: int, index: int, entries: np.ndarray) -> BatchPlan:
+        images = entries[:, 0].tolist()
+        return BatchPlan(
+            epoch,
+            index,
+            tuple(self._records[i] for i in images),
+            tuple(bool(flip) for flip in entries[:, 1]),
+            tuple((self._seed, epoch, index, place) for place in range(len(images))),
+            self._padded([self._sizes[i] for i in images]),
+        )
+
+    def stream(self, epoch: int, index: int, rank: int = 0) -> Iterator[BatchPlan]:
+        """The endless plans of training worker `rank`, from a batch of an epoch on."""
+        part = slice(rank * self._share, (rank + 1) * self._share)
+        for current in itertools.count(epoch):
+            for plan in self.epoch(current)[index:]:
+                mine = {name: getattr(plan, name)[part] for name in ("records", "flips", "seeds")}
+                yield replace(plan, **mine)
+            index = 0
+
+
+def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int) -> list[BatchPlan]:
+    """Every image once, in batches of equal shape; the last batch of a shape may be smaller."""
+    multiple = np.lcm(data.pad_multiple, stride)
+    shapes: dict[tuple[int, int], list[ImageRecord]] = {}
+    for record in dataset.records:
+        size = resized_size(record.height, record.width, data)[:2]
+        size = padded_size([size], multiple, data.least_padded_side)
+        shapes.setdefault(size, []).append(record)
+    chunks = [
+        (size, tuple(records[start : start + batch_size]))
+        for size, records in shapes.items()
+        for start in range(0, len(records), batch_size)
+    ]
+    return [
+        BatchPlan(0, index, records, (False,) * len(records), (), size)
+        for index, (size, records) in enumerate(chunks)
+    ]
+
+
+def with_regions(config: Config) -> bool:
+    """Whether the network gets ignore regions, see the field ignore_overlap of model configs."""
+    return config.model.ignore_overlap > 0
+
+
+def _rows(record: ImageRecord, config: Config) -> int:
+    """The number of rows of gt_boxes that an image has."""
+    if with_regions(config):
+        return len(record)
+    return int(trainable_objects(record, config.data).sum())
