@@ -1,7 +1,8 @@
-"""Reads broken inputs, one after the other, and prints what came of each as a line of JSON.
+"""Reads broken inputs one by one, and prints the result of each as a line of JSON.
 
-A process of its own, under limits: what hangs, crashes or asks for too much memory ends it, and
-`tests.test_bad_input` then knows at which input. `python -m tests.bad_input_worker FOLDER FIRST`.
+It is a separate process with limits. An input that hangs, crashes or requests too much memory ends
+it, and `tests.test_bad_input` then knows which one it was.
+`python -m tests.bad_input_worker FOLDER FIRST`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataNotes
 from mxrcnn.data.transforms import load_sample
 from mxrcnn.errors import USER_ERRORS
-from mxrcnn.files import atomic_write  # noqa: F401 - all imports before the limits
+from mxrcnn.files import atomic_write  # noqa: F401 - import everything before setting limits
 from mxrcnn.inference.detector import Detector
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import TrainRequest
@@ -34,13 +35,13 @@ from mxrcnn.weights.reading import read_params
 from tests.broken import SECRET, SIZE, Case, corpus, voc_folder
 from tests.factories import noise
 
-#: seconds of computing and of waiting that an input may take, and bytes that it may ask for
+#: limits per input: seconds of computing, seconds of waiting, bytes of additional memory
 CPU_SECONDS, SECONDS, MEMORY = 10, 60, 1 << 30
 SMALL = DataConfig(short_side=32, long_side=64)
 
 
 def _data_set(kind: str, root: Path, skip_bad: bool, masks: bool = False) -> DataNotes:
-    """Open a data set and make every sample of it, as training does; what had to be mended."""
+    """Open a data set and load every sample, as training does; returns the notes."""
     split = {"voc": "2007_train", "coco": "train"}[kind]
     data = replace(SMALL, dataset=kind, root=str(root), masks=masks, skip_bad=skip_bad)
     names = ("dog", "cat") if kind == "voc" else ("auto",)
@@ -52,7 +53,7 @@ def _data_set(kind: str, root: Path, skip_bad: bool, masks: bool = False) -> Dat
 
 
 def _run(root: Path) -> None:
-    """Everything that is read of a run folder."""
+    """Read everything in a run folder."""
     run = RunFolder(root)
     run.config()
     run.precision()
@@ -81,7 +82,7 @@ def _detect(root: Path) -> None:
 
 _PHOTO: Any = None
 
-#: reader -> what it does with folder/data; those of data sets are asked to skip bad entries too
+#: what each reader does with folder/data; those of data sets also run with skip_bad
 READERS: dict[str, Callable[[Path, bool], Any]] = {
     "voc": lambda root, skip: _data_set("voc", root, skip),
     "voc list": lambda root, skip: _data_set("voc", root, skip),
@@ -105,7 +106,7 @@ def _watch(event: str, arguments: tuple) -> None:
 
 @contextmanager
 def limits():
-    """The limits on time and memory, for what is inside; breaking one of time ends the process."""
+    """Limit time and memory inside the block; exceeding a time limit ends the process."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
@@ -120,7 +121,7 @@ def limits():
 
 
 def attempt(case: Case, root: Path, skip: bool) -> dict[str, Any]:
-    """What comes of reading it: `error` (named), `counted`, `read`, or `crash`."""
+    """The result of reading an input: `error` (a user error), `counted`, `read`, or `crash`."""
     try:
         with limits():
             notes = READERS[case.reader](root, skip)
@@ -133,7 +134,7 @@ def attempt(case: Case, root: Path, skip: bool) -> dict[str, Any]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """What was opened that is neither in folder/data nor a part of Python or this project."""
+    """Opened files that are neither in folder/data nor part of Python or this project."""
     repo = Path(__file__).resolve().parent.parent
     mine = (folder / "data", folder / "images", repo, sys.prefix, sys.base_prefix, "/proc", "/sys")
     known = tuple(os.path.realpath(path) + "/" for path in mine)
@@ -142,7 +143,7 @@ def strangers(folder: Path) -> list[str]:
 
 
 def judge(case: Case, folder: Path) -> dict[str, Any]:
-    """One line of the report."""
+    """One line of the report, as a dictionary."""
     folder.mkdir(parents=True)
     for place in (folder, folder.parent):
         noise(SIZE).save(place / f"{SECRET}.jpg")
@@ -165,9 +166,9 @@ def main(scratch: Path, first: int) -> None:
     for number, case in enumerate(cases[first:], start=first):
         print(json.dumps({"begin": number, "name": case.name}), flush=True)
         folder = scratch / str(number) / "inner"
-        told = judge(case, folder)
-        told["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print(json.dumps({"number": number, "certain": case.certain, **told}), flush=True)
+        line = judge(case, folder)
+        line["rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(json.dumps({"number": number, "certain": case.certain, **line}), flush=True)
         shutil.rmtree(scratch / str(number))
     print(json.dumps({"end": len(cases)}), flush=True)
 

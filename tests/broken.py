@@ -1,7 +1,7 @@
-"""Broken inputs by the hundred, made from small whole ones: images, annotations, runs, weights.
+"""Hundreds of broken inputs derived from small valid ones: images, annotations, runs, weights.
 
-A case writes its input into an empty folder. What is read is `folder / "data"`; beside it lie
-secrets that nothing may read. `tests.bad_input_worker` reads the inputs.
+A case writes its input into an empty folder. Readers get `folder / "data"`; next to it are secret
+files that nothing may read. `tests.bad_input_worker` reads the inputs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SECRET = "secret"
 
 
 class Case(NamedTuple):
-    """One broken input. certain: False for damage that may go unnoticed, as of a pixel."""
+    """One broken input. certain: False for damage that may go unnoticed, such as in a pixel."""
 
     name: str
     reader: str
-    write: Callable[[Path], Path]  # folder -> the file that the error has to name
+    write: Callable[[Path], Path]  # folder -> the file that the error must name
     certain: bool = True
 
 
@@ -40,14 +40,14 @@ class Case(NamedTuple):
 
 
 def image_bytes(kind: str, mode: str = "RGB") -> bytes:
-    """A small picture of noise in a file format."""
+    """A small noise image in a file format."""
     buffer = io.BytesIO()
     noise(SIZE, mode).save(buffer, kind)
     return buffer.getvalue()
 
 
 def voc_folder(folder: Path, bad_image: bytes | None = None, bad_xml: bytes | None = None) -> Path:
-    """A VOC folder with a whole image `good` and `bad`; returns the devkit's VOC2007."""
+    """Write a VOC folder with a valid image `good` and `bad`; returns its VOC2007."""
     make_voc(folder / "data", {"good": Picture(SIZE), "bad": Picture(SIZE)})
     voc = folder / "data" / "VOC2007"
     if bad_image is not None:
@@ -70,14 +70,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, depth: int = 8, colour: int = 2, body: bytes = b"") -> bytes:
-    """A PNG that declares that size, whatever its body holds."""
+    """A PNG whose header declares this size, whatever its body holds."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def flipped(data: bytes, seed: int, count: int = 3, first: int = 0) -> bytes:
-    """The data with some bits turned, at places from `first` on."""
+    """The data with some bits flipped, at positions from `first` on."""
     rng = np.random.default_rng(seed)
     out = bytearray(data)
     for place in rng.integers(first, len(out), count):
@@ -86,7 +86,7 @@ def flipped(data: bytes, seed: int, count: int = 3, first: int = 0) -> bytes:
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
-    """A JPEG whose frame header declares that size."""
+    """A JPEG whose frame header declares this size."""
     data = bytearray(image_bytes("JPEG"))
     place = data.index(b"\xff\xc0") + 5
     data[place : place + 4] = struct.pack(">HH", height, width)
@@ -153,7 +153,7 @@ def negative_tiff() -> bytes:
     return buffer.getvalue()
 
 
-#: what a file called .jpg may really be
+#: what a file named .jpg may really be
 WRONG_FORMATS = {
     "empty": b"",
     "one byte": b"\xff",
@@ -289,7 +289,7 @@ BAD_BOXES = (
         "&#x661; x 1 1",
     ),
     *("<a/> 1 50 40", "- 1 50 40", "++1 1 50 40", "1..5 1 50 40", f"{'9' * 100_000} 1 50 40"),
-    # read, but dropped or cut to the image, and counted
+    # read, but dropped or clipped to the image, and counted
     *("50 1 11 40", "1 40 50 10", "11 11 11 40", "11 11 50 11", "11 11 11 11", "0 0 0 0"),
     *("1 1 1000000000 1000000000", "-1000000000 -1000000000 1000000000 1000000000"),
     *("1000000000 1000000000 1000000001 1000000001", "1 1 1e300 1e300", "-1e308 1 1e308 40"),
@@ -379,7 +379,7 @@ def odd_objects() -> Iterator[tuple[str, str]]:
         yield f"half a size: {sides}", annotation(an_object(), size=f"<size>{sides}</size>")
 
 
-#: what an annotation or a list may name that is none of the data set's files
+#: names in an annotation or a list that are not files of the data set
 ATTACKS = (
     *(f"../{SECRET}", f"../../{SECRET}", f"../../../{SECRET}", f"a/../../../{SECRET}"),
     *("..", "../", "good/../../../../etc/passwd", "/etc/passwd", "//etc/passwd", "/dev/zero"),
@@ -406,7 +406,7 @@ def listing_case(name: str, data: bytes) -> Case:
 def listings() -> Iterator[Case]:
     for name in ATTACKS:
         yield listing_case(f"with {name[:40]!r}", f"good\n{name}\n".encode())
-        # a list may also name what the root would lead to, were it put together carelessly
+        # a list may also name files that a careless join with the root would reach
         yield listing_case(f"with {name[:40]!r} marked", f"good\n{name} 1\n".encode())
     yield listing_case("of nothing", b"")
     yield listing_case("of blanks", b"\n \n\t\n")
@@ -442,7 +442,7 @@ def missing_annotation(folder: Path) -> Path:
 
 
 def document() -> dict[str, Any]:
-    """Two images of 64x48 and three objects, each with its mask."""
+    """Two images of 64x48, and three objects with masks."""
     square = [10, 10, 30, 10, 30, 30, 10, 30]
     return {
         "images": [
@@ -512,7 +512,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
         *(None, 5, "1 2 3 4", {}, [], [1, 2, 3], [1, 2, 3, 4, 5], [None] * 4, ["1", "2", "3", "4"]),
         *([[1, 2, 3, 4]], [True, 1, 2, 3], [float("nan"), 1, 2, 3], [1, 1, float("inf"), 5]),
         *([-float("inf"), 1, 2, 3], [HUGE, 1, 2, 3], [1, 1, 1e308, 1e308, 1e308], KeyError),
-        # cut to the image or dropped, and counted
+        # clipped to the image or dropped, and counted
         *([1, 1, 10**9, 10**9], [-(10**9), -(10**9), 2 * 10**9, 2 * 10**9], [10**9, 5, 5, 5]),
         *([5, 5, 0, 0], [5, 5, 0, 9], [5, 5, -3, -3], [1e308, 1, 1e308, 5], [1, 1, 1e300, 5]),
         *([-20, -20, 10, 10], [60, 40, 30, 30], [64, 48, 5, 5], [5, 5, 1e-320, 5]),
@@ -521,7 +521,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "annotations 1 iscrowd": (2, "yes", [1], -1, float("nan"), {"a": 1}, 0.5),
     "annotations 1 ignore": (2, "no", [0], float("nan")),
 }
-#: masks are looked at when they are wanted
+#: masks are only read on request
 WRONG_MASKS: tuple[Any, ...] = (
     *(5, True, {}, [5], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [["1"] * 6], [[None] * 6]),
     *([[float("nan")] * 6], [[float("inf"), 1, 2, 3, 4, 5]], [[HUGE, 1, 2, 3, 4, 5]], [{}]),
@@ -662,7 +662,7 @@ def mask_picture(data: bytes, size: tuple[int, int] = SIZE) -> Callable[[Path], 
         coco["images"][1] |= {"height": size[0], "width": size[1]}
         path = coco_folder(folder, json.dumps(coco).encode()).parent / "mask.png"
         path.write_bytes(data)
-        # the image too large is named before its mask
+        # the oversized image is reported before its mask
         return path if size == SIZE else path.with_name("train.json")
 
     return write
@@ -672,7 +672,7 @@ def mask_picture(data: bytes, size: tuple[int, int] = SIZE) -> Callable[[Path], 
 
 
 def write_run(folder: Path) -> Path:
-    """A small run with one checkpoint, of zeros; returns its folder."""
+    """Write a small run with one checkpoint of zeros; returns its folder."""
     from mxrcnn.runs.checkpoint import RunFolder, TrainState
     from symnet import get_detector
     from symnet.machine import mx
@@ -707,7 +707,7 @@ CHECKPOINT = "checkpoints/step-00000003"
 
 
 class _Template:
-    """The whole run, made once and copied for each case."""
+    """A valid run, made once and copied for each case."""
 
     folder: Path | None = None
 
@@ -763,7 +763,7 @@ def wrong_arrays() -> Iterator[Case]:
             "a weight in float16": shaped(weight, 8, 8, 3, 3, dtype="float16"),
             "a weight that is not finite": lambda a: a.update({weight: a[weight] + np.nan}),
         }.items():
-            # a detector takes other floats, and does not look at every value
+            # a detector accepts other float types, and does not check every value
             if reader == "resume" or name not in (
                 "a weight in float16",
                 "a weight that is not finite",
@@ -775,8 +775,8 @@ def wrong_arrays() -> Iterator[Case]:
     yield arrays_case("momentum of nothing known", shaped("x", 5), "momentum.params", "resume")
 
 
-#: the first array of an MXNet file begins at 24: magic, storage type, dimensions, sides, device,
-#: type. Here it has one side (a bias) or more; what follows is at other places
+#: the first array of an MXNet file begins at byte 24: magic, storage type, dimensions, sides,
+#: device, type. With more than one side (a bias has one), the later fields move
 FIELDS = {
     "magic": (0, "<Q", (0, 0x113, 2**64 - 1)),
     "number of arrays": (16, "<Q", (0, 1, 10**6, 2**40, 2**63, 2**64 - 1)),
@@ -807,7 +807,7 @@ def one_array(
 
 
 def params_files() -> Iterator[tuple[str, Callable[[bytes], bytes], bool]]:
-    """What is wrong with a .params file, and whether that must be noticed."""
+    """Faults of a .params file, and whether each must be noticed."""
     for share in (0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999):
         yield f"cut at {share:.2%}", lambda data, share=share: data[: int(len(data) * share)], True
     for name, (place, form, values) in FIELDS.items():
@@ -838,7 +838,7 @@ def params_files() -> Iterator[tuple[str, Callable[[bytes], bytes], bool]]:
         yield what, lambda _, data=data: data, True
 
 
-#: what a file of parameters may really be
+#: what a parameter file may really be
 OTHER_FILES = {
     "text": b"hello\n" * 50,
     "html": b"<html><body>404</body></html>" * 20,
@@ -919,7 +919,7 @@ def runs() -> Iterator[Case]:
     yield from wrong_arrays()
 
 
-# Files of parameters
+# Parameter files
 
 
 def weights_case(name: str, ending: str, data: bytes, certain: bool = True) -> Case:
@@ -933,7 +933,7 @@ def weights_case(name: str, ending: str, data: bytes, certain: bool = True) -> C
 
 
 def whole_weights(folder: Path) -> dict[str, bytes]:
-    """A small whole file of each format."""
+    """A small valid file of each format."""
     from safetensors.numpy import save
 
     arrays = {f"layer{i}.weight": np.full((4, 3), i, np.float32) for i in range(4)}
@@ -1072,5 +1072,5 @@ def weights(folder: Path) -> Iterator[Case]:
 
 
 def corpus(scratch: Path) -> list[Case]:
-    """All cases; scratch is a folder for the whole files that they start from."""
+    """All cases; scratch: a folder for the valid files that they are derived from."""
     return [*images(), *voc(), *coco(), *runs(), *weights(scratch)]

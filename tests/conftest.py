@@ -1,4 +1,4 @@
-"""Where the tests find real data, and what happens where it is missing."""
+"""Fixtures for real data. Tests are skipped if it is missing, and fail in CI."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data: MXRCNN_TEST_DATA, or ../shared/data beside the clone."""
+    """The folder of real data: MXRCNN_TEST_DATA, or ../shared/data next to the clone."""
     folder = Path(os.environ.get("MXRCNN_TEST_DATA", REPO.parent / "shared" / "data"))
     if not folder.is_dir():
         message = f"real data not found at {folder}; set MXRCNN_TEST_DATA to its folder"
@@ -22,5 +22,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_golden(shared_data) -> Path:
-    """The folder of torchvision's outputs, beside the data."""
+    """The folder of torchvision's outputs, next to the data."""
     return shared_data.parent / "golden"

@@ -1,8 +1,9 @@
-"""What the workers of a training send, and how long it takes: a network's gradients, nothing else.
+"""Measures the traffic and time of exchanging a network's gradients, without any computation.
 
     python tools/launch.py -n 2 -- python tests/dist_traffic.py --network faster_rcnn_r50_fpn
 
-Counts the bytes of the loopback interface, so all processes must be here, and nobody else there.
+Counts the bytes on the loopback interface, so all processes must run on this machine, and nothing
+else may use the interface.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from mxrcnn.training.server import serve_if_asked
 
 
 def loopback_bytes() -> int:
-    """Bytes sent over the loopback interface since it is up."""
+    """Bytes sent over the loopback interface since it came up."""
     lines = Path("/proc/net/dev").read_text().splitlines()
     return int(next(x for x in lines if x.strip().startswith("lo:")).split()[9])
 
 
 def trained_shapes(network: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters that a training from pretrained ones moves."""
+    """Shapes of the parameters that are trained when fine-tuning."""
     from mxrcnn.config import make_config
     from symnet import get_detector
     from symnet.detector import parameter_shapes
@@ -61,10 +62,10 @@ def main() -> None:
         sent.append(loopback_bytes() - before)
     if workers.first:
         own = sum(gradient.size for gradient in gradients.values()) * 4
-        usual = statistics.median(sent[1:])  # the others begin and end a little later
+        usual = statistics.median(sent[1:])  # workers begin and end at slightly different times
         print(
-            f"{args.network}: {own / 1e6:.1f} MB of gradients a worker, {workers.count} workers; "
-            f"a step sends {usual / 1e6:.1f} MB in all, "
+            f"{args.network}: {own / 1e6:.1f} MB of gradients per worker, {workers.count} workers; "
+            f"a step sends {usual / 1e6:.1f} MB in total, "
             f"{usual / own / workers.count:.3f} times gradients times workers, "
             f"and takes {min(seconds[1:]):.3f} s (the fastest of {args.steps})"
         )

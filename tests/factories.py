@@ -1,4 +1,4 @@
-"""Small things that several tests are made of: images, VOC folders, records, configurations."""
+"""Small test inputs: images, VOC folders, records, configurations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.data.records import Dataset, ImageRecord
 
-#: settings of a network that trains a step in a fraction of a second
+#: settings of a network whose training step takes a fraction of a second
 TINY = {
     "model.width": 0.125,
     "model.fc_dim": 32,
@@ -40,7 +40,7 @@ class Picture:
 
 
 def noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """An image of size (height, width) and random content in any of Pillow's modes."""
+    """A random image of size (height, width), in any of Pillow's modes."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     if mode == "I;16":
         return Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 255 + 255)
@@ -52,7 +52,7 @@ def noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Imag
 
 
 def voc_xml(picture: Picture) -> str:
-    """The annotation of a picture as VOC writes it: 1-based, inclusive corners."""
+    """A picture's VOC annotation, with 1-based inclusive corners."""
     objects = "".join(
         f"<object><name>{name}</name><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
         f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
@@ -79,7 +79,7 @@ def make_voc(
 
 
 def truncate(path: Path, share: float = 0.5) -> Path:
-    """Cut a file short."""
+    """Keep only the first part of a file."""
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     return path
 
@@ -91,7 +91,7 @@ def make_record(
     path: Path = Path("none.jpg"),
     **flags: Sequence[bool],
 ) -> ImageRecord:
-    """A record with all objects of class 1; flags are crowd, difficult or truncated."""
+    """A record whose objects all have class 1; flags: crowd, difficult or truncated."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
     count = len(array)
     none = dict.fromkeys(("crowd", "difficult", "truncated"), np.zeros(count, bool))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run `make demo` and `make test` with every Python from 3.9 to 3.13 that this machine has.
+"""Run `make demo` and `make test` with every Python from 3.9 to 3.13 found on this machine.
 
-Each gets a clone of this repository (what is committed) in build/matrix/3.X with a virtual
-environment of its own, made from the bare interpreter. Interpreters are looked for on PATH, and in
-the folders of pyenv and uv, and count if they run. Exit code 1 if anything failed.
+Each Python gets a clone of this repository (the committed state) in build/matrix/3.X, with its own
+virtual environment made from the bare interpreter. Interpreters are searched on PATH and in the
+folders of pyenv and uv, and must work. Exit code 1 if anything failed.
 
 examples:
   make matrix
@@ -27,13 +27,13 @@ REPO = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 COLUMNS = ("Python", "NumPy", "mxnet", "demo mAP", "demo", "passed", "skipped", "failed", "tests")
 PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-#: run in a clone's environment
+#: prints versions; run in a clone's environment
 PACKAGES = "from symnet.machine import mx; import numpy; print(numpy.__version__, mx.__version__)"
 LONGEST = 4 * 3600
 
 
 def version_of(python: str) -> Optional[str]:
-    """`3.X` of a command, or None if it does not run (as pyenv's shims of other versions)."""
+    """A command's version `3.X`; None if it does not run (such as pyenv's inactive shims)."""
     try:
         done = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -42,7 +42,7 @@ def version_of(python: str) -> Optional[str]:
 
 
 def candidates(version: str) -> Iterator[str]:
-    """Commands that may be this Python, best first."""
+    """Commands that may run this Python, in order of preference."""
     yield from filter(None, (shutil.which(f"python{version}"), shutil.which("python3")))
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     uv = Path.home() / ".local" / "share" / "uv" / "python"
@@ -56,7 +56,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def find(wanted: list[str]) -> tuple[dict[str, str], list[str]]:
-    """({version: command}, what was not found) of versions or commands."""
+    """Find versions or commands; returns ({version: command}, what was not found)."""
     found, missing = {}, []
     for word in wanted:
         of_version = word in VERSIONS
@@ -71,14 +71,14 @@ def find(wanted: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def clone(folder: Path) -> None:
-    """The repository anew in this folder."""
+    """Clone the repository into this folder, replacing what is there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["git", "clone", "--quiet", "--no-local", REPO, folder], check=True)
 
 
 def environment() -> dict[str, str]:
-    """This one's, without our virtual environment and make's flags, with the real data's place."""
+    """Our environment without virtual environment and make flags, plus the path of real data."""
     ours = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     env = {name: value for name, value in os.environ.items() if name not in ours}
     env.setdefault("MXRCNN_TEST_DATA", str(REPO.parent / "shared" / "data"))
@@ -87,7 +87,7 @@ def environment() -> dict[str, str]:
 
 
 def run_target(target: str, python: str, folder: Path) -> tuple[bool, float]:
-    """`make TARGET` in a clone; its output goes to TARGET.log beside it. (success, seconds)"""
+    """Run `make TARGET` in a clone, logging to TARGET.log there; returns (success, seconds)."""
     start = time.monotonic()
     with open(folder / f"{target}.log", "w") as log:
         command = ["make", target, f"PYTHON={python}"]
@@ -102,14 +102,14 @@ def run_target(target: str, python: str, folder: Path) -> tuple[bool, float]:
 
 
 def demo_map(folder: Path) -> str:
-    """The demo's mAP, of the report that it wrote."""
+    """The demo's mAP, from its report."""
     for path in folder.glob("runs/demo/*/report.json"):
         return f"{json.loads(path.read_text())['metrics']['mAP']:.3f}"
     return "-"
 
 
 def suite_counts(folder: Path) -> dict[str, str]:
-    """passed, skipped and failed of pytest's last line."""
+    """The numbers of passed, skipped and failed tests, from pytest's last line."""
     last = ([""] + re.findall(r"^.*\b(?:passed|failed|error).* in [\d.]+s.*$", _log(folder), re.M))[
         -1
     ]
@@ -127,7 +127,7 @@ def _log(folder: Path) -> str:
 
 
 def try_python(version: str, python: str, targets: list[str]) -> tuple[bool, dict[str, str]]:
-    """Run the targets with one Python: (success, a row of the table)."""
+    """Run the targets with one Python; returns (success, a row of the table)."""
     folder = REPO / "build" / "matrix" / version
     clone(folder)
     row, success = {"Python": version}, True
@@ -156,7 +156,7 @@ def _time(good: bool, seconds: float) -> str:
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
-    """A Markdown table, wide enough to be read as it is."""
+    """Print a Markdown table with aligned columns."""
     cells = [COLUMNS, *([row.get(name, "-") for name in COLUMNS] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in cells]
@@ -165,7 +165,7 @@ def print_table(rows: list[dict[str, str]]) -> None:
 
 
 def main() -> int:
-    """Everything; the exit code."""
+    """Run everything; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,7 +178,7 @@ def main() -> int:
     print(f"not found: {', '.join(missing) or 'none'}")
     changes = subprocess.run(["git", "status", "--short"], cwd=REPO, capture_output=True, text=True)
     if changes.stdout:
-        print(f"not committed, so not tried:\n{changes.stdout}", end="")
+        print(f"not committed, so not tested:\n{changes.stdout}", end="")
     results = [
         try_python(v, python, args.targets or ["demo", "test"]) for v, python in found.items()
     ]

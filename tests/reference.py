@@ -1,4 +1,4 @@
-"""Slow, obvious oracles for fast code."""
+"""Slow and obvious reference implementations for fast code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ def voc_devkit_ap(
     iou_thresh: float,
     use_07_metric: bool,
 ) -> float:
-    """AP of one class. ground_truth[image]: (inclusive box, difficult); detections: (score, image,
-    inclusive box), distinct scores or already in order. NaN without objects to find."""
+    """AP of one class; NaN without objects to find.
+
+    ground_truth[image]: (inclusive box, difficult). detections: (score, image, inclusive box), with
+    distinct scores or already sorted.
+    """
     npos = sum(not difficult for image in ground_truth for _, difficult in image)
     detected = [[False] * len(image) for image in ground_truth]
     tp, fp, precision, recall = 0, 0, [], []
@@ -44,7 +47,7 @@ def voc_devkit_ap(
 
 
 def inclusive_iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Overlap of two boxes whose last row and column are part of them."""
+    """IoU of two boxes that include their last row and column."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     if width <= 0 or height <= 0:
@@ -99,10 +102,10 @@ def plain_iou(boxes, others, offset=0.0):
 
 
 def plain_claims(overlaps):
-    """For each object (G,) of overlaps (A, G) the anchor that it claims, or -1.
+    """The anchor that each object (G,) claims, given overlaps (A, G); -1 for none.
 
-    Round by round each object wants its best free anchor, and the one that overlaps it most gets
-    it.
+    In each round, every object bids for its best free anchor, and the object with the highest
+    overlap gets it.
     """
     overlaps = overlaps.copy()
     claimed = np.full(overlaps.shape[1], -1, np.int64)
@@ -121,7 +124,7 @@ def plain_claims(overlaps):
 
 
 def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor, best_below_bg):
-    """Labels (A,), matched objects (A,) and claimed anchors of overlaps (A, G)."""
+    """Labels (A,), matched objects (A,) and claimed anchors, for overlaps (A, G)."""
     num_anchors, num_objects = overlaps.shape
     if not num_objects:
         nobody = np.zeros(num_anchors, np.int64)
@@ -144,7 +147,7 @@ def plain_match(overlaps, fg_thresh, bg_thresh, own_anchor, best_below_bg):
 
 
 def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
-    """`geometry.targets.rpn_targets`, to the bit: same labels, targets, weights and draws."""
+    """Equals `geometry.targets.rpn_targets` to the bit: labels, targets, weights and draws."""
 
     def choose(candidates, count):
         if len(candidates) <= count:
@@ -179,7 +182,7 @@ def plain_rpn_targets(anchors, gt_boxes, image_size, sampling, coder, rng):
 
 
 def plain_match_points(points, levels, strides, boxes, rule):
-    """The object (N,) of points (N, 2), -1 for none, and all LTRB distances (N, G, 4)."""
+    """The object (N,) of each point (N, 2), -1 for none, and all LTRB distances (N, G, 4)."""
     stride = np.asarray(strides, np.float32)[levels][:, None]  # (N, 1)
     ltrb = np.concatenate(
         [points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], axis=2
@@ -189,7 +192,7 @@ def plain_match_points(points, levels, strides, boxes, rule):
     farthest = ltrb.max(axis=2)
     ours = (ltrb.min(axis=2) > 0) & (farthest > low) & (farthest < high)
     if rule.centre_radius > 0:
-        # half the difference of left and right is the distance to the centre
+        # half the difference of the left and right distances is the distance to the centre
         away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2
         ours &= away < rule.centre_radius * stride
     if not len(boxes):
@@ -203,9 +206,9 @@ def plain_match_points(points, levels, strides, boxes, rule):
 
 
 def slow_detections(boxes, scores, score_thresh, nms_thresh, pre_nms_top_n, max_detections, offset):
-    """[(score, class, box)] of one image, best first: greedy NMS a class.
+    """[(score, class, box)] of one image, by descending score: greedy NMS per class.
 
-    boxes (R, K, 4) and scores (R, K) of K classes without the background, which is class 0.
+    boxes (R, K, 4) and scores (R, K) have K classes, without the background, which is class 0.
     """
     candidates = [
         (float(scores[r, k]), k + 1, boxes[r, k])
@@ -225,7 +228,7 @@ def slow_detections(boxes, scores, score_thresh, nms_thresh, pre_nms_top_n, max_
 
 
 def slow_roi_level(box, levels, canonical_size=224, canonical_level=4):
-    """The index of a box's map, p2 being 0: FPN paper, equation 1, with torchvision's 1e-6."""
+    """A box's level, with 0 for p2: FPN paper, equation 1, with torchvision's 1e-6."""
     area = max(0.0, (box[2] - box[0]) * (box[3] - box[1]))
     if area == 0:
         return 0
@@ -234,10 +237,10 @@ def slow_roi_level(box, levels, canonical_size=224, canonical_level=4):
 
 
 def slow_matcher(anchors, boxes, high, low):
-    """[(label, object)] of anchors as torchvision's Matcher with allow_low_quality_matches.
+    """[(label, object)] of anchors, like torchvision's Matcher with allow_low_quality_matches.
 
-    Labels: 1, 0 for background, -1 between the thresholds. An object's best anchors (all that are
-    tied) become 1, but stay with the object that they overlap most.
+    Labels: 1 for foreground, 0 for background, -1 between the thresholds. An object's best anchors
+    (all ties) become 1, but stay assigned to the object that they overlap most.
     """
     table = [[slow_iou(anchor, box) for box in boxes] for anchor in anchors]
     best_of_object = [max(row[g] for row in table) for g in range(len(boxes))]
@@ -252,7 +255,7 @@ def slow_matcher(anchors, boxes, high, low):
 
 
 def slow_decode(box, delta, stds, clip):
-    """The box that a delta (dx, dy, dw, dh) makes of a box."""
+    """Apply a delta (dx, dy, dw, dh) to a box."""
     width, height = box[2] - box[0], box[3] - box[1]
     dx, dy, dw, dh = (float(d) * s for d, s in zip(delta, stds))
     x, y = box[0] + width / 2 + dx * width, box[1] + height / 2 + dy * height
@@ -261,10 +264,10 @@ def slow_decode(box, delta, stds, clip):
 
 
 def slow_pyramid_proposals(objectness, deltas, anchors, padded, image, rule):
-    """[(score, box)] of one image, best first, as torchvision's filter_proposals.
+    """[(score, box)] of one image, by descending score, like torchvision's filter_proposals.
 
-    objectness: maps (A, H, W) of logits, one a level; deltas (4A, H, W); anchors: (A, 4) a level;
-    padded and image: (height, width); rule: a ProposalFilter, of gluoncv's kind without per_level.
+    For each level: objectness (A, H, W) logits, deltas (4A, H, W), anchors (A, 4). padded and
+    image: (height, width). rule: a ProposalFilter; without per_level it works like gluoncv's.
     """
     groups, kept = [], []
     for logits, moves, base in zip(objectness, deltas, anchors):
@@ -294,9 +297,9 @@ def slow_pyramid_proposals(objectness, deltas, anchors, padded, image, rule):
 
 
 def slow_crop(mask, frame, roi, size):
-    """(size, size): the mean of the samples of each bin of a RoI, as RoIAlign without `aligned`.
+    """The mean of the samples in each bin of a RoI (size, size), like RoIAlign without `aligned`.
 
-    mask (h, w) lies in frame (xyxy, pixels of the network); a sample is read there, bilinear.
+    mask (h, w) covers frame (xyxy, network pixels); samples are bilinear.
     """
     x1, y1, x2, y2 = (float(v) for v in roi)
     width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
@@ -311,7 +314,10 @@ def slow_crop(mask, frame, roi, size):
 
 
 def _read(mask, y, x, height, width):
-    """A mask of height x width network pixels at (y, x) of its frame; 0 a pixel outside."""
+    """Read a mask of height x width network pixels at (y, x) of its frame.
+
+    More than one pixel outside it is 0.
+    """
     if not (-1 <= y <= height and -1 <= x <= width):
         return 0.0
     (rows, columns), value = mask.shape, 0.0

@@ -1,4 +1,4 @@
-"""Training runs as processes of their own: started, watched, killed, and their ends compared."""
+"""Training runs in their own processes: starting, watching, killing and comparing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import REPO
 from tests.factories import TINY
 
 TRAIN = REPO / "tools" / "train.py"
-EPOCHS, EPOCH_STEPS = 5, 12  # as people run it
+EPOCHS, EPOCH_STEPS = 5, 12
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -30,7 +30,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Both runs have the same last checkpoint to the bit, and the same validations."""
+    """Assert that both runs have the same last checkpoint, to the bit, and the same validations."""
     run, other = RunFolder(run), RunFolder(other)
     assert run.steps()[-1] == other.steps()[-1]
     ours, theirs = arrays(run.folder()), arrays(other.folder())
@@ -44,7 +44,7 @@ def assert_same_end(run: Path, other: Path) -> None:
 
 
 def launch(*args: str | Path, script: tuple[str, ...] = (str(TRAIN),)) -> subprocess.Popen:
-    """tools/train.py in a process group of its own."""
+    """Start tools/train.py in its own process group."""
     return subprocess.Popen(
         [sys.executable, *script, *map(str, args)],
         stdout=subprocess.PIPE,
@@ -84,10 +84,10 @@ def wait_until(process: subprocess.Popen, condition: Callable[[], bool]) -> None
 
 
 def kill(process: subprocess.Popen) -> None:
-    """kill -9 of the trainer alone; its workers must go by themselves."""
+    """kill -9 only the trainer; its workers must end by themselves."""
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
-    process.communicate(timeout=60)  # ends when no worker holds the other end of the pipes
+    process.communicate(timeout=60)  # returns once no worker holds the other end of the pipes
 
 
 def resume_to_the_end(run: Path, workers: int = 0) -> None:

@@ -1,8 +1,8 @@
-"""Memory and open files over many steps and predictions: python -m tests.soak RUN_FOLDER_TO_MAKE.
+"""Memory and open files over many steps and predictions: python -m tests.soak NEW_RUN_FOLDER.
 
-Trains the quick preset on photos of many shapes with tools/train.py and then predicts with what it
-has learnt; prints a table of resident memory and of open files, and fails if the last tenth needs
-3 % more memory than the second, or keeps more files open. Half an hour, so no test of the suite.
+Trains the quick preset on photos of many shapes with tools/train.py, then predicts with the result.
+Prints a table of resident memory and open files. Fails if the last tenth of the run needs 3 % more
+memory than the second, or keeps more files open. Takes half an hour, so it is not in the suite.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIMIT = 0.03
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process holds after so many steps or predictions: memory in RAM, open files."""
+    """A process's memory and open files after `number` steps or predictions."""
 
     number: int
     resident_mb: float
@@ -36,7 +36,7 @@ class Sample:
 
 
 def sample(number: int, pid: int | str = "self") -> Sample:
-    """What the process holds now."""
+    """Take a sample of a process now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     files = len(os.listdir(f"/proc/{pid}/fd"))
     return Sample(number, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, files)
@@ -49,8 +49,8 @@ def last_step(log: Path) -> int:
 
 
 def train(out: Path, steps: int, batch_size: int) -> list[Sample]:
-    """Samples by step while tools/train.py runs."""
-    epochs = -(-steps * batch_size // 200)  # 100 photos, each also mirrored
+    """Run tools/train.py, taking samples."""
+    epochs = -(-steps * batch_size // 200)  # 100 photos, each also flipped
     sizes = ["short_side=128", "long_side=256", "pad_multiple=32", "checkpoint_steps=500"]
     command = [sys.executable, "tools/train.py", "--out", str(out), "--preset", "quick"]
     command += ["--dataset", "voc", "--data-root", str(DATA), "--imageset", "2007_all"]
@@ -68,7 +68,7 @@ def train(out: Path, steps: int, batch_size: int) -> list[Sample]:
 
 
 def predict(run: Path, count: int) -> list[Sample]:
-    """Samples of this process over predictions of all photos, again and again."""
+    """Predict all photos again and again, taking samples of this process."""
     detector = Detector.load(run)
     paths = [
         record.path for record in load_voc(str(DATA), "2007_all", detector.class_names).records
@@ -83,11 +83,10 @@ def predict(run: Path, count: int) -> list[Sample]:
 
 @dataclass(frozen=True)
 class Tenth:
-    """A tenth of a run: the most memory, and the files that were open all the time.
+    """A tenth of a run: its peak memory, and the number of files that stayed open.
 
-    Files that are open for a moment, as while a checkpoint is written, are no leak. The tenths that
-    are compared are as long as each other: of a memory that goes up and down, the most of a longer
-    time is more.
+    Files that are open briefly, such as while a checkpoint is written, are not a leak. The compared
+    tenths have the same length, because the peak of fluctuating memory grows with time.
     """
 
     resident_mb: float
@@ -95,21 +94,23 @@ class Tenth:
 
     @classmethod
     def of(cls, found: list[Sample], number: int) -> Tenth:
-        """The second tenth is number 2, the last one number 10."""
+        """The tenth with this number, from 1 to 10."""
         last = found[-1].number
         part = [s for s in found if (number - 1) * last < 10 * s.number <= number * last]
         return cls(max(s.resident_mb for s in part), min(s.files for s in part))
 
 
 def grew(early: Tenth, late: Tenth) -> bool:
-    """Whether memory or open files grew beyond the limit."""
+    """True if memory or open files grew beyond the limit."""
     return late.resident_mb > (1 + LIMIT) * early.resident_mb or late.files > early.files
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=10000, help="0: predict with the run there")
+    parser.add_argument(
+        "--steps", type=int, default=10000, help="0: only predict, with an existing run"
+    )
     parser.add_argument("--predictions", type=int, default=20000)
     parser.add_argument("--batch-size", type=int, default=1)
     args = parser.parse_args()
@@ -118,7 +119,7 @@ def main() -> int:
         runs[f"{args.steps} steps"] = train(args.out, args.steps, args.batch_size)
     runs[f"{args.predictions} predictions"] = predict(args.out, args.predictions)
     failed = False
-    print(f"{'most MB in each tenth':<20}{'':>58}{'growth':>9}  {'open files':<12}")
+    print(f"{'peak MB in each tenth':<20}{'':>58}{'growth':>9}  {'open files':<12}")
     for name, found in runs.items():
         tenths = [Tenth.of(found, number) for number in range(1, 11)]
         early, late = tenths[1], tenths[-1]

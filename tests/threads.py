@@ -1,7 +1,7 @@
-"""Threads that share a predictor, and data sets detected by turns: `python -m tests.threads`.
+"""Threads that share a predictor, and interleaved data sets: `python -m tests.threads`.
 
-Small networks of three families, in MXNet and in onnxruntime. Every result has to be, to the bit,
-what the same image gives alone.
+Uses small networks of three families, in MXNet and in onnxruntime. Every result must equal, to the
+bit, the result for the same image on its own.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mxrcnn.inference.predictor import Predictor
 from tests.factories import make_dataset, make_record
 
 FAMILIES = ("faster_rcnn_vgg16", "mask_rcnn_r50_fpn", "fcos_r50_fpn")
-#: (height, width): several images of a shape, and several shapes
+#: (height, width): several shapes, some of them repeated
 SIZES = ((120, 200), (200, 120), (120, 200), (96, 96), (150, 220), (200, 120))
-#: detections of an image that are compared: pasting masks takes longer than these networks
+#: how many detections per image are compared: pasting masks takes longer than these networks
 MOST = 20
 
 
 def images(sizes: Sequence[tuple[int, int]] = SIZES) -> list[np.ndarray]:
-    """Pixels (H, W, 3) of those sizes, each different."""
+    """Different images (H, W, 3) of these sizes."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (len(sizes), 7, 9, 3), np.uint8)
     return [
@@ -41,7 +41,7 @@ def images(sizes: Sequence[tuple[int, int]] = SIZES) -> list[np.ndarray]:
 
 
 def dataset(folder: Path, pixels: Sequence[np.ndarray]) -> Dataset:
-    """The images as files of a data set without objects."""
+    """Write the images as a data set without objects."""
     records = []
     for number, image in enumerate(pixels):
         path = folder / f"{number}.png"
@@ -51,7 +51,7 @@ def dataset(folder: Path, pixels: Sequence[np.ndarray]) -> Dataset:
 
 
 def same(found: Detections, expected: Detections) -> bool:
-    """Whether two images have the same detections to the bit."""
+    """True if both have the same detections, to the bit."""
     return (
         all(
             np.array_equal(getattr(found, name), getattr(expected, name))
@@ -64,7 +64,7 @@ def same(found: Detections, expected: Detections) -> bool:
 def in_threads(
     predictor: Predictor, pixels: Sequence[np.ndarray], threads: int, count: int
 ) -> tuple[int, list[Exception]]:
-    """How many of `count` predictions of each thread are wrong, and the errors raised."""
+    """Make `count` predictions in each thread; returns how many are wrong, and the errors."""
     expected = [predictor.predict(image, max_detections=MOST) for image in pixels]
     wrong, errors, begin = [], [], threading.Barrier(threads)
 
@@ -88,7 +88,7 @@ def in_threads(
 
 
 def by_turns(predictor: Predictor, images_of: Dataset) -> int:
-    """How many results are wrong of two `detect`s by turns, with a `predict` after each."""
+    """Interleave two `detect`s, with a `predict` after each step; returns how many are wrong."""
     records = images_of.records
     expected = {r.image_id: predictor.predict(r.path) for r in records}
     back = Dataset(images_of.name, images_of.class_names, records[::-1])
@@ -108,9 +108,11 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--count", type=int, default=50, help="predictions of each thread")
+    parser.add_argument("--count", type=int, default=50, help="predictions per thread")
     parser.add_argument("--networks", nargs="+", default=FAMILIES, choices=FAMILIES)
-    parser.add_argument("--limit", type=float, default=1800, help="seconds until it counts as hung")
+    parser.add_argument(
+        "--limit", type=float, default=1800, help="seconds after which it counts as hung"
+    )
     args = parser.parse_args()
     faulthandler.dump_traceback_later(args.limit, exit=True)
     failed = False

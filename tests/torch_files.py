@@ -1,4 +1,4 @@
-"""Checkpoints as torch.save writes them, made without torch; torch's own are in data/torch."""
+"""Writes checkpoints in torch.save's format without torch; torch's own are in data/torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TORCH = Path(__file__).parent / "data" / "torch"
 
 
 def text(value: str) -> bytes:
-    """The opcode that pushes a text."""
+    """The opcode that pushes a string."""
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
 def integers(values) -> bytes:
-    """The opcodes that push a tuple of whole numbers."""
+    """The opcodes that push a tuple of integers."""
     return b"(" + b"".join(b"J" + struct.pack("<i", v) for v in values) + b"t"
 
 
@@ -39,7 +39,7 @@ def tensor(
 
 
 def program(items: Mapping[str, bytes]) -> bytes:
-    """A pickle of an ordered dictionary of names and what opcodes push."""
+    """A pickle of an ordered dictionary: names, and the opcodes that push the values."""
     body = b"".join(text(name) + value for name, value in items.items())
     return b"\x80\x02ccollections\nOrderedDict\n)R(" + body + b"u."
 
@@ -47,7 +47,7 @@ def program(items: Mapping[str, bytes]) -> bytes:
 def write_zip(
     path: Path, pickle: bytes, storages: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED
 ) -> Path:
-    """A checkpoint of that pickle and those storages."""
+    """Write a checkpoint with this pickle and these storages."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickle)
         archive.writestr("archive/byteorder", "little")
@@ -58,7 +58,7 @@ def write_zip(
 
 
 def write_pth(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
-    """A checkpoint of float32 arrays."""
+    """Write a checkpoint of float32 arrays."""
     items, storages = {}, {}
     for place, (name, value) in enumerate(arrays.items()):
         value = np.ascontiguousarray(value, np.float32)
@@ -69,7 +69,7 @@ def write_pth(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 
 def write_torchs(path: Path, name: str, value: Callable[[str, tuple], np.ndarray]) -> Path:
-    """A checkpoint with the pickle that torch wrote for a model, and values by name and shape."""
+    """Write a checkpoint with torch's own pickle for a model, and values by name and shape."""
     pickle = gzip.decompress((TORCH / f"{name}.pkl.gz").read_bytes())
     state = Program().run(pickle)
     storages = {
