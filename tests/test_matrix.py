@@ -82,7 +82,7 @@ def test_a_good_run(repository, monkeypatch, capsys):
     cells = [cell.strip() for cell in out.splitlines()[-1].split("|")[1:-1]]
     assert [cells[i] for i in (0, 3, 5, 6, 7)] == [OURS, "0.863", "12", "3", "0"]
     assert "not found: none" in out
-    assert "not committed, so not tried:\n?? more.txt" in out
+    assert "not committed, so not tested:\n?? more.txt" in out
     clone = root / "build" / "matrix" / OURS
     assert (clone / ".venv" / "bin" / "python").exists()
     assert not (clone / "more.txt").exists()
