@@ -199,7 +199,7 @@ def test_refusals(run, dataset, tmp_path):
     out = quantize_run(run, tmp_path / "fast", "int8", dataset)
     with pytest.raises(CheckpointError, match="quantized already, to int8"):
         quantize_run(out, tmp_path / "again", "int8", dataset)
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         quantize_run(run, out, "int8", dataset)
     with pytest.raises(CheckpointError, match="quantized to int8: it cannot run in bf16"):
         Detector.load(out, precision="bf16")

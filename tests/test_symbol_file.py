@@ -78,7 +78,7 @@ EDITS = {
     "renamed parameter": (
         renamed("conv1_1_weight", "conv1_1_kernel"),
         r"edited, or of another run\? It needs conv1_1_kernel of \(8, 3, 3, 3\), and the network "
-        r"of config\.json has no such one \(.*model\.params: there is no conv1_1_kernel",
+        r"of config\.json has none \(.*model\.params: there is no conv1_1_kernel",
     ),
     "other width": (
         attribute("conv1_2", "num_filter", "5"),

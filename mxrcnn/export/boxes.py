@@ -1,7 +1,7 @@
-"""Non-maximum suppression and the classic proposals, as ONNX operators.
+"""Translators of non-maximum suppression and the classic proposals to ONNX.
 
-Letters: B images, N candidates of an image, C classes, A anchors a position, H, W the map's size, P
-proposals of an image.
+Letters: B images, N candidates per image, C classes, A anchors per position, H, W the map's size, P
+proposals per image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from symnet.geometry.anchors import classic_base_anchors
 
 
 def take_rows(g: OnnxGraph, data: str, index: str) -> str:
-    """The rows (B, K, columns) of data (B, N, columns) at places (B, K), each image its own."""
+    """Gather the rows (B, K, columns) of data (B, N, columns) at indices (B, K), per image."""
     return g.op("GatherND", data, g.unsqueeze(index, 2), batch_dims=1)
 
 
@@ -24,17 +24,17 @@ def columns(g: OnnxGraph, data: str, begin: int, end: int) -> str:
 
 
 def sorted_rows(g: OnnxGraph, score: str, count: str) -> str:
-    """The places (B, K) of the K = count (1,) highest of scores (B, N), best first."""
+    """The indices (B, K) of the K = count (1,) highest scores (B, N), best first."""
     return g.op("TopK", score, count, outputs=2, axis=1)[1]
 
 
 def suppress(
     g: OnnxGraph, boxes: str, scores: str, iou_thresh: float, *score_thresh: float
 ) -> tuple[str, str]:
-    """Greedy NMS a class: the places of the survivors (B, N), and how many they are (B, 1).
+    """Greedy NMS per class. Returns indices (B, N), survivors first, and their number (B, 1).
 
-    boxes (B, N, 4) and scores (B, C, N) come best first; the survivors stay in that order, and
-    after them are the places of the others. Scores not above score_thresh take no part.
+    boxes (B, N, 4) and scores (B, C, N) are sorted, best first; survivors keep that order, and the
+    other indices follow. Boxes with scores up to score_thresh are ignored.
     """
     candidates = g.shape(boxes, 1, 2)
     survivors = g.op(
@@ -42,7 +42,7 @@ def suppress(
         *(boxes, scores, candidates),
         *(g.constant([value]) for value in (iou_thresh, *score_thresh)),
     )
-    # (S, 3) image, class, place -> marks (B, N)
+    # survivors (S, 3): image, class, index -> marks (B, N): 1 for a survivor
     places = g.op("Gather", survivors, g.ints(0, 2), axis=1)
     marks = g.op(
         "ScatterND",
@@ -58,7 +58,7 @@ def suppress(
 
 @translates("_contrib_box_nms")
 def _box_nms(g: OnnxGraph, node: MXNode) -> str:
-    """Rows (B, N, columns) -> the survivors, best first, then rows of -1."""
+    """Rows (B, N, columns) -> survivors, best first, then rows of -1."""
     node.refuse_unless(in_format="corner", out_format="corner", background_id=-1)
     rows, score_column = node.inputs[0], node.get("score_index", 1)
     total = g.shape(rows, 1, 2)
@@ -85,7 +85,7 @@ def _box_nms(g: OnnxGraph, node: MXNode) -> str:
 
 
 def _scores_by_class(g: OnnxGraph, node: MXNode, rows: str, none: float) -> str:
-    """Scores (B, C, N) of rows (B, N, columns); `none` where a row is not of the class."""
+    """Scores (B, C, N) of rows (B, N, columns); `none` for the classes that a row does not have."""
     score_column, id_column = node.get("score_index", 1), node.get("id_index", -1)
     rows = g.op("Transpose", rows, perm=(0, 2, 1))
     score = g.slice(rows, 1, score_column, score_column + 1)
@@ -100,10 +100,10 @@ def _scores_by_class(g: OnnxGraph, node: MXNode, rows: str, none: float) -> str:
 
 @translates("_contrib_MultiProposal")
 def _multi_proposal(g: OnnxGraph, node: MXNode) -> str:
-    """rois (B*P, 5): batch index, xyxy. As the operator: widths count the last pixel (+1).
+    """rois (B*P, 5): batch index, xyxy. As in the operator, widths include the last pixel (+1).
 
-    Boxes too small, or of a cell that begins outside of the image, have the score -1 but may still
-    fill up; where NMS leaves fewer than P, they are repeated from the first on.
+    Boxes that are too small, or whose cell starts outside the image, get the score -1 but may still
+    be used. If NMS leaves fewer than P, they are repeated from the first.
     """
     node.refuse_unless(output_score=False, iou_loss=False)
     scores, boxes = _anchored(g, node)
@@ -116,7 +116,7 @@ def _multi_proposal(g: OnnxGraph, node: MXNode) -> str:
     grown = g.op("Add", boxes, g.constant([0, 0, 1, 1]))
     order, kept = suppress(g, grown, g.unsqueeze(scores, 1), node.get("threshold", 0.7))
     wanted = node.get("rpn_post_nms_top_n", 300)
-    # as the operator stops at P proposals, only so many can be repeated; at least 1 for NaN
+    # the operator stops at P proposals, so no more are repeated; at least 1, for NaN scores
     kept = g.op("Max", g.op("Min", kept, g.ints(wanted)), g.ints(1))
     place = g.op("Mod", g.constant([range(wanted)], np.int64), kept)
     boxes = take_rows(g, boxes, g.op("GatherElements", order, place, axis=1))
@@ -126,7 +126,7 @@ def _multi_proposal(g: OnnxGraph, node: MXNode) -> str:
 
 
 def _anchored(g: OnnxGraph, node: MXNode) -> tuple[str, str]:
-    """Scores (B, H*W*A) and boxes (B, H*W*A, 4) of all anchors: row, column, anchor."""
+    """Scores (B, H*W*A) and boxes (B, H*W*A, 4) of all anchors, by row, column, anchor."""
     probability, deltas, im_info = node.inputs
     stride = node["feature_stride"]
     base = classic_base_anchors(stride, node["scales"], node["ratios"])
@@ -153,7 +153,7 @@ def _anchored(g: OnnxGraph, node: MXNode) -> tuple[str, str]:
 
 
 def _decode(g: OnnxGraph, anchors: str, deltas: str, limit: str) -> str:
-    """Boxes of anchors (1, N, 4) and deltas (B, N, 4), cut to 0..limit-1; `BoxCoder(offset=1)`."""
+    """Decode deltas (B, N, 4) of anchors (1, N, 4), clipped to 0..limit-1; `BoxCoder(offset=1)`."""
     top_left = columns(g, anchors, 0, 2)
     sizes = g.op("Add", g.op("Sub", columns(g, anchors, 2, 4), top_left), g.constant(1))
     half, one = g.constant(0.5), g.constant(1)
@@ -169,7 +169,7 @@ def _decode(g: OnnxGraph, anchors: str, deltas: str, limit: str) -> str:
 def _without_small(
     g: OnnxGraph, node: MXNode, score: str, boxes: str, im_info: str
 ) -> tuple[str, str]:
-    """Boxes with a side below rpn_min_size * scale get the score -1, and grow by half of that."""
+    """Boxes with a side below m = rpn_min_size * scale: score -1, and m / 2 larger per side."""
     least = g.op("Mul", g.slice(im_info, 1, 2, 3), g.constant(node.get("rpn_min_size", 16)))
     least = g.unsqueeze(least, 2)  # (B, 1, 1)
     sizes = g.op("Sub", columns(g, boxes, 2, 4), columns(g, boxes, 0, 2))

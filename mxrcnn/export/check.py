@@ -1,4 +1,4 @@
-"""Whether two detectors find the same: an exported one beside the one that it was made from."""
+"""Compares an exported detector with the run that it was made from."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ LEAST_IOU = 0.99
 LARGEST_GAP = 1e-3
 #: detections with lower scores need no counterpart
 FLOOR = 0.05
-#: pixels; boxes without area have no overlap, and are the same if their corners are
+#: boxes whose corners differ by fewer pixels are the same, even without area
 SAME_CORNERS = 0.01
-#: of a box's pixels, those that may be of one of two masks only; a few may in the smallest boxes
+#: two masks are the same if they differ in at most this share of the box, or so many pixels
 MASK_SHARE, MASK_PIXELS = 0.05, 4
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two sets of detections of an image agree.
+    """How well two sets of detections of one image agree.
 
-    detections: those of either side with a score above the floor; unmatched: those of them without
-    a counterpart of their own on the other side; of the matched ones, the least overlap, the
-    largest difference of scores, the largest share of a box whose pixels are of one mask only
-    (NaN: there are no masks), and how many have other masks: this share is above MASK_SHARE, in
-    more than MASK_PIXELS.
+    detections: pairs, and single ones of either side, with a score above the floor. unmatched:
+    those without a counterpart. Of the pairs: the lowest IoU; the largest difference of scores; the
+    largest share of a box in which the masks differ (NaN without masks); and the number whose masks
+    differ in more than MASK_SHARE of the box and more than MASK_PIXELS.
     """
 
     image: str
@@ -46,7 +45,7 @@ class Agreement:
     other_masks: int
 
     def line(self) -> str:
-        """A row of the table."""
+        """This image's row of the table."""
         masks = "" if np.isnan(self.mask_gap) else f"{self.mask_gap:10.1e}"
         return (
             f"{self.image:<34.34}{self.detections:11d}{self.unmatched:11d}"
@@ -60,9 +59,9 @@ HEAD = (
 
 
 def agreement(image: str, ours: Detections, theirs: Detections, floor: float = FLOOR) -> Agreement:
-    """Match each detection above the floor, best first, to one of its class on the other side.
+    """Match detections above the floor, best first, with those of the same class on the other side.
 
-    A counterpart overlaps by more than LEAST_IOU and differs in score by at most LARGEST_GAP.
+    A counterpart has an IoU above LEAST_IOU and a score that differs by at most LARGEST_GAP.
     """
     pairs, unmatched = _matched(ours, theirs, floor)
     back, unmatched_back = _matched(theirs, ours, floor)
@@ -85,13 +84,13 @@ def agreement(image: str, ours: Detections, theirs: Detections, floor: float = F
 
 
 def _differing(ours: Detections, place: int, mask: Any) -> float:
-    """Pixels that are in one of two masks only."""
+    """The number of pixels in which two masks differ."""
     own = ours.masks[place]
     return float(2 * rle.area(rle.merge([own, mask])) - rle.area(own) - rle.area(mask))
 
 
 def _overlaps(ours: Detections, theirs: Detections) -> np.ndarray:
-    """IoU (N, M); 1 where the corners are the same, 0 where the classes differ."""
+    """IoU (N, M); 1 for the same corners, 0 for different classes."""
     overlaps = iou(ours.boxes, theirs.boxes)
     away = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(axis=2, initial=0)
     overlaps[away < SAME_CORNERS] = 1
@@ -101,7 +100,7 @@ def _overlaps(ours: Detections, theirs: Detections) -> np.ndarray:
 def _matched(
     ours: Detections, theirs: Detections, floor: float
 ) -> tuple[list[tuple[int, int]], int]:
-    """Pairs (place in ours, place in theirs), and how many of ours above the floor are alone."""
+    """Pairs (index in ours, index in theirs), and how many of ours above the floor have none."""
     overlaps = _overlaps(ours, theirs)
     gaps = np.abs(ours.scores[:, None] - theirs.scores)
     fits = (overlaps > LEAST_IOU) & (gaps <= LARGEST_GAP)
@@ -116,9 +115,9 @@ def _matched(
 
 
 def check(reference: Predictor, path: Path, images: Sequence[str | Path]) -> bool:
-    """Print how an ONNX file agrees with the detector it was made from; says whether it does.
+    """Print how well an ONNX file agrees with its detector; returns whether it does.
 
-    The times are of an image from file to boxes, both detectors taking turns.
+    Times are per image, from file to boxes; the two detectors alternate.
     """
     if not images:
         return True

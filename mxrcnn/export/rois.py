@@ -1,4 +1,4 @@
-"""RoI pooling and alignment, as ONNX operators. Letters: R RoIs, C channels, S a pooled side."""
+"""Translators of RoI pooling and RoI align to ONNX. Letters: R RoIs, C channels, S pooled side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _roi_pooling(g: OnnxGraph, node: MXNode) -> str:
 
 @translates("_contrib_ROIAlign")
 def _roi_align(g: OnnxGraph, node: MXNode) -> str:
-    """(R, C, S, S). Only RoIs with a batch index are pooled; rows of the others are 0."""
+    """(R, C, S, S). RoIs with a negative batch index are skipped; their rows are 0."""
     node.refuse_unless(position_sensitive=False)
     data, rois = node.inputs
     index = g.cast(g.op("Squeeze", g.slice(rois, 1, 0, 1), g.ints(1)), TensorProto.INT64)

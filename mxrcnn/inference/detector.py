@@ -1,4 +1,4 @@
-"""A trained detector run by MXNet: Detector.load("runs/NAME").predict(image) -> Detections."""
+"""A trained detector on MXNet: Detector.load("runs/NAME").predict(image) -> Detections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from symnet.parts.layers import precision as graph_precision
 def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:
     """The test graph of a config in fp32, in bf16, or in the form that is quantized to int8.
 
-    ConfigError where it cannot run.
+    Raises ConfigError if this machine does not support the precision.
     """
     check_precision(precision)
     with graph_precision("bf16_stored" if precision == "bf16" else precision):
@@ -29,7 +29,7 @@ def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:
 
 
 def _changed_parameters(symbol: mx.sym.Symbol, config: Config) -> str:
-    """In what a graph's parameters are not those of the config's own graph, in a few words."""
+    """How a graph's parameters differ from those of the config's own graph; "" if they do not."""
     ours, own = (
         {name: shape for shapes in parameter_shapes(graph) for name, shape in shapes.items()}
         for graph in (symbol, inference_symbol(config, "fp32"))
@@ -37,12 +37,12 @@ def _changed_parameters(symbol: mx.sym.Symbol, config: Config) -> str:
     names = [name for name, shape in ours.items() if own.get(name) != shape]
     if not names:
         return ""
-    has = f"of {own[names[0]]}" if names[0] in own else "no such one"
+    has = f"of {own[names[0]]}" if names[0] in own else "none"
     return f"It needs {names[0]} of {ours[names[0]]}, and the network of config.json has {has}"
 
 
 class Detector(Predictor):
-    """A Predictor on MXNet: with a graph and parameters that can be seen and replaced."""
+    """A Predictor on MXNet, which gives access to its graph and parameters."""
 
     engine: MXNetEngine
 
@@ -57,7 +57,7 @@ class Detector(Predictor):
         precision: str = "fp32",
         memory: int | None = None,
     ) -> None:
-        """memory: bytes that bound graphs may hold, see MXNetEngine."""
+        """symbol: the test graph. memory: the bytes that bound graphs may hold; see MXNetEngine."""
         self.config, self.source, self.precision = config, source, precision
         self._symbol = symbol
         engine = MXNetEngine(
@@ -75,13 +75,13 @@ class Detector(Predictor):
         precision: str | None = None,
         memory: int | None = None,
     ) -> Detector:
-        """The detector of a run folder.
+        """Load the detector of a run folder.
 
         checkpoint: "best", "last" or a step; None is the best if there is one, else the last.
         params: a bare .params file to use instead. precision: fp32, or bf16 for convolutions and
         fully connected layers in bfloat16; None is the run's own: that of tools/quantize.py, else
-        fp32. memory: as of the constructor. Raises CheckpointError for what is not there, and for
-        ONNX files, which have no graph to show: Predictor.load takes both.
+        fp32. memory: see the constructor. Raises CheckpointError for missing or broken files, and
+        for ONNX files, whose graph MXNet does not have: Predictor.load takes both.
         """
         if str(place).endswith(".onnx"):
             raise CheckpointError(
@@ -96,7 +96,7 @@ class Detector(Predictor):
             which = checkpoint or ("best" if folder.best() else "last")
             params = folder.folder(which) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
-        symbol = folder.symbol("test")  # a damaged one is told in any precision
+        symbol = folder.symbol("test")  # in any precision, so that a damaged file is reported
         if precision != stored:
             symbol = inference_symbol(config, precision)
         try:
@@ -117,21 +117,21 @@ class Detector(Predictor):
 
     @property
     def params(self) -> tuple[Params, Params]:
-        """Arguments and auxiliary states by name, as the graph takes them."""
+        """Arguments and auxiliary states by name, in the form that the graph expects."""
         return self.engine.params
 
     def set_params(self, args: Params, auxs: Params) -> None:
-        """Replace the parameters; CheckpointError if some are missing or of another shape or kind.
+        """Replace the parameters; CheckpointError if any is missing or has a wrong shape or type.
 
-        Graphs are bound anew. What was started before keeps the parameters that it was started
-        with; other threads' images are of either the old or the new ones.
+        Graphs are bound again. Work that was started before keeps the old parameters; images of
+        other threads use either the old or the new ones.
         """
         self.engine.set_params(*self._fitted(args, auxs))
 
     def _fitted(self, args: Params, auxs: Params) -> tuple[Params, Params]:
-        """Parameters as the graph takes them."""
+        """Convert parameters to the form that the graph expects."""
         arg_shapes, aux_shapes = parameter_shapes(self._symbol)
-        # stored statistics may be arguments of the training graph
+        # the training graph may store normalisation statistics as arguments
         given = fold_norms(self._symbol, {**args, **auxs})
         return (
             as_stored(self._symbol, self._fitting(given, arg_shapes)),
@@ -162,10 +162,10 @@ class Detector(Predictor):
         }
 
     def _check(self, shapes: Shapes) -> None:
-        """ConfigError for shapes of inputs that are not safe in this precision."""
+        """ConfigError if this precision does not support inputs of these shapes."""
         check_shapes(self._plain_symbol, self.precision, **shapes)
 
     @cached_property
     def _plain_symbol(self) -> mx.sym.Symbol:
-        """The graph with its layers to be seen: a quantized one has hidden them."""
+        """The graph before quantization, which hides the layers inside fused operators."""
         return inference_symbol(self.config, "int8") if self.precision == "int8" else self._symbol

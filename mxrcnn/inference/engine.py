@@ -1,4 +1,4 @@
-"""What a Predictor needs of the engine that runs its graph: MXNet's or onnxruntime's."""
+"""The interface of an inference engine. Implementations: mxnet_engine.py, onnx_engine.py."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Outputs = dict[str, np.ndarray]
 
 
 class Handle(Protocol):
-    """One forward pass that was started. It belongs to whoever started it."""
+    """A started forward pass."""
 
     def result(self) -> Outputs:
-        """The graph's outputs by name, on the host; waits for them. It may be called again."""
+        """Wait for the graph's outputs; by name, on the host. May be called again."""
 
 
 class Engine(Protocol):
-    """Runs a graph. Any number of threads may call `start`, and any thread may ask a handle."""
+    """Runs a graph. All methods, and those of handles, may be called from any thread."""
 
     def start(self, **inputs: np.ndarray) -> Handle:
-        """Start computing for inputs by name: data (B, 3, H, W), im_info (B, 3) float32.
+        """Start computing for inputs by name: data (B, 3, H, W), im_info (B, 3), float32.
 
-        The arrays may be changed as soon as it returns. It need not wait for the outputs.
+        Returns without waiting for the outputs. The caller may then overwrite the arrays.
         """

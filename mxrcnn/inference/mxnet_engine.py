@@ -1,4 +1,4 @@
-"""A test graph run by MXNet: bound once for each shape of its inputs, within a budget of memory."""
+"""The inference engine for runs: MXNet, with one bound graph per input shape, within a budget."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from symnet.machine.memory import read_memory
 
 Shapes = dict[str, tuple[int, ...]]
 
-#: the share of the memory that was free at the start which bound graphs may hold
+#: the share of the free memory (at the start) that bound graphs may hold
 MEMORY_SHARE = 0.25
 
 _ALLOCATED = re.compile(r"Total (\d+) MB allocated")
 
-#: held while a graph is bound: MXNet infers shapes and rewrites graphs in ways that fail when two
-#: threads do it at once ("Cannot find attribute shape in the graph"), be it for different graphs
+#: held while a graph is bound. MXNet's shape inference and graph passes fail when two threads use
+#: them at once ("Cannot find attribute shape in the graph"), even on different graphs
 _BINDING = threading.Lock()
 
 
 class _Bound:
-    """An executor, the bytes that it holds, and the handle that its outputs are for."""
+    """An executor, the bytes that it holds, and the handle that its outputs belong to."""
 
     def __init__(self, executor: mx.executor.Executor, size: int) -> None:
         self.executor, self.size = executor, size
         self.waiting: Callable[[], _Running | None] = lambda: None
 
     def settle(self) -> None:
-        """Fetch what a handle still waits for, so that the executor is free for other work."""
+        """Copy outputs to the handle that still needs them, so that the executor is free."""
         running = self.waiting()
         if running is not None:
             running.fetch()
 
 
 class _Running:
-    """The outputs of one forward pass: in an executor as long as it has nothing else to do."""
+    """A handle: the outputs stay in the executor until asked for, or until it is reused."""
 
     def __init__(self, bound: _Bound, names: list[str], lock: threading.Lock) -> None:
         self._bound: _Bound | None = bound
@@ -54,15 +54,15 @@ class _Running:
         bound.waiting = weakref.ref(self)
 
     def fetch(self) -> None:
-        """Copy the outputs to the host, once; whoever calls it holds the lock."""
+        """Copy the outputs to the host, once. The caller holds the lock."""
         if self._bound is None:
             return
         outputs = self._bound.executor.outputs
         try:
             self._outputs = {name: out.asnumpy() for name, out in zip(self._names, outputs)}
-        except Exception as error:  # for the thread that started it, not for the one that fetches
+        except Exception as error:  # raised in `result`; this may be another thread
             self._error = error
-        self._bound = None  # not earlier: without its executor, the work would be undone
+        self._bound = None  # not earlier: this reference keeps the executor alive
 
     def result(self) -> Outputs:
         """The outputs by name, on the host."""
@@ -76,16 +76,15 @@ class _Running:
 class MXNetEngine:
     """Runs a graph for inference, from any number of threads.
 
-    One lock is held while inputs are copied, outputs are fetched, or a graph is bound; what was
-    started is kept in the handle. If an executor is needed again before its outputs were asked
-    for, they are fetched into their handle first. Lock and handle take one thread 13 us where a
-    pass of the smallest network on 64 x 64 pixels takes 28 ms: 0.05 %. (MXNet runs the operators
-    of a device one after the other: an executor for each thread would gain nothing.)
+    One lock is held while inputs are copied, outputs are fetched, or a graph is bound. If an
+    executor is needed again before its outputs were asked for, they are first copied to their
+    handle. Lock and handle cost 13 us per pass; the smallest network takes 28 ms for 64 x 64
+    pixels. An executor per thread would gain nothing: MXNet runs a device's operators in sequence.
 
-    Graphs stay bound, one for each shape of inputs, while they fit into `memory` bytes (default: a
-    quarter of what is free at the start); the least recently used goes first, and the one in use
-    always stays. What a graph holds is its arrays, by MXNet's own account, and, on a CPU, a copy of
-    the weights in the layouts that oneDNN likes.
+    A graph is bound for each input shape and kept while all fit into `memory` bytes (default: a
+    quarter of what is free at the start). The least recently used is dropped first; the one in use
+    always stays. A graph's size is that of its arrays, as MXNet reports it, plus, on a CPU, a copy
+    of the weights in oneDNN's layouts.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class MXNetEngine:
         memory: int | None = None,
         check: Callable[[Shapes], None] = lambda shapes: None,
     ) -> None:
-        """check: called with the shapes before a graph is bound for them; raises to refuse."""
+        """check: called with the input shapes before a graph is bound; raises to refuse them."""
         self.symbol, self.context = symbol, context
         self.memory = _default_memory(context) if memory is None else memory
         self._check = check
@@ -109,10 +108,10 @@ class MXNetEngine:
     def set_params(
         self, args: Mapping[str, mx.nd.NDArray], auxs: Mapping[str, mx.nd.NDArray]
     ) -> None:
-        """Replace the parameters. What was started before gives the results of those before.
+        """Replace the parameters. Work that was started before keeps the old ones.
 
-        All graphs are let go: MXNet's CPU executors keep copies of weights and would not notice.
-        For the same reason nobody may write to the arrays afterwards.
+        Drops all bound graphs: MXNet's CPU executors keep copies of the weights and would not see
+        the change. For the same reason nobody may write to the arrays afterwards.
         """
         with self._lock:
             for key in list(self._bound):
@@ -127,14 +126,14 @@ class MXNetEngine:
 
     @property
     def held(self) -> dict[tuple[int, ...], int]:
-        """The bytes that each bound graph holds by shape of `data`, least recently used first."""
+        """The bytes held by each bound graph, by shape of `data`, least recently used first."""
         with self._lock:
             return {dict(key)["data"]: bound.size for key, bound in self._bound.items()}
 
     def start(self, **inputs: np.ndarray) -> _Running:
         """Start computing for these inputs, without waiting; see Engine.
 
-        Inputs that the graph does not have are left out.
+        Inputs that the graph does not have are ignored.
         """
         with self._lock:
             bound = self._bound_for({name: value.shape for name, value in inputs.items()})
@@ -155,7 +154,7 @@ class MXNetEngine:
         return self._bound[key]
 
     def _make_room(self, key: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
-        """Let graphs go until the rest and that of `key` fit. It has not touched its memory yet."""
+        """Drop graphs until the others and that of `key`, which is not in use yet, fit."""
         for oldest in list(self._bound):
             if oldest != key and sum(b.size for b in self._bound.values()) > self.memory:
                 self._let_go(oldest)
@@ -171,7 +170,7 @@ class MXNetEngine:
             if on_cpu:
                 symbol = with_pooling_tables(symbol, shapes)
             executor = symbol.bind(self.context, arrays, grad_req="null", aux_states=self._auxs)
-        except mx.MXNetError as error:  # of an edited graph; what is certain was checked on reading
+        except mx.MXNetError as error:  # an edited graph that passed the checks when it was read
             size = " x ".join(map(str, shapes.get("data", ())))
             raise CheckpointError(
                 f"the test graph cannot be bound for data of {size}: {mxnet_reason(error)}"

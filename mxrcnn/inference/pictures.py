@@ -1,4 +1,4 @@
-"""Images as people hand them over: a file, its bytes, a PIL image, or pixels."""
+"""Reads the images that users pass: a file, its bytes, a PIL image, or pixels."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def read_pixels(
     """The pixels (H, W, 3) uint8 RGB of an image.
 
     picture: the path of a file, a file's bytes, a PIL image, or pixels (H, W, 3) uint8 RGB, which
-    are returned as they are. upright: turn the former three by their EXIF tag, if they have one.
-    max_pixels: files of more pixels are refused (0: no limit).
-    Raises DataError for what cannot be decoded, ValueError for other arrays, and TypeError for
-    anything else.
+    are returned unchanged. upright: rotate the first three by their EXIF tag, if they have one.
+    max_pixels: refuse files with more pixels (0: no limit).
+    Raises DataError for images that cannot be decoded, ValueError for other arrays, and TypeError
+    for anything else.
     """
     if isinstance(picture, np.ndarray):
         shape = picture.shape
@@ -53,5 +53,5 @@ def _of_image(image: Image.Image, name: str, upright: bool) -> np.ndarray:
         return as_rgb(name, ImageOps.exif_transpose(image) if upright else image)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # Pillow reads a file's pixels when they are first asked for
+    except Exception as error:  # Pillow decodes lazily, so errors of the file appear here
         raise DataError(name, f"not a readable image: {error}") from error

@@ -1,4 +1,4 @@
-"""From images to Detections, whichever engine runs the network."""
+"""From images to Detections, with any engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which rows of the graph's outputs become detections, and whether with their masks."""
+    """Which rows of the graph's outputs become detections, and whether their masks are pasted."""
 
     threshold: float = 0.0
     classes: tuple[int, ...] | None = None
@@ -46,7 +46,7 @@ class Wanted:
             raise ConfigError(f"max_detections={most!r}: expected a count, or None for all")
 
     def rows(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """The rows, best first, for scores (D,) in falling order and classes (D,), -1 for none."""
+        """Select rows, best first. scores (D,) in descending order; classes (D,), -1 if empty."""
         keep = (classes > 0) & (scores >= self.threshold)
         if self.classes is not None:
             keep &= np.isin(classes, self.classes)
@@ -54,8 +54,8 @@ class Wanted:
         most = self.max_detections
         if most is not None and most > len(classes) == len(rows):
             warnings.warn(
-                f"max_detections={most}: the network itself gives at most {len(classes)} an image, "
-                "and here it has that many",
+                f"max_detections={most}: the network itself gives at most {len(classes)} per image,"
+                " and it reached that limit here",
                 stacklevel=2,
             )
         return rows[:most]
@@ -67,8 +67,8 @@ ALL = Wanted()
 class Predictor:
     """A detector that is ready to use: images in, Detections out.
 
-    What was started is kept in handles, not in the predictor: it may be used from any number of
-    threads at once, and several `detect`s may take turns. See MXNetEngine and OnnxEngine for how.
+    It holds no state between calls, so any number of threads may use it, and several `detect`s may
+    be interleaved. MXNetEngine and OnnxEngine explain how.
     """
 
     def __init__(self, engine: Engine, config: Config, source: str = "") -> None:
@@ -87,11 +87,11 @@ class Predictor:
         provider: str | None = None,
         threads: int | None = None,
     ) -> Predictor:
-        """The detector of a run folder (a Detector), or of a .onnx file of tools/export.py.
+        """Load the detector of a run folder (a Detector) or of a .onnx file of tools/export.py.
 
-        For runs: checkpoint, params, context and precision, as of Detector.load. For ONNX files:
-        provider and threads, as of OnnxEngine; these need no mxnet. Raises CheckpointError for
-        what is not there or cannot be read, and ConfigError for options of the other kind.
+        For runs: checkpoint, params, context and precision; see Detector.load. For ONNX files,
+        which need no mxnet: provider and threads; see OnnxEngine. Raises CheckpointError for
+        missing or unreadable files, and ConfigError for options of the other kind.
         """
         of_runs = {
             "checkpoint": checkpoint,
@@ -121,11 +121,11 @@ class Predictor:
 
     @property
     def pad_multiple(self) -> int:
-        """What the sides of padded images are multiples of: the config's, and the network's."""
+        """The sides of padded images are multiples of it: lcm of pad_multiple and the stride."""
         return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))
 
     def start(self, data: np.ndarray, im_info: np.ndarray) -> Handle:
-        """Start the network on data (B, 3, H, W) and im_info (B, 3); the handle has the outputs."""
+        """Start the network on data (B, 3, H, W) and im_info (B, 3), without waiting."""
         return self.engine.start(
             data=np.asarray(data, np.float32), im_info=np.asarray(im_info, np.float32)
         )
@@ -145,14 +145,14 @@ class Predictor:
         """Detections of one image, or a list of them for a list of images, best score first.
 
         image: a file's path, its bytes, a PIL image, or pixels (H, W, 3) uint8 RGB.
-        threshold: the least score; the network has its own besides (`score_thresh` in its config).
-        classes: the names or numbers (1, 2, ...) of the only classes wanted. max_detections: the
-        most an image; the network has its own limit, and a warning tells if it is in the way.
-        exif: photos are turned upright by their EXIF tag, or taken as stored; boxes are in pixels
-        of that image, and `Detections.orientation` says which. An array is taken as it is.
+        threshold: the lowest score; the network also has its own (the config's score threshold).
+        classes: names or numbers (1, 2, ...) of the classes to keep; None keeps all.
+        max_detections: the limit per image; warns if the network's own limit is lower.
+        exif: "upright" rotates photos by their EXIF tag, "stored" does not. Boxes are in pixels of
+        that image, and `Detections.orientation` says which. Arrays are never rotated.
 
-        Raises DataError for files that cannot be read, ConfigError for options that cannot be (an
-        unknown class: with the closest name), and ValueError for other arrays.
+        Raises DataError for unreadable files, ConfigError for invalid options (for an unknown
+        class it names the closest one), and ValueError for other arrays.
         """
         if exif not in ("upright", "stored"):
             raise ConfigError(f"exif={exif!r}: there are upright, stored")
@@ -163,7 +163,7 @@ class Predictor:
         return found if many else found[0]
 
     def class_numbers(self, classes: Classes) -> tuple[int, ...]:
-        """Numbers 1, 2, ... of classes given by name or number; ConfigError for unknown ones."""
+        """The numbers 1, 2, ... of classes given by name or number; ConfigError if unknown."""
         given = [classes] if isinstance(classes, (str, int)) else classes
         return tuple(sorted({self._class_number(which) for which in given}))
 
@@ -198,10 +198,10 @@ class Predictor:
     def _outputs(
         self, batches: Iterable[tuple[T, np.ndarray, np.ndarray]]
     ) -> Iterator[tuple[T, Outputs]]:
-        """(what came along, outputs) of (what comes along, data, im_info), in order.
+        """Yield (extra, outputs) for each (extra, data, im_info), in order.
 
-        The network is at work on the next batch while the outputs of one are handled, and while
-        the one after it is made.
+        The network computes one batch while the caller handles the outputs of the batch before it
+        and makes the batch after it.
         """
         started: tuple[T, Handle] | None = None
         for along, data, im_info in batches:
@@ -226,9 +226,9 @@ class Predictor:
         wanted: Wanted = ALL,
         orientation: Orientation = "stored",
     ) -> Detections:
-        """Detections of row `row` of forward's outputs, in pixels of an image (height, width).
+        """Detections from one row of forward's outputs, in pixels of an image (height, width).
 
-        orientation: what to note of that image. Masks are pasted for what is wanted alone.
+        orientation: recorded in the result. Masks are pasted only for the wanted rows.
         """
         keep = wanted.rows(outputs["det_scores"][row], outputs["det_classes"][row])
         boxes = outputs["det_boxes"][row][keep] / self._pixel_ratio(height, width)
@@ -254,13 +254,12 @@ class Predictor:
         masks: bool = True,
         label: str | None = None,
     ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray | None]]:
-        """(record, detections, proposals (P, 4)) of all images, by equal shapes.
+        """Yield (record, detections, proposals (P, 4)) for all images, grouped by padded size.
 
-        Boxes are in the pixels of the annotations: `data.exif_orientation` says whether images are
-        turned upright. A detector that makes no proposals has None for them. masks=False leaves
-        masks out, whose pasting takes longer than all else after the network. label: of the
-        progress bar.
-        The next images are decoded meanwhile: by num_workers processes, or a thread for 0.
+        Boxes are in pixels of the annotated images: `data.exif_orientation` says whether those are
+        rotated upright. proposals is None for detectors without any. masks=False skips pasting
+        masks, the slowest step after the network. label: of the progress bar. num_workers:
+        processes that decode images ahead; 0 is a thread.
         """
         data = self.config.data
         plans = list(test_plans(dataset, data, self.pad_multiple, batch_size))
@@ -271,7 +270,7 @@ class Predictor:
             desc=label,
             unit="image",
             dynamic_ncols=True,
-            leave=None,  # below another bar it vanishes
+            leave=None,  # removed at the end if nested in another bar
             disable=None if progress else True,
         )
         with test_loader(data, num_workers) as loader, bar:
@@ -283,13 +282,13 @@ class Predictor:
                     bar.update()
 
     def _proposals(self, outputs: Outputs, row: int, height: int, width: int) -> np.ndarray | None:
-        """The proposals (P, 4) of an image in its pixels; None of a detector without."""
+        """The proposals (P, 4) of an image in its pixels; None if the detector has none."""
         if "proposals" not in outputs:
             return None
         return outputs["proposals"][row] / self._pixel_ratio(height, width)
 
     def predict_dataset(self, dataset: Dataset, **options: Any) -> dict[ImageId, Detections]:
-        """Detections of all images by image id; options as of `detect`."""
+        """Detections of all images by image id. options: see `detect`."""
         return {record.image_id: found for record, found, _ in self.detect(dataset, **options)}
 
 

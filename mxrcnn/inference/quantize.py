@@ -1,4 +1,4 @@
-"""Making a run that computes in int8 or bfloat16 from one in float32."""
+"""Converts a float32 run to one that computes in int8 or bfloat16."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from symnet.parts.layers import as_stored, exact_layers, fold_norms
 
 PRECISIONS = ("int8", "bf16")
 
-#: what is quantized: convolutions with what is fused into them, and poolings between them. MXNet
-#: would also quantize sums, products and concatenations of boxes, and fails at some of them
+#: the operators to quantize: convolutions, with what is fused into them, and pooling. MXNet would
+#: also quantize sums, products and concatenations of boxes, and fails for some
 QUANTIZED_OPERATORS = {"_sg_mkldnn_conv", "Pooling"}
 
 
@@ -57,17 +57,17 @@ def quantize_run(
 ) -> Path:
     """Write a run folder that computes in int8 or bf16; returns it.
 
-    calibration: the images whose ranges of values int8 takes over. data: what to note of them. The
-    folder is written whole or not at all. CheckpointError if there is something at its place
-    already, or the run is quantized itself; ConfigError without images or for a graph that cannot.
+    calibration: images on which int8 measures the ranges of values. data: recorded in
+    quantized.json. The folder is written atomically. Raises CheckpointError if `out` exists or the
+    run is already quantized; ConfigError without images or for an unsupported graph.
     """
     folder, out = RunFolder(Path(run)), Path(out)
     if folder.precision() != "fp32":
         raise CheckpointError(f"{run} is quantized already, to {folder.precision()}")
     if out.exists():
-        raise CheckpointError(f"{out} is there already: remove it, or choose another --out")
+        raise CheckpointError(f"{out} exists already: remove it, or choose another --out")
     config = folder.config()
-    folder.symbol("test")  # not what is quantized, but a damaged run is told
+    folder.symbol("test")  # not used, but a damaged file is reported
     place = folder.folder(checkpoint or ("best" if folder.best() else "last"))
     made = quantize(config, load_arrays(place / "model.params"), precision, calibration)
     with atomic_folder(out) as partial:
@@ -84,7 +84,7 @@ def quantize_run(
 def quantize(
     config: Config, params: Params, precision: str, calibration: Dataset | None = None
 ) -> Quantized:
-    """The test graph in int8 or bf16, from parameters with arg: and aux: keys; see quantize_run."""
+    """The test graph in int8 or bf16. params have arg: and aux: keys. See quantize_run."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
     symbol = inference_symbol(config, precision)
@@ -97,7 +97,7 @@ def quantize(
 
 
 def _fitting(given: Params, shapes: Mapping[str, Shape]) -> Params:
-    """Parameters as the graph has them: int8's layers have other shapes."""
+    """Reshape parameters to the graph's shapes, which differ in int8."""
     missing = sorted(set(shapes) - set(given))
     if missing:
         raise CheckpointError(f"the checkpoint has no {', '.join(missing)}")
@@ -107,10 +107,10 @@ def _fitting(given: Params, shapes: Mapping[str, Shape]) -> Params:
 def _to_int8(
     symbol: mx.sym.Symbol, args: Params, auxs: Params, config: Config, dataset: Dataset | None
 ) -> Quantized:
-    """MXNet's quantization of all layers but `exact_layers`.
+    """Quantize all layers but `exact_layers` with MXNet.
 
-    Each layer's range is the least and greatest value that it has on the calibration images;
-    weights have a range for each output channel.
+    A layer's range is its minimum and maximum over the calibration images; weights have one range
+    per output channel.
     """
     if not dataset or not dataset.records:
         raise ConfigError("int8 needs images to calibrate on, and there are none")
@@ -141,7 +141,7 @@ def _operators(symbol: mx.sym.Symbol) -> set[str]:
 def _images(
     dataset: Dataset, config: Config, symbol: mx.sym.Symbol
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The graph's inputs for each image, once its shape is known to be safe."""
+    """Yield the graph's inputs for each image, after checking that int8 supports its shape."""
     plans = test_plans(dataset, config.data, get_detector(config.network).stride, batch_size=1)
     with test_loader(config.data, num_workers=0) as loader:
         batches = loader.batches(plans)
@@ -156,11 +156,10 @@ def _ranges(
     params: tuple[Params, Params],
     images: Iterable[Mapping[str, np.ndarray]],
 ) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of each of these outputs over all images.
+    """The minimum and maximum of each of these outputs over all images.
 
-    MXNet's own collector fails on arrays in oneDNN's layouts, and loses their values. The graph is
-    bound anew for each image: watched so closely, arrays are left in a layout that the next pass
-    cannot write to.
+    MXNet's own collector loses the values of arrays in oneDNN's layouts. The graph is bound again
+    for each image: with inner arrays as outputs, the second pass of an executor fails.
     """
     internals = symbol.get_internals()
     heads = [op(internals[name]) for name in outputs for op in (mx.sym.min, mx.sym.max)]

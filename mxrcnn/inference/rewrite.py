@@ -1,4 +1,4 @@
-"""Faster operators in the place of MXNet's own, put into a test graph when its shapes are known."""
+"""Replaces operators of a test graph by faster ones, once the input shapes are known."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Node = dict[str, Any]
 
 
 def with_pooling_tables(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> mx.sym.Symbol:
-    """The graph with `max_pool_rois` for each ROIPooling, for inputs of these shapes only.
+    """Replace each ROIPooling by `max_pool_rois`. Valid for inputs of these shapes only.
 
-    Its outputs are the same bits. It has no useful gradients.
+    The outputs have the same bits. The new operators have no useful gradients.
     """
     for node in json.loads(symbol.tojson(remove_amp_cast=False))["nodes"]:
         if node["op"] == "ROIPooling":
@@ -29,7 +29,7 @@ def with_pooling_tables(symbol: mx.sym.Symbol, shapes: Mapping[str, Shape]) -> m
 def _pooling_tables(
     symbol: mx.sym.Symbol, node: Node, shapes: Mapping[str, Shape]
 ) -> mx.sym.Symbol | None:
-    """What stands for a ROIPooling, of variables `0` and `1`; None where tables are too long."""
+    """The replacement of one ROIPooling, with variables `0` and `1`; None if too large."""
     feature = symbol.get_internals()[f"{node['name']}_output"].get_children()[0]
     known = {name: shapes[name] for name in feature.list_arguments() if name in shapes}
     shape = feature.infer_shape(**known)[1][0]
@@ -42,16 +42,16 @@ def _pooling_tables(
 
 
 def replaced(symbol: mx.sym.Symbol, name: str, part: mx.sym.Symbol) -> mx.sym.Symbol:
-    """The graph with another one in the place of the operator of that name; one output each.
+    """Replace the operator of that name by the graph `part`; both have one output.
 
-    part's variables `0`, `1`, ... stand for the operator's inputs.
+    The variables `0`, `1`, ... of part are the operator's inputs.
     """
     graph, inner = (
         json.loads(symbol.tojson(remove_amp_cast=False)),
         json.loads(part.tojson(remove_amp_cast=False)),
     )
     nodes: list[Node] = []
-    moved: dict[int, int] = {}  # the graph's nodes
+    moved: dict[int, int] = {}  # old index -> new index of the graph's nodes
 
     def append(node: Node, entry: Callable[..., list[int]]) -> int:
         nodes.append({**node, "inputs": [entry(*source) for source in node["inputs"]]})
@@ -61,7 +61,7 @@ def replaced(symbol: mx.sym.Symbol, name: str, part: mx.sym.Symbol) -> mx.sym.Sy
         return [moved[source], *which]
 
     def insert(inputs: list[list[int]]) -> int:
-        """Append part's nodes; the place of its output's."""
+        """Append part's nodes; returns the index of its output."""
         within: dict[int, int] = {}
 
         def of_part(source: int, *which: int) -> list[int]:
