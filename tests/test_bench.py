@@ -250,7 +250,7 @@ def test_int8_is_for_inference():
     ("change", "problem"),
     [
         ({"network": "faster_rcnn_zf"}, "torchvision is measured on faster_rcnn_vgg16"),
-        ({"words": ("width=0.5",)}, "model.width: with --peer, the network stays"),
+        ({"words": ("width=0.5",)}, "model.width: with --peer, the network must be"),
         ({"peer": "/no/python"}, "/no/python: No such file"),
         ({"peer": "/bin/false"}, "cannot import torchvision .*pip install torch torchvision"),
     ],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # `python tools/NAME.py` uses the packages of its own clone, whether or not they are installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -69,8 +72,20 @@ def add_skip_bad(parser: Any) -> None:
 def add_words(parser: Any) -> None:
     """Add --set, which takes KEY=VALUE words for any setting."""
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="any setting of config.json"
+        "--set",
+        dest="words",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of config.json",
     )
+
+
+def request_of(kind: type[T], args: argparse.Namespace, **more: Any) -> T:
+    """A request dataclass: its fields are the options of the same names, settings, and `more`."""
+    options = {**vars(args), "settings": given_settings(args), **more}
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: options[name] for name in names if name in options})
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 
-from _common import add_words, image_size, new_parser
+from _common import add_words, image_size, new_parser, request_of
 
 
 def positive(text: str) -> int:
@@ -61,16 +61,7 @@ def main() -> int:
     from mxrcnn.files import atomic_write
 
     with report_user_errors():
-        request = BenchRequest(
-            network=args.network,
-            precision=args.precision,
-            size=args.size,
-            repeat=args.repeat,
-            threads=args.threads,
-            words=tuple(args.set),
-            peer=args.peer,
-            mode=args.mode,
-        )
+        request = request_of(BenchRequest, args)
         if args.profile:
             print(profile(request))
             return 0

@@ -50,7 +50,7 @@ def main() -> int:
     from mxrcnn.training.configure import TrainRequest, build_config
 
     with report_user_errors():
-        request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.set))
+        request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.words))
         config = build_config(request).config
         names = args.imageset.split(",") if args.imageset else [config.data.imageset]
         check = check_data(config, [name.strip() for name in names])

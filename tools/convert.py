@@ -15,7 +15,7 @@ examples:
 import argparse
 import sys
 
-from _common import add_words, new_parser
+from _common import add_words, new_parser, request_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,15 +50,8 @@ def main() -> int:
     from mxrcnn.weights.convert import ConvertRequest, run_convert
 
     with report_user_errors():
-        request = ConvertRequest(
-            source=args.source,
-            to=args.to,
-            network=args.network,
-            class_names=args.class_names,
-            channel_order=args.channel_order or "auto",
-            partial=args.partial,
-            words=tuple(args.set),
-        )
+        order = args.channel_order or "auto"
+        request = request_of(ConvertRequest, args, channel_order=order)
         print(*run_convert(request), sep="\n")
     return 0
 

@@ -11,7 +11,7 @@ examples:
 import argparse
 import sys
 
-from _common import add_run, add_test_data, given_settings, new_parser
+from _common import add_run, add_test_data, new_parser, request_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--imageset", metavar="NAME", help="images to test on; default: the run's validation images"
     )
-    parser.add_argument("--no-test", action="store_true", help="only quantize, do not compare")
+    parser.add_argument(
+        "--no-test", dest="test", action="store_false", help="only quantize, do not compare"
+    )
     return parser.parse_args()
 
 
@@ -48,21 +50,7 @@ def main() -> int:
 
     out = args.out or f"{args.run.rstrip('/')}_{args.precision}"
     with report_user_errors():
-        table = quantize_and_test(
-            QuantizeRequest(
-                run=args.run,
-                out=out,
-                precision=args.precision,
-                settings=given_settings(args),
-                calibration_imageset=args.calibration_imageset,
-                images=args.images,
-                imageset=args.imageset,
-                metric=args.metric,
-                checkpoint=args.checkpoint,
-                test=not args.no_test,
-            )
-        )
-        print(table)
+        print(quantize_and_test(request_of(QuantizeRequest, args, out=out)))
         print(f"written to {out}")
     return 0
 

@@ -9,7 +9,7 @@ examples:
 import argparse
 import sys
 
-from _common import add_run, add_test_data, given_settings, new_parser
+from _common import add_run, add_test_data, new_parser, request_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,22 +45,7 @@ def main() -> int:
     from mxrcnn.evaluation.run import TestRequest, run_test
 
     with report_user_errors():
-        outcome = run_test(
-            TestRequest(
-                run=args.run,
-                settings=given_settings(args),
-                imageset=args.imageset,
-                metric=args.metric,
-                checkpoint=args.checkpoint,
-                params=args.params,
-                precision=args.precision,
-                batch_size=args.batch_size,
-                num_workers=args.num_workers,
-                pictures=args.pictures,
-                out=args.out,
-            ),
-            contexts(args.gpus)[0],
-        )
+        outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
         print(outcome.report.table())
         print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")
         print("pictures:", *outcome.pictures, sep="\n  ")

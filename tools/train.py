@@ -15,7 +15,7 @@ import argparse
 import sys
 from typing import Any
 
-from _common import add_data, add_skip_bad, add_words, given_settings, new_parser
+from _common import add_data, add_skip_bad, add_words, new_parser, request_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -191,18 +191,7 @@ def main() -> int:
         from mxrcnn.training.configure import TrainRequest, print_config
         from mxrcnn.training.run import run_training
 
-        request = TrainRequest(
-            network=args.network,
-            preset=args.preset,
-            settings=given_settings(args),
-            words=tuple(args.set),
-            out=args.out,
-            resume=args.resume,
-            gpus=args.gpus,
-            kvstore=args.kvstore,
-            num_workers=args.num_workers,
-            data_changed=args.data_changed,
-        )
+        request = request_of(TrainRequest, args)
         if args.print_config:
             print(print_config(request))
             return 0

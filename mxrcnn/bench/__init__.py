@@ -1,5 +1,5 @@
-"""How fast a detector is on this machine, alone or against torchvision: see tools/bench.py.
+"""Measures how fast a detector is on this machine, also next to torchvision; see tools/bench.py.
 
-run.py measures; each thing measured is a side, a process of its own (sides.py) that does one step
-at a time when asked: ours.py is this toolkit's, peer_torchvision.py the other's.
+run.py measures. Each side is a process of its own (sides.py) that does one step when asked:
+ours.py is this toolkit's side, peer_torchvision.py is torchvision's.
 """

@@ -1,4 +1,4 @@
-"""Parameters under torchvision's names, so that both sides of a comparison compute the same."""
+"""Converts parameters to torchvision's names, so that both sides compute the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from mxrcnn.weights.torchvision import torchvision_name
 from symnet.bodies.vgg import BLOCKS
 
-#: layers of the classic VGG16 detector, those of its body apart, as peer_torchvision.py calls them
+#: the classic VGG16 detector's layers, except the body's -> their names in peer_torchvision.py
 _VGG_LAYERS = {
     "rpn_conv_3x3": "rpn.head.conv.0.0",
     "rpn_bbox_pred": "rpn.head.bbox_pred",
@@ -21,16 +21,16 @@ _VGG_LAYERS = {
 
 
 def to_torchvision(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict of torchvision's detector: the inverse of `from_torchvision`.
+    """A state dict for torchvision's detector: the inverse of `from_torchvision`.
 
-    Parameters of the classic VGG16 detector become those of the same network there.
+    Also converts the classic VGG16 detector, for the equal network of peer_torchvision.py.
     """
     layers = {**_VGG_LAYERS, **_vgg_body()} if "conv1_1_weight" in params else {}
     out = {}
     for name, value in params.items():
         layer, _, leaf = torchvision_name(name).rpartition(".")
         if layer == "rpn_cls_score":
-            # softmax over (background, object) is the sigmoid of their difference
+            # the softmax of (background, object) equals the sigmoid of their difference
             background, value = np.split(value, 2)
             layer, value = "rpn.head.cls_logits", value - background
         out[f"{layers.get(layer, layer)}.{leaf}"] = value
@@ -38,7 +38,7 @@ def to_torchvision(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _vgg_body() -> dict[str, str]:
-    """conv1_1 -> backbone.0 and so on: there, ReLU and pooling are counted too."""
+    """conv1_1 -> backbone.0 and so on; torchvision also numbers ReLU and pooling."""
     out, place = {}, 0
     for block, (count, _) in enumerate(BLOCKS, start=1):
         for layer in range(1, count + 1):

@@ -1,28 +1,28 @@
-"""How many multiply-adds a graph's convolutions and fully connected layers need."""
+"""Counts the multiply-adds of a graph's convolutions and fully connected layers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 from symnet.machine import mx
 
-if TYPE_CHECKING:
-    Shape = tuple[int, ...]
+Shape = tuple[int, ...]
 
-#: what is counted; everything else is little in comparison
+#: the operators that are counted; the others are small in comparison
 LAYERS = ("Convolution", "FullyConnected", "Deconvolution")
 
 
 def multiply_adds(
     symbol: mx.sym.Symbol, inputs: Mapping[str, Shape], trained: Collection[str] = ()
 ) -> int:
-    """Multiply-adds of one forward pass and, if parameters are trained, the backward pass.
+    """The multiply-adds of one forward pass and, if parameters are trained, the backward pass.
 
-    inputs: shapes of the graph's inputs; trained: the names of the parameters that move. A layer
-    costs as much again for the gradient of its weight, if that moves, and for that of its data, if
-    anything before it moves.
+    inputs: shapes of the graph's inputs. trained: names of the trained parameters. The gradient of
+    a layer's weight costs as much as its forward pass, if the weight is trained; so does that of
+    its data, if anything before it is trained.
     """
     internals = symbol.get_internals()
     _, found, _ = internals.infer_shape(**inputs)
@@ -43,13 +43,6 @@ def _forward(node: dict[str, Any], nodes: list[dict[str, Any]], shapes: dict[str
         return shapes[of["name"] if of["op"] == "null" else f"{of['name']}_output"]
 
     data, weight = (nodes[source] for source, *_ in node["inputs"][:2])
-    # each value of the map on the side of the weight's first axis meets the rest of the weight
+    # each output value (input value of a Deconvolution) is multiplied with weight[0]'s values
     values = shape(data if node["op"] == "Deconvolution" else node)
-    return _product(values) * _product(shape(weight)[1:])
-
-
-def _product(sizes: Shape) -> int:
-    product = 1
-    for size in sizes:
-        product *= int(size)
-    return product
+    return prod(values) * prod(shape(weight)[1:])

@@ -1,4 +1,4 @@
-"""This toolkit as a side of tools/bench.py: see sides.py for the conversation."""
+"""This toolkit's side of tools/bench.py; see sides.py for the protocol."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from symnet.geometry.masks import unpack
 from symnet.machine import PATCHED, mx
 from symnet.parts.layers import BFLOAT16
 
-#: sides of the square matrices whose product is the machine's ceiling
+#: the side of the square matrices whose product is the machine's ceiling
 MATRIX = 4096
 
 
 class Bench:
-    """What all modes share: configuration, files, one batch."""
+    """The parts that all modes share: configuration, files, one batch."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.precision: str = spec["precision"]
@@ -58,7 +58,7 @@ class Bench:
         return int(height), int(width)
 
     def symbol(self) -> mx.sym.Symbol:
-        """The test graph in the precision asked for; for int8, as it is before quantization."""
+        """The test graph in the requested precision; for int8, before quantization."""
         return inference_symbol(self.config, self.precision)
 
     def test_inputs(self) -> dict[str, tuple[int, ...]]:
@@ -66,7 +66,7 @@ class Bench:
         return {name: self.batch.data[name].shape for name in ("data", "im_info")}
 
     def first_params(self) -> dict[str, np.ndarray]:
-        """The float32 test graph's parameters by name, as a training starts with them."""
+        """The initial parameters of the float32 test graph by name."""
         args, auxs = parameter_shapes(inference_symbol(self.config, "fp32"))
         return {
             name: first_value(self.config, name, shape, scratch=True)
@@ -75,7 +75,7 @@ class Bench:
 
 
 def export(spec: dict[str, Any]) -> None:
-    """Write image, objects and parameters for the other side."""
+    """Write image, objects and parameters for the peer."""
     bench = Bench(spec)
     data, (height, width) = bench.config.data, bench.size
     image = bench.batch.data["data"][0][:, :height, :width]
@@ -102,7 +102,7 @@ def write_int8(spec: dict[str, Any]) -> None:
 def _waited(
     loader: Loader, plans: Iterable[BatchPlan], work: Callable[[Batch], object]
 ) -> Iterator[tuple[float, float]]:
-    """For each batch, the time when it had been worked on, and the seconds waited for it."""
+    """Do the work for each batch. Yields the time when done, and the seconds waited for data."""
     batches = loader.batches(plans)
     while True:
         before = time.perf_counter()
@@ -115,7 +115,7 @@ def _waited(
 
 
 class Training(Bench):
-    """One training step: batch on the host to updated parameters, nothing left in flight."""
+    """One training step: from a batch on the host to updated parameters, waited for."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__(spec)
@@ -127,27 +127,27 @@ class Training(Bench):
         self.steps = 0
 
     def advance(self, batch: Batch) -> None:
-        """What the training loop does with a batch."""
+        """Do with a batch what the training loop does."""
         pairs = self.network.step(batch, step_seed(0, self.steps))
         self.steps += 1
         self.metrics.add(self.steps, batch.image_ids, pairs)
 
     def step(self) -> dict[str, Any]:
-        """A step, waited for."""
+        """Do a step and wait for it."""
         self.advance(self.batch)
         mx.nd.waitall()
         self.metrics.absorb(everything=True)
         return {"loss": sum(v for k, v in self.metrics.take().items() if k.endswith("Loss"))}
 
     def multiply_adds(self) -> int:
-        """Of a step."""
+        """The multiply-adds of a step."""
         fixed = set(self.network.module._fixed_param_names)
         shapes = {desc.name: desc.shape for desc in self.network.module.data_shapes}
         shapes.update((desc.name, desc.shape) for desc in self.network.module.label_shapes)
         return multiply_adds(self.network.symbol, shapes, set(self.network.shapes) - fixed)
 
     def files(self, count: int) -> dict[str, float]:
-        """Images a second over `count` steps from JPEG files, and the share of time waited."""
+        """Images per second over `count` steps from JPEG files, and the share of time waited."""
         warm = 2
         plans = itertools.islice(self.plan.stream(0, 0), warm + count)
         start = waited = 0.0
@@ -163,7 +163,7 @@ class Training(Bench):
 
 
 class Inference(Bench):
-    """One image tensor to boxes on the host."""
+    """Inference, from one image tensor to boxes on the host."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__(spec)
@@ -176,16 +176,16 @@ class Inference(Bench):
         self.detector = Detector(symbol, params, auxs, self.config, precision=self.precision)
 
     def step(self) -> dict[str, Any]:
-        """An image to boxes."""
+        """Detect in one image."""
         out = self.detector.forward(self.batch.data["data"], self.batch.data["im_info"])
         return {"detections": int((out["det_classes"] > 0).sum())}
 
     def multiply_adds(self) -> int:
-        """Of an image."""
+        """The multiply-adds of an image."""
         return multiply_adds(self.symbol(), self.test_inputs())
 
     def files(self, count: int) -> dict[str, float]:
-        """Images a second over at least `count` JPEG files, and the share of time waited."""
+        """Images per second over at least `count` JPEG files, and the share of time waited."""
         data, stride = self.config.data, get_detector(self.config.network).stride
         plans = test_plans(self.dataset, data, stride, batch_size=1)
         plans = list(itertools.islice(itertools.cycle(plans), count + 1))
@@ -202,9 +202,9 @@ class Inference(Bench):
 
 
 def ceiling(precision: str, side: int = MATRIX, repeat: int = 5) -> float:
-    """Multiply-adds a second of a square matrix product, the best of some: nothing is faster.
+    """The machine's ceiling: multiply-adds per second of a square matrix product, the best of some.
 
-    MXNet has no int8 product that could be measured so: int8 stands beside bf16's.
+    MXNet has no int8 matrix product, so int8 is compared with bf16's ceiling.
     """
     dtype = np.float32 if precision == "fp32" else BFLOAT16
     data = mx.nd.amp_cast(mx.nd.random.uniform(shape=(side, side)), dtype=dtype)
@@ -225,12 +225,12 @@ def ceiling(precision: str, side: int = MATRIX, repeat: int = 5) -> float:
 
 
 def operators(bench: Training | Inference, count: int) -> dict[str, float]:
-    """Milliseconds of each kind of operator in a step, the mean of some; the longest first.
+    """Mean milliseconds per step of each kind of operator, the slowest first.
 
-    Only where MXNet runs operators one by one: MXNET_EXEC_BULK_EXEC_TRAIN=0 and ..._INFERENCE=0.
+    Needs MXNET_EXEC_BULK_EXEC_TRAIN=0 and ..._INFERENCE=0: MXNet then runs operators one by one.
     """
     wanted = {"profile_symbolic": True, "profile_imperative": True, "aggregate_stats": True}
-    # it removes that file and writes another when the process ends: no device, such as /dev/null
+    # MXNet deletes and rewrites this file when the process ends, so it must not be /dev/null
     mx.profiler.set_config(filename=str(bench.folder / "profile.json"), **wanted)
     mx.profiler.set_state("run")
     for _ in range(count):
@@ -243,7 +243,7 @@ def operators(bench: Training | Inference, count: int) -> dict[str, float]:
 
 
 def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
-    """The answer to a word: step, rss, work; ceiling, files or operators and a number."""
+    """The answer to a word: step, rss, work; or ceiling, files, operators with a number."""
     word, _, number = word.partition(" ")
     if word == "step":
         start = time.perf_counter()
@@ -260,10 +260,10 @@ def reply(bench: Training | Inference, word: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer until the other end closes."""
+    """Answer until standard input closes."""
     spec = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keep what libraries print out of the answers
     say = partial(print, file=answers, flush=True)
     if spec["mode"] in ("export", "int8"):
         {"export": export, "int8": write_int8}[spec["mode"]](spec)

@@ -1,9 +1,9 @@
-"""torchvision's detectors as the other side of tools/bench.py: see sides.py for the conversation.
+"""torchvision's detectors as a side of tools/bench.py; see sides.py for the protocol.
 
-This file runs in an interpreter that has torch and torchvision, and needs nothing of this toolkit.
-The networks are those that torchvision builds for pretrained weights: frozen normalisation and
-the last three stages of the body trained; VGG16 is built as the classic detector is, with conv1 and
-conv2 frozen. Parameters and image come from the .npz file that the other side wrote.
+This file runs in an interpreter that has torch and torchvision, and imports nothing of this
+toolkit. The networks are those that torchvision builds for pretrained weights: frozen batch norm,
+the last three stages of the body trained. VGG16 is built like the classic detector, with conv1 and
+conv2 frozen. Parameters and image are read from the .npz file that our side wrote.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ NETWORKS = {
 
 
 def load(model, stored):
-    """The parameters of the file: names that begin with `param:`."""
+    """Load the parameters of the file: the arrays whose names start with `param:`."""
     state = {key[6:]: torch.from_numpy(stored[key]) for key in stored.files if key[:6] == "param:"}
     model.load_state_dict(state)
 
 
 def make_step(model, spec, stored):
-    """A function that does one training step, or one image to boxes."""
+    """Make a function that does one training step, or one inference from image to boxes."""
     image = [torch.from_numpy(stored["image"])]
     target = {"boxes": torch.from_numpy(stored["boxes"])}
     target["labels"] = torch.from_numpy(stored["labels"])
@@ -112,7 +112,7 @@ def timed(step):
 def main():
     spec = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keep what libraries print out of the answers
 
     def answer(found):
         answers.write(json.dumps(found) + "\n")

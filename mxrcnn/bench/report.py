@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON."""
+"""The results of a benchmark, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WHAT = {"train": "training step", "infer": "image to boxes"}
 
 @dataclass(frozen=True)
 class Timing:
-    """One side in one mode: its answers to `step`, its peak memory, what it told when ready."""
+    """One side in one mode: its answers to `step`, its peak memory, its `ready` object."""
 
     answers: Sequence[Mapping[str, Any]]
     max_rss_mb: int
@@ -23,13 +23,13 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """The median of its steps."""
+        """The median time of a step."""
         return statistics.median(answer["seconds"] for answer in self.answers)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One mode in one precision. peers: by memory layout. ceiling: multiply-adds a second."""
+    """One mode in one precision. peers: by memory layout. ceiling: multiply-adds per second."""
 
     mode: str
     precision: str
@@ -41,38 +41,38 @@ class Measured:
 
     @property
     def key(self) -> str:
-        """As the JSON has it: train_fp32."""
+        """The key in the JSON, such as train_fp32."""
         return f"{self.mode}_{self.precision}"
 
     @property
     def peer_key(self) -> str:
-        """The same of the peer, which has no int8."""
+        """The peer's key; it has no int8."""
         return self.key.replace("int8", "bf16")
 
     @property
     def layout(self) -> str | None:
-        """The peer's faster layout; None without a peer."""
+        """The peer's fastest layout; None without a peer."""
         return min(self.peers, key=lambda name: self.peers[name].seconds, default=None)
 
     @property
     def peer(self) -> Timing | None:
-        """The peer in its faster layout."""
+        """The peer in its fastest layout; None without a peer."""
         return self.peers[self.layout] if self.layout else None
 
     @property
     def ratio(self) -> float | None:
-        """Our seconds by the peer's; those of int8 by its bfloat16's."""
+        """Our seconds divided by the peer's; int8 is compared with its bfloat16."""
         return self.ours.seconds / self.peer.seconds if self.peer else None
 
     @property
     def share(self) -> float:
-        """Of the machine's ceiling that the network's multiply-adds reach."""
+        """The fraction of the machine's ceiling that the network's multiply-adds reach."""
         return self.multiply_adds / self.ours.seconds / self.ceiling
 
 
 @dataclass
 class BenchReport:
-    """All that was measured in one run."""
+    """All results of one run."""
 
     network: str
     size: tuple[int, int]
@@ -82,7 +82,7 @@ class BenchReport:
     rows: list[Measured] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
-        """Seconds an image by mode and precision, peak memory; the peer's; the ratios; and more."""
+        """Seconds per image by mode and precision, peak memory, the peer's, ratios, and more."""
         with_peer = [row for row in self.rows if row.peer]
         out: dict[str, Any] = {
             "network": self.network,
@@ -103,7 +103,7 @@ class BenchReport:
             ready = with_peer[0].peer.ready
             out["peer"] = {
                 **{name: ready[name] for name in versions if name in ready},
-                # bf16's own row, the later in this order, wins over what int8 stood beside
+                # reversed: where bf16 and int8 rows share a key, bf16's own is kept
                 **_seconds({row.peer_key: row.peer for row in reversed(with_peer)}),
                 "memory_mb": {row.key: row.peer.max_rss_mb for row in with_peer},
                 "layout": {row.key: row.layout for row in with_peer},
@@ -113,7 +113,7 @@ class BenchReport:
         return out
 
     def table(self) -> str:
-        """The same for people."""
+        """The results as text."""
         height, width = self.size
         head = f"{self.network}, one image of {height}x{width}, {self.threads} threads, "
         head += f"{processor()}: medians of {self.repeat}, "
@@ -158,13 +158,13 @@ class BenchReport:
 
 
 def _seconds(timings: Mapping[str, Timing]) -> dict[str, float]:
-    """The keys that both sides have: seconds by mode and precision, and the highest memory."""
+    """The entries of either side: seconds by mode and precision, and the highest memory."""
     seconds = {key: round(timing.seconds, 4) for key, timing in timings.items()}
     return {**seconds, "max_rss_mb": max(timing.max_rss_mb for timing in timings.values())}
 
 
 def operator_table(title: str, milliseconds: Mapping[str, float], least: float = 1.0) -> str:
-    """Milliseconds by operator, for people; those below `least` are added up."""
+    """A table of milliseconds per operator; those below `least` are summed up."""
     rows = [[title, "ms a step"]]
     rows += [[name, f"{ms:.1f}"] for name, ms in milliseconds.items() if ms >= least]
     rows.append(["all others", f"{sum(ms for ms in milliseconds.values() if ms < least):.1f}"])
@@ -172,7 +172,7 @@ def operator_table(title: str, milliseconds: Mapping[str, float], least: float =
 
 
 def processor() -> str:
-    """The processor's name, as far as it is known."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A whole measurement: sides started, asked in turn, and what they told put together."""
+"""The whole measurement: starts the sides, asks them in turn, and collects the answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import mxrcnn
 from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
-from mxrcnn.bench.sides import Side, SideError
+from mxrcnn.bench.sides import Side
 from mxrcnn.config import (
     Config,
     ConfigError,
@@ -28,12 +28,12 @@ from symnet.machine import has_bf16, has_int8
 from symnet.machine.cores import physical_cores
 
 MODES = ("train", "infer")
-#: the least number of images from files
+#: the minimum number of images to read from files
 LEAST_FILES = 4
 WARMUP = 2
 LAYOUTS = ("channels_last", "contiguous")
 PEER_SCRIPT = Path(__file__).with_name("peer_torchvision.py")
-#: MXNet runs operators one by one, as its profiler needs it to tell them apart
+#: have MXNet run operators one by one, so that its profiler can tell them apart
 ONE_BY_ONE = {"MXNET_EXEC_BULK_EXEC_TRAIN": "0", "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
 PEER_NETWORKS = ("faster_rcnn_vgg16", "faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn")
 INSTALL = "python3 -m venv tv && tv/bin/pip install torch torchvision, then --peer tv/bin/python"
@@ -41,9 +41,11 @@ INSTALL = "python3 -m venv tv && tv/bin/pip install torch torchvision, then --pe
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What `tools/bench.py` was asked. None: all precisions that apply, both modes, the
-    network's usual size, all cores. words are `key=value` settings; matrix is the
-    side of the ceiling's matrices."""
+    """The request of `tools/bench.py`.
+
+    None stands for all supported precisions, both modes, the network's usual size, or all cores.
+    words: `key=value` settings. matrix: the side of the matrices whose product is the ceiling.
+    """
 
     network: str = "faster_rcnn_vgg16"
     precision: str | None = None
@@ -56,7 +58,7 @@ class BenchRequest:
     matrix: int = 4096
 
     def precisions(self) -> tuple[str, ...]:
-        """The precisions to measure; ConfigError for one that this processor is not made for."""
+        """The precisions to measure; ConfigError for one that this processor does not support."""
         if self.precision:
             check_precision(self.precision)
             if self.precision == "int8" and self.mode == "train":
@@ -66,14 +68,14 @@ class BenchRequest:
         return ("fp32", *(name for name, there in low.items() if there))
 
     def modes(self, precision: str) -> tuple[str, ...]:
-        """What to measure in a precision."""
+        """The modes to measure in a precision."""
         if precision == "int8":
             return ("infer",)
         return (self.mode,) if self.mode else MODES
 
 
 def run_bench(request: BenchRequest) -> BenchReport:
-    """Measure as asked; ConfigError for what cannot be, SideError if a process fails."""
+    """Measure. Raises ConfigError for an invalid request, SideError if a process fails."""
     request = replace(request, network=find_detector(request.network).name)  # it may be an alias
     if request.peer:
         check_peer(request)
@@ -81,14 +83,14 @@ def run_bench(request: BenchRequest) -> BenchReport:
 
 
 def check_peer(request: BenchRequest) -> None:
-    """ConfigError unless torchvision has this very network, and the interpreter torchvision."""
+    """ConfigError unless torchvision has the same network and the interpreter has torchvision."""
     if request.network not in PEER_NETWORKS:
         raise ConfigError(f"--peer: torchvision is measured on {', '.join(PEER_NETWORKS)}")
     config = bench_config(request.network, (), (64, 64), "fp32")
     names = resolve(config, parse_settings(request.words))
     changed = [name for name in names if name.startswith("model.")]
     if changed:
-        raise ConfigError(f"--set {changed[0]}: with --peer, the network stays as torchvision's is")
+        raise ConfigError(f"--set {changed[0]}: with --peer, the network must be torchvision's")
     try:
         done = subprocess.run(
             [request.peer, "-c", "import torch, torchvision"], capture_output=True, text=True
@@ -100,44 +102,46 @@ def check_peer(request: BenchRequest) -> None:
         raise ConfigError(f"--peer {request.peer} cannot import torchvision ({reason}). {INSTALL}")
 
 
-def measure_all(request: BenchRequest, peer_script: Path) -> BenchReport:
-    """Every precision and mode, the sides of each in turn; peer_script runs in request.peer."""
+def _with_defaults(request: BenchRequest) -> BenchRequest:
+    """The request with size and threads filled in; ConfigError for invalid settings."""
     size = request.size or default_size(request.network)
-    threads = request.threads or physical_cores()
-    precisions = request.precisions()
-    bench_config(request.network, request.words, size, "fp32")  # wrong settings are known at once
+    bench_config(request.network, request.words, size, "fp32")
+    return replace(request, size=size, threads=request.threads or physical_cores())
+
+
+def measure_all(request: BenchRequest, peer_script: Path) -> BenchReport:
+    """Measure every precision and mode; the sides alternate. request.peer runs peer_script."""
+    request, precisions = _with_defaults(request), request.precisions()
     load = os.getloadavg()[0]
     if load > 0.7:
         say(f"load average {load:.2f}: other work on this machine makes the times too high")
-    report = BenchReport(request.network, size, threads, request.repeat, load)
-    with tempfile.TemporaryDirectory(prefix="mxrcnn_bench_") as name:
-        folder = Path(name)
-        write_files(folder / "files", size)
-        for precision in precisions:
-            for mode in request.modes(precision):
-                bench = _Comparison(request, size, threads, precision, mode, folder, peer_script)
-                report.rows.append(bench.measure())
-    return report
+    rows = [each.measure() for each in _comparisons(request, precisions, peer_script)]
+    return BenchReport(request.network, request.size, request.threads, request.repeat, load, rows)
 
 
 def profile(request: BenchRequest) -> str:
-    """A table of the milliseconds that our operators take, by precision and mode."""
-    size = request.size or default_size(request.network)
-    threads = request.threads or physical_cores()
-    parts = []
+    """A table of the milliseconds that our operators take, for each precision and mode."""
+    request, precisions = _with_defaults(request), request.precisions()
+    return "\n\n".join(
+        operator_table(f"{each.mode}, {each.precision}", each.operators())
+        for each in _comparisons(request, precisions, PEER_SCRIPT)
+    )
+
+
+def _comparisons(
+    request: BenchRequest, precisions: Sequence[str], peer_script: Path
+) -> Iterator[_Comparison]:
+    """One comparison per precision and mode. The image files exist until the last one is done."""
     with tempfile.TemporaryDirectory(prefix="mxrcnn_bench_") as name:
-        write_files(Path(name) / "files", size)
-        for precision in request.precisions():
+        folder = Path(name)
+        write_files(folder / "files", request.size)
+        for precision in precisions:
             for mode in request.modes(precision):
-                bench = _Comparison(
-                    request, size, threads, precision, mode, Path(name), PEER_SCRIPT
-                )
-                parts.append(operator_table(f"{mode}, {precision}", bench.operators()))
-    return "\n\n".join(parts)
+                yield _Comparison(request, precision, mode, folder, peer_script)
 
 
 def say(line: str) -> None:
-    """Progress, for people who wait."""
+    """Print progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -146,15 +150,13 @@ class _Comparison:
     """One mode in one precision, on all sides."""
 
     request: BenchRequest
-    size: tuple[int, int]
-    threads: int
     precision: str
     mode: str
     folder: Path
     peer_script: Path
 
     def measure(self) -> Measured:
-        """Start the sides, ask them in turn, and ours for what it alone knows."""
+        """Start the sides and let them do steps in turn; then ask ours for the rest."""
         with ExitStack() as stack:
             say(f"{self.mode} {self.precision}: starting")
             if self.precision == "int8":
@@ -177,7 +179,7 @@ class _Comparison:
             return self._with_ours(ours, timings)
 
     def operators(self) -> dict[str, float]:
-        """Milliseconds of our operators in a step, the longest first."""
+        """The milliseconds of our operators per step, the slowest first."""
         say(f"{self.mode} {self.precision}: starting")
         if self.precision == "int8":
             self._ours("int8").close()
@@ -200,10 +202,7 @@ class _Comparison:
     def _environment(self) -> dict[str, str]:
         root = str(Path(mxrcnn.__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": str(self.threads),
-        }
+        return {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(self.request.threads)}
 
     def _ours(self, mode: str, **environment: str) -> Side:
         spec = {
@@ -211,29 +210,27 @@ class _Comparison:
             "network": self.request.network,
             "precision": self.precision,
             "settings": list(self.request.words),
-            "size": self.size,
+            "size": self.request.size,
             "folder": str(self.folder / "files"),
             "arrays": str(self._arrays),
             "warmup": WARMUP,
         }
-        return Side(
-            "mxrcnn",
-            [sys.executable, "-m", "mxrcnn.bench.ours"],
-            spec,
-            {**self._environment(), **environment},
-        )
+        command = [sys.executable, "-m", "mxrcnn.bench.ours"]
+        return Side("mxrcnn", command, spec, {**self._environment(), **environment})
 
     @property
     def _arrays(self) -> Path:
         return self.folder / "arrays.npz"
 
     def _start_peers(self, stack: ExitStack, ours: Side) -> dict[str, Side]:
-        """torchvision in each memory layout, with our image and parameters."""
+        """Start torchvision in each memory layout, with our image and parameters."""
         if not self._arrays.exists():
             self._ours("export").close()
-        config = bench_config(self.request.network, self.request.words, self.size, self.precision)
+        config = bench_config(
+            self.request.network, self.request.words, self.request.size, self.precision
+        )
         spec = self._peer_spec(config, ours.ready["size"])
-        environment = {"OMP_NUM_THREADS": str(self.threads)}
+        environment = {"OMP_NUM_THREADS": str(self.request.threads)}
         command = [self.request.peer, str(self.peer_script)]
         return {
             layout: stack.enter_context(
@@ -246,10 +243,10 @@ class _Comparison:
         return {
             "mode": self.mode,
             "network": self.request.network,
-            # its fastest, where it has nothing equal
+            # torchvision has no int8: compare with its fastest
             "precision": "bf16" if self.precision == "int8" else self.precision,
             "classes": config.model.num_classes,
-            "threads": self.threads,
+            "threads": self.request.threads,
             "short_side": min(size),
             "long_side": max(size),
             "mean": [value / 255 for value in config.data.mean],
@@ -258,6 +255,3 @@ class _Comparison:
             "arrays": str(self._arrays),
             "warmup": WARMUP,
         }
-
-
-__all__ = ["BenchRequest", "SideError", "run_bench"]

@@ -1,4 +1,4 @@
-"""What is measured on: a configuration for a size of images, JPEG files, five objects in each."""
+"""The test scene: a configuration for an image size, and JPEG files with five objects each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mxrcnn.data.images import image_size
 from mxrcnn.data.records import Dataset, ImageRecord
 from mxrcnn.data.synthetic import MIN_SIDE, write_synthetic
 
-#: network sizes (height, width) of the detectors whose short side is that
+#: short side of a detector's config -> the usual size (height, width) for benchmarks
 DEFAULT_SIZES = {600: (600, 1000), 800: (800, 1066)}
-#: files are smaller than the network's images, as COCO's and VOC's are
+#: files are smaller than the network's input, as those of COCO and VOC
 FILE_SCALE = 0.6
 NUM_FILES = 8
-#: small: the parameters stay as they are, and with them the work
+#: small, so that the parameters, and with them the work, hardly change
 LEARNING_RATE = 1e-6
-#: xyxy of the objects, as shares of the image's sides
+#: xyxy of the objects, as fractions of the image's sides
 BOXES = (
     (0.01, 0.02, 0.20, 0.50),
     (0.30, 0.17, 0.70, 0.83),
@@ -30,13 +30,13 @@ BOXES = (
 
 
 def default_size(network: str) -> tuple[int, int]:
-    """The size that a network is usually measured at."""
+    """The usual size (height, width) for a network."""
     side = make_config(network).data.short_side
     return DEFAULT_SIZES.get(side, (side, side * 4 // 3))
 
 
 def bench_config(network: str, words: Sequence[str], size: tuple[int, int], precision: str):
-    """The network's defaults, as with pretrained parameters, for images of that size."""
+    """The network's default config, with settings `words`, for network inputs of that size."""
     config = override(make_config(network), parse_settings(words))
     fixed = {
         "data.short_side": min(size),
@@ -50,13 +50,13 @@ def bench_config(network: str, words: Sequence[str], size: tuple[int, int], prec
 
 
 def write_files(folder: Path, size: tuple[int, int]) -> None:
-    """JPEG files that become network images of that size."""
+    """Write JPEG files that are resized to network inputs of that size."""
     stored = tuple(max(MIN_SIDE, round(FILE_SCALE * side)) for side in size)
     write_synthetic(folder, NUM_FILES, seed=0, size=stored)
 
 
 def open_files(folder: Path, config: Config) -> Dataset:
-    """Those files as a data set, each with the five objects, of classes 1 to 5 at most."""
+    """The files as a data set: five objects each, of classes 1 to 5 at most."""
     classes = 1 + np.arange(len(BOXES)) % (config.model.num_classes - 1)
     paths = sorted(folder.glob("VOC2007/JPEGImages/*.jpg"))
     names = tuple(f"class {number}" for number in range(1, config.model.num_classes))

@@ -1,7 +1,7 @@
-"""Sides of a comparison: processes that do one step at a time, when asked, and tell how it went.
+"""The sides of a comparison: processes that do one step when asked, and report on it.
 
-A side is started with one argument, a JSON object. It answers `ready` with a JSON object once it is
-warmed up; after that, each line it reads is a word, and it writes one JSON object for it.
+The protocol: a side gets one argument, a JSON object. After warming up it writes a JSON object
+(`Side.ready`). From then on it reads one word per line and answers each with a JSON object.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-#: seconds without CPU time after which a process counts as idle, and how long to wait for it
+#: seconds without CPU use after which a process counts as idle, and how long to wait for that
 QUIET, PATIENCE = 0.1, 10.0
 
 
 class SideError(ChildProcessError):
-    """A side ended or failed; the message has what it said."""
+    """A side ended or failed. The message has the last lines of its stderr."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has used, all its threads; 0 where there is no /proc."""
+    """The CPU time used by all threads of a process; 0 on systems without /proc."""
     return sum(ticks for _, ticks in _threads(pid)) / os.sysconf("SC_CLK_TCK")
 
 
 def _threads(pid: int) -> list[tuple[str, int]]:
-    """Of each thread of a process: its state, R if it runs or would like to, and its CPU time."""
+    """The state (R: running or runnable) and the CPU time in ticks of each thread of a process."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         try:
@@ -43,7 +43,10 @@ def _threads(pid: int) -> list[tuple[str, int]]:
 
 
 def wait_until_idle(pid: int) -> bool:
-    """Wait until a process uses no CPU: OpenMP's threads spin for a while after their work."""
+    """Wait until a process uses no CPU; returns whether it got there.
+
+    OpenMP's threads spin for a while after their work.
+    """
     until = time.monotonic() + PATIENCE
     before = cpu_seconds(pid)
     while time.monotonic() < until:
@@ -57,7 +60,7 @@ def wait_until_idle(pid: int) -> bool:
 
 
 class Side:
-    """One process. `ready` is what it told about itself when it had started."""
+    """One process. `ready` is the JSON object that it wrote after warming up."""
 
     def __init__(
         self, name: str, command: Sequence[str], spec: Mapping[str, Any], env: Mapping[str, str]
@@ -90,12 +93,12 @@ class Side:
         raise SideError("\n  ".join([f"{self.name}: the process ended; it said:", *self._said]))
 
     def ask(self, word: str) -> dict[str, Any]:
-        """The answer to a word, once the process is idle again."""
+        """Ask for a word; returns the answer once the process is idle again."""
         self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
         answer = self._answer()
         if not wait_until_idle(self.pid):
-            print(f"  {self.name}: its threads never rest, times are too high", file=sys.stderr)
+            print(f"  {self.name}: its threads stay busy, times are too high", file=sys.stderr)
         return answer
 
     def close(self) -> None:

@@ -20,20 +20,7 @@ from mxrcnn.data.records import DataError, Dataset, Detections, ImageId
 from mxrcnn.evaluation.matching import in_order
 from mxrcnn.evaluation.report import Report
 
-METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
+METRICS = tuple("AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split())
 _FIELD = {"bbox": "bbox", "segm": "segmentation"}
 #: the key under which `_load` stores the new number of each image id
 _NUMBER = "number of an image id"

@@ -21,15 +21,8 @@ class ExportError(ValueError):
 
 #: the fields of DataConfig that determine how an image becomes `data` and `im_info`
 PREPROCESSING = (
-    "mean",
-    "std",
-    "resize",
-    "size_rounding",
-    "short_side",
-    "long_side",
-    "square",
-    "pad_multiple",
-    "exif_orientation",
+    *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square"),
+    *("pad_multiple", "exif_orientation"),
 )
 
 
