@@ -1,4 +1,4 @@
-"""The loader's anchors against contrib.MultiProposal, which has its own."""
+"""The loader's anchors compared with contrib.MultiProposal's own."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SPECS = [
 
 
 def operator_proposals(spec, scores, deltas, size):
-    """All proposals (B, H*W*A, 4) of MultiProposal, best first, without NMS."""
+    """All proposals (B, H*W*A, 4) of MultiProposal, by descending score, without NMS."""
     images, _, height, width = scores.shape
     count = spec.num_anchors * height * width
     rois = mx.nd.contrib.MultiProposal(
@@ -60,7 +60,7 @@ def test_anchors_are_the_operator_s(stride, scales, ratios, images, moved):
 
 
 def test_the_classic_anchors():
-    """The nine of py-faster-rcnn's generate_anchors."""
+    """The nine anchors of py-faster-rcnn's generate_anchors."""
     anchors = AnchorSpec(16, (8, 16, 32), (0.5, 1, 2)).grid(1, 1)
     expected = [
         [-84, -40, 99, 55],

@@ -1,4 +1,4 @@
-"""What real folders contain: each awkward image trains, or fails with an error that names it."""
+"""Awkward images of real folders: each one trains, or fails with an error that names it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def trainer_of(records: list[ImageRecord], folder: Path, **settings: object) -> 
 
 
 def assert_trained(trainer: Trainer) -> None:
-    """Trains to the end with finite losses and parameters, and finds its way in testing too."""
+    """Training ends with finite losses and parameters, and testing works too."""
     result = train(trainer, num_workers=0)
     assert result.step == trainer.total >= 2
     rows = [row for row in trainer.run.read_log() if row["kind"] == "train"]
@@ -115,7 +115,7 @@ def test_an_image_without_objects_has_box_losses_of_exactly_0(tmp_path):
 
 
 def test_a_data_set_without_any_object(tmp_path):
-    """Trains as background alone, unless the config drops such images: then there are none."""
+    """They are trained as background, unless the config drops them: then no images are left."""
     pictures = {str(i): Picture((100, 120), []) for i in range(2)}
     settings = {**TINY, "data.dataset": "voc", "data.root": str(make_voc(tmp_path, pictures))}
     settings["train.log_interval"] = 1

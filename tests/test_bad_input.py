@@ -1,5 +1,5 @@
-"""Hundreds of broken inputs: each ends in a named error or is counted; none crashes, hangs, eats
-memory or reads what lies outside the data."""
+"""Hundreds of broken inputs: each gives an error that names it, or is counted. None crashes, hangs,
+exhausts memory or reads files outside the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROWTH = 700
 
 
 def _spawn(folder: Path, first: int) -> tuple[list[dict[str, Any]], str]:
-    """What a worker says of the inputs from `first` on, until it dies or ends; and its stderr."""
+    """A worker's output on the inputs from `first` on, until it dies or ends; and its stderr."""
     command = [sys.executable, "-m", "tests.bad_input_worker", str(folder), str(first)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, errors="replace")
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -33,7 +33,7 @@ def _spawn(folder: Path, first: int) -> tuple[list[dict[str, Any]], str]:
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory) -> list[dict[str, Any]]:
-    """For each input its name and what came of it; a worker that dies is started anew."""
+    """Each input's name and result; a worker that dies is restarted."""
     verdicts: list[dict[str, Any]] = []
     first, ended = 0, False
     while not ended:
@@ -50,7 +50,7 @@ def verdicts(tmp_path_factory) -> list[dict[str, Any]]:
 
 
 def faults(verdict: dict[str, Any]) -> list[str]:
-    """What is wrong with how an input was handled."""
+    """What was wrong with the handling of an input."""
     if "died" in verdict:
         return [f"the process died: {verdict['died']}"]
     out = [f"opened {name}" for name in verdict["strangers"]]
@@ -89,8 +89,8 @@ def test_memory_stays_where_it_was(verdicts):
 
 
 def test_bad_entries_are_skipped_and_good_ones_stay(verdicts):
-    """With skip_bad most bad entries are left out and told; what spoils a whole list or file is an
-    error all the same."""
+    """With skip_bad most bad entries are left out and reported; damage to a whole list or file is
+    still an error."""
     outcomes = Counter(
         (verdict["name"].partition(":")[0], verdict["outcomes"][1]["what"])
         for verdict in verdicts
@@ -102,7 +102,7 @@ def test_bad_entries_are_skipped_and_good_ones_stay(verdicts):
 
 
 def test_what_was_skipped_is_not_scored(tmp_path):
-    """COCO's own tools read the annotation file again, with all that skip_bad had left out."""
+    """COCO's own tools read the annotation file again, including what skip_bad left out."""
     broken = changed("annotations 1 bbox", "x")
     broken["annotations"].append({"id": 9})
     broken["images"].append({"file_name": 5})

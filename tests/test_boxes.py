@@ -1,4 +1,4 @@
-"""Box algebra: fast code against the obvious, and round trips."""
+"""Box algebra: fast code against slow reference code, and round trips."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_decode_undoes_encode(a, b, offset):
 
 
 def test_encode_by_hand():
-    """A box twice as wide, moved right by half the reference's width."""
+    """A box twice as wide as the reference, shifted right by half of the reference's width."""
     reference = np.array([[0, 0, 9, 9]], np.float32)  # 10 x 10 inclusive
     target = np.array([[0, 0, 19, 9]], np.float32)  # 20 x 10 inclusive
     deltas = BoxCoder(offset=1).encode(reference, target)

@@ -36,7 +36,7 @@ def h5(fill: Callable) -> Callable[[Path], Path]:
 
 
 def many_small(file) -> None:
-    """None has more numbers than the file has bytes; 0.2 MB became 183 MB."""
+    """No data set has more numbers than the file has bytes; 0.2 MB became 183 MB."""
     for number in range(480):
         file.create_dataset(f"layer{number}", shape=(100_000,), dtype="<f4")
 
@@ -46,13 +46,13 @@ def never_written(file) -> None:
 
 
 def one_large_chunk(file) -> None:
-    """One number, in a chunk of 400 MB that HDF5 unpacks to read it."""
+    """One number in a chunk of 400 MB, which HDF5 unpacks to read it."""
     options = {"maxshape": (None,), "chunks": (100 * MIB,), "compression": "gzip"}
     file.create_dataset("a", shape=(1,), dtype="<f4", **options)
 
 
 def of_bytes(file) -> None:
-    """A quarter of the memory as stored: as float32 it is too much."""
+    """It fits as stored, but not as float32, which takes four times as much."""
     file.create_dataset("a", shape=(20 * MIB,), dtype="u1")
 
 
@@ -89,7 +89,7 @@ def pth(folder: Path) -> Path:
 
 
 def sparse(path: Path, start: bytes, size: int = 5 << 30) -> Path:
-    """A file of that size that takes no disk, and begins like this."""
+    """A sparse file of this size that begins like this."""
     path.write_bytes(start)
     os.truncate(path, size)
     return path
@@ -175,7 +175,7 @@ def test_what_fits(tmp_path, size, packed, counts, itemsize, fits):
 
 @pytest.mark.parametrize("kind", ["npz", "h5", "params"])
 def test_two_arrays_of_one_name_are_refused(tmp_path, kind):
-    """One of them was dropped without a word."""
+    """One of them was silently dropped."""
     path, value = tmp_path / f"a.{kind}", np.ones(2, np.float32)
     if kind == "npz":
         with zipfile.ZipFile(path, "w") as archive:

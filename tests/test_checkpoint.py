@@ -1,4 +1,4 @@
-"""Run folders: checkpoints that are whole or absent, which of them are kept, and the log."""
+"""Run folders: checkpoints are complete or absent; which ones are kept; the log."""
 
 import json
 import math
@@ -108,7 +108,7 @@ def test_a_removal_that_fails_half_way_leaves_no_broken_checkpoint(run, monkeypa
 
 @pytest.mark.parametrize("missing", [1, 50, 4096])
 def test_a_full_disk_is_noticed(tmp_path, missing):
-    """MXNet does not notice by itself when the last kilobytes find no room."""
+    """MXNet itself does not notice when the disk is full for the last kilobytes."""
     path = tmp_path / "a.params"
     arrays = params(size=5000)
     save_arrays(path, arrays)
@@ -333,7 +333,7 @@ def test_rewinding_the_log(run):
 
 
 def test_the_log_is_strict_json(run):
-    """NaN is none, and neither are the infinities; older logs have them."""
+    """NaN and infinities are not JSON; older logs have them."""
     run.path.mkdir()
     bad = {"mAP": math.nan, "loss": -math.inf, "more": [math.inf, {"AP": math.nan, "n": 3}]}
     run.log.write_text(json.dumps({"kind": "val", "step": 1, **bad}) + "\n")
@@ -350,6 +350,6 @@ def test_the_log_is_strict_json(run):
 
 
 def test_no_momentum_yet(run):
-    """As of a run that was stopped before its first step."""
+    """A run that was stopped before its first step has none."""
     run.save(TrainState(0), params(), {}, 1)
     assert run.load_state()[2] == {}

@@ -312,7 +312,7 @@ def test_wrong_categories_raise_always(folder, document, entry, field):
 
 
 def changed(document, where, **fields):
-    """The document with fields of one entry changed; a field set to `...` is deleted."""
+    """The document with changed fields in one entry; a field set to `...` is deleted."""
     document = copy.deepcopy(document)
     key, index = where
     document[key][index].update(fields)
@@ -400,7 +400,7 @@ def test_entries_that_are_no_objects(folder, document, key, entry):
 
 
 def save_mask(path: Path, mode: str = "L", size=(100, 80)) -> np.ndarray:
-    """A PNG with 0, 3 and 200 in it: (80, 100)."""
+    """A PNG (80, 100) with the values 0, 3 and 200."""
     values = np.zeros((80, 100), np.uint8)
     values[10:30, 20:40], values[40:50, 5:9] = 3, 200
     picture = Image.fromarray(values)
@@ -500,7 +500,7 @@ def test_a_png_is_read_again_for_an_image_of_another_size(folder, document):
 
 
 def second_document():
-    """One image with the id of another file's, and a category in common."""
+    """A file that shares an image id and a category with another file."""
     return {
         "images": [{"id": 7, "file_name": "b.png", "height": 80, "width": 100}],
         "categories": [{"id": 1, "name": "kiwi"}, {"id": 2, "name": "date"}],

@@ -1,4 +1,4 @@
-"""The synthetic data set: repeatable, consistent with itself, whole or absent."""
+"""The synthetic data set: reproducible, consistent, complete or absent."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("same", [True, False])
 def test_another_process_may_be_faster(tmp_path, monkeypatch, same):
-    """The other one's folder is taken if it is the same, and never overwritten."""
+    """Its folder is used if it is the same, and never overwritten."""
     root = tmp_path / "set"
     rename = synthetic.os.rename
 

@@ -187,7 +187,7 @@ def test_unknown_class_names_file_name_and_closest(devkit):
 
 
 def test_a_run_keeps_the_class_names_of_its_config(devkit):
-    """Those that were written before `auto` named what is there have all 20."""
+    """Configs from before `auto` meant the classes that occur have all 20."""
     devkit.add("a", an_object("person"))
     devkit.list("a")
     data = DataConfig(dataset="voc", root=str(devkit.root))
@@ -461,7 +461,7 @@ def test_exif_orientation(tmp_path, orientation, ending):
 @pytest.mark.parametrize("tag", [1, 6])
 @pytest.mark.parametrize("stated", [(40, 60), (60, 40)])
 def test_a_swapped_size_is_an_error_that_names_the_setting(devkit, exif, tag, stated):
-    """Boxes of an image that is turned the other way would be cut to it, and be wrong."""
+    """Boxes of a rotated image would be clipped to it, and be wrong."""
     size = f"<size><width>{stated[1]}</width><height>{stated[0]}</height></size>"
     devkit.add("good")
     devkit.add("a", size + an_object(box=(1, 1, 30, 55)))

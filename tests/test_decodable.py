@@ -15,7 +15,7 @@ from tests.factories import Picture, make_voc, noise, truncate
 
 @pytest.fixture
 def data(tmp_path):
-    """A set of two good images and a broken one, all of them old."""
+    """A set of two good images and a broken one, with old modification times."""
     root = make_voc(tmp_path / "voc", {name: Picture() for name in ("a", "b", "bad")})
     truncate(root / "VOC2007/JPEGImages/bad.jpg")
     for path in root.glob("*/JPEGImages/*"):
@@ -25,7 +25,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The images that were decoded, by their stems."""
+    """The stems of the images that were decoded."""
     stems = []
 
     def read(record, data):
@@ -37,7 +37,7 @@ def tried(monkeypatch):
 
 
 def opened(data, tmp_path, tried):
-    """(ids, lines of what was skipped, stems of the images that were decoded)."""
+    """(ids, lines about skipped images, stems of decoded images)."""
     tried.clear()
     dataset = open_dataset(data, "2007_train", tmp_path / "run" / "decoded.json")
     ids = [record.image_id for record in dataset.records]
@@ -73,7 +73,7 @@ def other_bytes(data, path):
 
 
 def another_size(data, path):
-    """Of the image by its annotation, as a COCO file may state it."""
+    """The image size that an annotation states, as COCO files do."""
     verdicts = json.loads(path.read_text())
     verdicts["images"]["VOC2007/JPEGImages/a.jpg"][2] += 1
     path.write_text(json.dumps(verdicts))
@@ -112,7 +112,7 @@ def test_other_settings_and_another_pillow_decode_anew(data, tmp_path, tried, mo
 
 
 def test_a_file_of_this_second_is_not_trusted(data, tmp_path, tried):
-    """It may change again, and keep size and time."""
+    """It may change again, with the same size and time."""
     os.utime(image(data, "b"))
     opened(data, tmp_path, tried)
     assert opened(data, tmp_path, tried)[2] == ["b"]

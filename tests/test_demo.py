@@ -1,4 +1,4 @@
-"""What `make demo` does, to its result."""
+"""What `make demo` does, up to its result."""
 
 import json
 import subprocess

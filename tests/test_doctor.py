@@ -1,4 +1,4 @@
-"""`python -m mxrcnn.doctor`: what it says where all is well, and where something is missing."""
+"""`python -m mxrcnn.doctor`: its report when all is well, and when something is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import REPO
 
 
 def consult(*args: str, python: tuple[str, ...] = (), **environment: str) -> tuple[int, str]:
-    """The doctor as people call it: exit code and what it prints."""
+    """Run the doctor as users do; returns its exit code and output."""
     unset = {k: v for k, v in os.environ.items() if not k.startswith(doctor._SETTINGS)}
     done = subprocess.run(
         [sys.executable, *python, "-m", "mxrcnn.doctor", *args],
@@ -40,7 +40,7 @@ def consult(*args: str, python: tuple[str, ...] = (), **environment: str) -> tup
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    """What it found here, with one setting of the user's."""
+    """Its findings on this machine, with one setting by the user."""
     code, out = consult("--json", OMP_NUM_THREADS="1")
     assert code == 0, out
     return json.loads(out)
@@ -89,7 +89,7 @@ def test_nothing_is_installed():
 
 @pytest.fixture
 def packages(tmp_path):
-    """A folder with all installed packages but those named, for PYTHONPATH beside -S."""
+    """A folder with all installed packages except those named, for PYTHONPATH with -S."""
 
     def link(*without: str) -> Path:
         for path in Path(sysconfig.get_path("purelib")).iterdir():
@@ -111,7 +111,7 @@ def test_without_mxnet(packages):
 
 
 def test_mxnet_that_does_not_load(packages):
-    """As mxnet-cu112 where there is no driver."""
+    """Like mxnet-cu112 without a driver."""
     folder = packages("mxnet")
     (folder / "mxnet").mkdir()
     error = "libcuda.so.1: cannot open shared object file"
@@ -144,7 +144,7 @@ def test_a_core_package_that_does_not_load(packages):
 
 
 def requirements(monkeypatch) -> dict[str, list[str]]:
-    """What setup.py asks for, by extra; "" is the core."""
+    """The requirements in setup.py, by extra; "" is the core."""
     asked = {}
     fake = types.ModuleType("setuptools")
     fake.find_packages = lambda **_: []

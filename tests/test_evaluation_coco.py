@@ -149,7 +149,7 @@ def test_round_trip_of_the_truth_has_ap_one():
 
 
 def published_case(shared_data) -> tuple[Dataset, dict]:
-    """The 100 images and, as detections, the official masks; a box is the mask's own."""
+    """The 100 images with the official masks as detections; boxes are the masks' own."""
     folder = shared_data / "eval_coco"
     truth = load_coco(folder / "instances_val2014_100.json", require_images=False)
     results = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())
@@ -188,7 +188,7 @@ def test_score_has_published_mask_numbers_beside_those_of_boxes(shared_data):
 
 
 def masked_detection() -> dict:
-    """What finds the object of `small_truth` exactly, box and mask."""
+    """Detections that match the object of `small_truth` exactly, box and mask."""
     plain = found([(2, 2, 12, 12)], [0.9])
     rle = mask_utils.merge(mask_utils.frPyObjects(SQUARE, 30, 40))
     return {1: Detections(plain.boxes, plain.scores, plain.classes, [rle])}
@@ -207,7 +207,7 @@ def test_objects_without_masks_leave_segm_out_with_a_note(masks):
 
 
 def test_sizes_that_the_file_lacks_are_those_of_the_images(tmp_path):
-    """pycocotools needs them to draw polygons."""
+    """pycocotools needs image sizes to draw polygons."""
     document = small_truth()
     document["images"] = [{"id": 1, "file_name": "a.png"}]
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")

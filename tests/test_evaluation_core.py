@@ -1,4 +1,4 @@
-"""The one place that scores: which metric, its main number, and what counts in all metrics."""
+"""The one function that scores: choice of metric, main number, and rules of all metrics."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ AROUND = (100, 100, 280, 280)
 
 
 def in_coco_file(dataset: Dataset, folder: Path) -> Dataset:
-    """The data set as a COCO file that was read."""
+    """The data set as if read from a COCO file."""
     path = folder / "set.json"
     path.write_text(json.dumps(dataset_to_coco(dataset)))
     return load_coco(path, require_images=False)
@@ -146,7 +146,7 @@ def test_detections_of_classes_that_a_file_lacks_do_not_count(tmp_path, metric):
 
 
 def test_image_ids_may_be_numbers_and_texts():
-    """Files that are joined may have either; NumPy would make texts of all of them."""
+    """Joined files may mix them; NumPy would convert all of them to strings."""
     dataset = one_class(record(1, [BOX]), record("a", [BOX]), record("1", [BOX]))
     detections = {i: found([BOX], [0.9]) for i in (1, "a", "1")}
     for metric in METRICS:
@@ -156,7 +156,7 @@ def test_image_ids_may_be_numbers_and_texts():
 
 
 def test_many_classes_cost_what_their_detections_cost():
-    """2,000 classes on 300 images, as in LVIS: 600,000 pairs, of which 300 have anything."""
+    """2,000 classes on 300 images, as in LVIS: 300 of 600,000 pairs are not empty."""
     classes = np.arange(300) % 30 * 50 + 1
     records = tuple(record(i, [BOX], [k]) for i, k in enumerate(classes))
     dataset = Dataset("many", tuple(f"class {k}" for k in range(2000)), records, metric="coco")

@@ -1,4 +1,4 @@
-"""Reports, proposal recall, result files, and writing files whole or not at all."""
+"""Reports, proposal recall, result files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_any_name_is_one_word_in_voc_files(tmp_path):
 
 @pytest.fixture
 def tested(tmp_path):
-    """A VOC set with names that have spaces, and perfect detections, written and scored."""
+    """Write and score perfect detections for a VOC set with names that have spaces."""
     names = ("IMG 1", "photo -1")
     root = make_voc(tmp_path / "data", {name: Picture() for name in names})
     config = override(tiny_config(), {"data.dataset": "voc", "data.root": str(root)})

@@ -1,4 +1,4 @@
-"""Pascal VOC's average precision against the devkit, gluoncv and a published toy."""
+"""Pascal VOC's average precision compared with the devkit, gluoncv and a published example."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def found(boxes, scores, classes=None) -> Detections:
 
 
 def random_case(seed, images=12, classes=3, size=14, difficult=0.3):
-    """Small integer boxes, so that overlaps are many and often exactly 0.5; distinct scores. Most
-    detections are objects pushed about by up to a pixel."""
+    """Small integer boxes, so that many overlap, often by exactly 0.5; distinct scores. Most
+    detections are objects shifted by up to a pixel."""
     rng = np.random.default_rng(seed)
 
     def boxes(n):
@@ -76,7 +76,7 @@ def random_case(seed, images=12, classes=3, size=14, difficult=0.3):
 
 
 def devkit_ap(records, detections, k, iou_thresh, use_07_metric) -> float:
-    """The oracle on the inclusive boxes of VOC files: the minimum is one more."""
+    """The reference on VOC files' inclusive boxes, whose minimum is one more."""
 
     def inclusive(box):
         return box[0] + 1, box[1] + 1, box[2], box[3]
@@ -139,7 +139,7 @@ def test_equals_gluoncv(metric):
 
 
 def read_toy(folder: Path) -> dict[str, np.ndarray]:
-    """Rows [score] x y w h per image; that tool counts x + w as a pixel of the box."""
+    """Rows [score] x y w h per image; that tool includes pixel x + w in the box."""
     out = {}
     for path in sorted(folder.glob("*.txt")):
         rows = np.array([line.split()[1:] for line in path.read_text().splitlines()], float)

@@ -1,4 +1,4 @@
-"""fcos_r50_fpn against what torchvision computed (../shared/golden): the whole graph.
+"""fcos_r50_fpn compared with torchvision's results (../shared/golden): the whole graph.
 
 The helpers, tolerances and weights are those of test_torchvision_parity.py.
 """
@@ -37,7 +37,7 @@ FEATURES = {
 
 
 def load_recipe(folder: Path) -> ModuleType:
-    """The weights' recipe, which lies beside the goldens."""
+    """The recipe for the weights, next to the golden files."""
     spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
@@ -76,8 +76,8 @@ def test_the_pyramid_and_the_head(golden):
 
 
 def test_detections_in_the_pixels_of_the_image(golden):
-    """torchvision's background channel, which it detects too, is left out here: so its detections
-    of classes are our best."""
+    """torchvision also detects its background channel, which is left out here. So its detections of
+    real classes are our best ones."""
     symbol = get_detector(golden.config.network).test_symbol(golden.config.model)
     detector = Detector(symbol, golden.params(), {}, golden.config)
     outputs = detector.forward(*golden.batch())

@@ -1,4 +1,4 @@
-"""The figure of a graph: what is in it, what is folded, where gradients flow, how it is drawn."""
+"""The figure of a graph: its contents, folding, gradients and drawing."""
 
 import json
 import subprocess
@@ -143,7 +143,7 @@ def test_stages_and_shared_heads_are_one_step_each():
 
 
 def chain(*names):
-    """1x1 convolutions of these names, one after the other, and a loss; "stop" blocks gradients."""
+    """A chain of 1x1 convolutions with these names, and a loss; "stop" blocks gradients."""
     data = mx.sym.Variable("data")
     for name in names:
         if name == "stop":

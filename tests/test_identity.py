@@ -1,4 +1,4 @@
-"""The identity of a data set: what changes it, what does not, and how a change is told."""
+"""The identity of a data set: what changes it, what does not, and how changes are reported."""
 
 import json
 import shutil
@@ -79,7 +79,7 @@ def test_masks_count_where_they_are_loaded(other):
 
 
 def test_what_is_the_same():
-    """Folders, kinds of zero, numbers and strings do not count."""
+    """Folders, the sign of zero, and numbers as strings make no difference."""
     rle = {"size": [80, 100], "counts": "PPYo0"}
     zero = array_with("boxes", (0, 0), 0.0)["boxes"]
     pairs = [
@@ -102,7 +102,7 @@ def test_the_hash_is_the_same_on_every_machine():
 
 
 def test_a_moved_folder_is_the_same_data_and_an_edited_one_is_not(tmp_path):
-    """Read anew from disk, as a resumed training does."""
+    """Read it again from disk, as a resumed training does."""
     make_voc(tmp_path / "a", {name: Picture() for name in ("1", "2")})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     before, moved = (DataIdentity.of(load_voc(tmp_path / x, "2007_train")) for x in "ab")
@@ -116,7 +116,7 @@ def test_a_moved_folder_is_the_same_data_and_an_edited_one_is_not(tmp_path):
 
 
 def identity(images: str, classes: str = "dog cat") -> DataIdentity:
-    """Of `1 2 3`: ids, whose hashes are what follows a colon."""
+    """An identity for `1 2 3`: ids whose hash is the part after a colon."""
     ids = [word.partition(":")[0] for word in images.split()]
     return DataIdentity(tuple(classes.split()), tuple(ids), tuple(images.split()))
 
@@ -158,7 +158,7 @@ def test_differences_are_told(before, now, lines):
 
 
 def test_a_new_class_changes_only_the_images_that_have_it():
-    """A new name moves the numbers of those behind it, and they stay the same objects."""
+    """A new name shifts the numbers of later classes; their objects stay the same."""
     grown = replace(
         small_set(**array_with("classes", 0, 1)),
         class_names=("dog", "ant", "cat"),

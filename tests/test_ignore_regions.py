@@ -1,4 +1,4 @@
-"""Ignore regions: what lies in a crowd or difficult object is neither positive nor negative."""
+"""Ignore regions: inside crowds and difficult objects nothing is positive or negative."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows(*boxes):
 
 
 def share_in(boxes, region, offset=0):
-    """How much of each box (N, 4) lies in a region, by the plain formula."""
+    """The fraction of each box (N, 4) inside a region, by the plain formula."""
     own = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
     return intersections(boxes, np.float32([region[:4]]), offset)[:, 0] / own
 
@@ -95,7 +95,7 @@ def test_rois():
 
 
 def test_points():
-    """A point lies in a region or not; one that belongs to an object keeps it."""
+    """A point is inside a region or not; a point assigned to an object stays assigned."""
     gt_boxes = rows(OBJECT, CROWD)
     config = fcos.FCOSConfig(num_classes=4)
     labels = targets_of("fcos_r50_fpn", config, gt_boxes)["fcos_label"]
@@ -126,7 +126,7 @@ def targets_of(name, model, gt_boxes):
 
 @pytest.mark.parametrize("name", list_detectors())
 def test_every_detector(name):
-    """Off by default; with it, an image that is one crowd has no background."""
+    """Off by default. When on, an image that is one crowd has no background."""
     detector = get_detector(name)
     plain = override(make_config(name), detector.quick)
     assert plain.model.ignore_overlap == 0
@@ -171,7 +171,7 @@ def record(tmp_path):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("use_difficult", [False, True])
 def test_regions_are_the_objects_that_are_not_learnt(record, use_difficult, flip):
-    """Last, resized and mirrored as objects are; their masks are empty."""
+    """Regions come last, are resized and flipped like objects, and have empty masks."""
     masked = replace(
         record, masks=([[10, 20, 50, 20, 50, 60]], None, [[60, 40, 70, 40, 70, 70]], None)
     )

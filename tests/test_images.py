@@ -19,7 +19,7 @@ from tests.factories import Picture, make_record, make_voc, noise, tiny_config, 
 
 @pytest.fixture
 def cut(tmp_path):
-    """A picture that breaks off."""
+    """A truncated picture."""
     noise((64, 64)).save(tmp_path / "cut.png")
     return truncate(tmp_path / "cut.png")
 
@@ -56,7 +56,7 @@ def test_the_flag_stays_off_while_any_reader_needs_it(cut, monkeypatch):
 
 
 def test_no_thread_fills_truncated_images(cut, tmp_path, monkeypatch):
-    """Those that have read their image put the flag back while others decode."""
+    """Even if a thread that is done restores the flag while others still decode."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     noise((8, 8)).save(tmp_path / "good.png")
 
@@ -77,7 +77,7 @@ def test_no_thread_fills_truncated_images(cut, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "ppm", "gif", "tif", "webp"])
 def test_the_limit_of_pixels_is_ours(tmp_path, monkeypatch, ending):
-    """Pillow's limit is the process's own: neither asked nor changed."""
+    """Pillow's limit belongs to the process: it is neither read nor changed."""
     path = tmp_path / f"a.{ending}"
     noise((40, 50)).save(path)
     for read in (image_size, read_image):
@@ -144,7 +144,7 @@ def test_a_limit_below_zero_is_refused():
 
 
 def test_out_of_memory_is_not_a_bad_image(tmp_path, monkeypatch):
-    """With skip_bad it would leave out good images."""
+    """With skip_bad, good images would be left out."""
     root = make_voc(tmp_path, {"a": Picture(), "b": Picture()})
 
     def no_room(*_):
@@ -166,7 +166,7 @@ def test_out_of_memory_is_not_a_bad_image(tmp_path, monkeypatch):
 
 
 def test_pixels_are_those_of_pillow(tmp_path):
-    """The file is opened without Image.open, which has a limit of its own."""
+    """The file is opened without Image.open, which has its own limit."""
     picture = noise((31, 45))
     for ending in ("png", "jpg", "bmp", "ppm", "tif", "webp"):
         picture.save(tmp_path / f"a.{ending}")

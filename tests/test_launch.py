@@ -1,4 +1,4 @@
-"""tools/launch.py: who is started, where and with what; and that nothing outlives a failure."""
+"""tools/launch.py: which processes start, where and how; none outlives a failure."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def alive(pid: int) -> bool:
 
 
 def pids(folder: Path) -> dict[str, list[int]]:
-    """Of everybody who has begun: the process and its child."""
+    """Every process that has started, with its child."""
     return {
         path.name: [int(word) for word in path.read_text().split()]
         for path in folder.iterdir()
@@ -227,7 +227,7 @@ cd / && exec env -i PATH="$PATH" sh -c "$line"
 
 @pytest.fixture
 def ssh(tmp_path, monkeypatch) -> Path:
-    """The words that the ssh on PATH was called with, in a file."""
+    """Put an ssh on PATH that writes its arguments to a file."""
     (tmp_path / "bin").mkdir()
     path = tmp_path / "bin" / "ssh"
     path.write_text(SSH)

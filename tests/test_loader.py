@@ -1,4 +1,4 @@
-"""The loader: its plans, its order, and what becomes of its workers when things go wrong."""
+"""The loader: its plans, its order, and its workers when things go wrong."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def area(size: tuple[int, int]) -> int:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """TimeoutError in the body if it takes longer: a hang becomes a failure."""
+    """Raise TimeoutError if the body takes longer: a hang becomes a failure."""
 
     def stop(*_):
         raise TimeoutError(f"more than {seconds} s")
@@ -190,7 +190,7 @@ def test_test_plans_have_every_image_once_in_batches_of_one_shape(batch_size):
 
 @pytest.fixture(scope="module")
 def voc_config(tmp_path_factory):
-    """A config of a VOC folder with seven images of several kinds."""
+    """A config for a VOC folder with seven images of several kinds."""
     objects = [("dog", 10, 20, 50, 60), ("cat", 0, 0, 30, 30)]
     pictures = {str(i): Picture((80, 100), objects[: i % 3]) for i in range(4)}
     pictures["tall"] = Picture((100, 61), objects, ending=".png")
@@ -390,7 +390,7 @@ def die_making(plan):
 
 
 def die_writing(plan):
-    """Killed with half of the batch written: the reader has begun and waits for the rest."""
+    """The worker is killed when half of a batch is written, and the reader waits for the rest."""
 
     def write_half(self, data):
         os.write(self._handle, bytes(data[: len(data) // 2]))
@@ -446,7 +446,7 @@ def test_a_worker_that_dies_raises_and_never_hangs(make):
 
 
 def use_memory(amount: int) -> int:
-    """What a worker makes: so many bytes of ones, where 512 MB more than it has are allowed."""
+    """A worker's item: this many bytes, while it may allocate 512 MB more."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
     return int(np.ones(amount, np.uint8)[-1])
@@ -486,7 +486,7 @@ def test_closing_leaves_no_processes():
 
 
 def run_python(code: str) -> subprocess.Popen:
-    """A Python of its own session, with the names of this file."""
+    """Run a script in its own session, with this file's names imported."""
     return subprocess.Popen(
         [sys.executable, "-c", f"from tests.test_loader import *\n{code}"],
         cwd=REPO,
@@ -525,7 +525,7 @@ def test_workers_end_when_the_trainer_is_killed():
 
 @pytest.mark.parametrize("moment", ["while they start", "at work"])
 def test_signals_to_the_whole_group_are_the_trainers_alone(moment):
-    """As Ctrl-C, a closed terminal and `timeout` send them."""
+    """Like Ctrl-C, a closed terminal and `timeout`."""
     first = "next(batches)\n    " if moment == "at work" else ""
     trainer = run_python(
         "from mxrcnn.training.signals import StopRequest\n"

@@ -1,4 +1,4 @@
-"""What is done before `import mxnet`, whoever imports it; names put back; cores counted."""
+"""The set-up of every `import mxnet`; restored names; counting of cores."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NAMES = [name for _, group in names._NUMPY_NAMES for name in group]
 
 
 def numpy_names_of(source: str) -> set[str]:
-    """`a.b` for numpy.a.b wherever a source takes attributes of the numpy that it imports."""
+    """`a.b` for every numpy.a.b that a source uses."""
     code = re.sub(r'("""|\'\'\').*?\1|#[^\n]*', "", source, flags=re.DOTALL)
     ours = "|".join(re.findall(r"(?m)^ *import numpy as (\w+)", code)) or "numpy"
     return set(re.findall(rf"(?<![\w.])(?:{ours})\.([A-Za-z_][\w.]*)", code))
 
 
 def exists(dotted: str) -> bool:
-    """Whether numpy has it, as far as the way leads through modules."""
+    """True if numpy has this name, following modules only."""
     owner = np
     for name in dotted.split("."):
         if not isinstance(owner, (types.ModuleType, types.SimpleNamespace)):
@@ -66,7 +66,7 @@ def test_the_reader_of_numpy_names():
 
 @pytest.fixture
 def bare(monkeypatch) -> types.ModuleType:
-    """A NumPy without any names, in our eyes."""
+    """Make NumPy look as if it had none of the names."""
     module = types.ModuleType("numpy")
     monkeypatch.setattr(names, "np", module)
     return module
@@ -139,7 +139,7 @@ def test_what_to_install(monkeypatch, python, extra_line):
 
 @pytest.mark.parametrize("folder", ["README.md", "docs", "mxrcnn", "symnet", "tools"])
 def test_nobody_is_told_to_install_from_an_index(folder):
-    """mxrcnn is in none: whoever registers the name there would be installed."""
+    """mxrcnn is on no index: anybody could register the name there."""
     root = REPO / folder
     files = [root] if root.is_file() else [*root.rglob("*.py"), *root.rglob("*.md")]
     assert files
@@ -156,7 +156,7 @@ def test_mxnet_is_the_release_that_the_patches_are_for():
 
 
 def python(code: str, *options: str, **environment: str) -> list[str]:
-    """The lines that a script prints; what it writes to stderr comes last, as one line."""
+    """The lines that a script prints, and its stderr as one last line."""
     unset = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, *options, "-c", code],
@@ -183,7 +183,7 @@ print(sorted(heavy & set(sys.modules)), len(sys.modules) < 150)
 
 
 def test_without_mxnet():
-    """The user's own import fails as ever, and ours says what to install."""
+    """The user's own import fails as usual; ours says what to install."""
     code = """
 import importlib.util as util, mxrcnn
 from symnet.machine import mx
@@ -227,7 +227,7 @@ print(type(mxnet.__loader__).__name__, importlib.util.find_spec("mxnet") is mxne
 
 
 def test_any_import_of_mxnet_after_ours_has_our_settings():
-    """Eight threads at once, and a submodule first; NumPy 1.26 lacked `np.bool` here."""
+    """Eight threads at once, a submodule first; on NumPy 1.26 `np.bool` was missing here."""
     assert python(THREADS, OMP_NUM_THREADS="3") == [
         str([6.0 * number for number in range(8)]),
         "0.0 True",
@@ -292,7 +292,7 @@ def test_a_child_process_does_not_warn_again(monkeypatch):
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
-    """Writes control groups' files, and says which groups this process is in."""
+    """Write control group files, and put this process into groups."""
     monkeypatch.setattr(cores, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(cores, "_OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(8), raising=False)
@@ -363,7 +363,7 @@ if __name__ == "__main__":
 
 
 def test_mxnet_flushes_denormals_after_forks(tmp_path):
-    """A fork ends MXNet's threads; those that followed gave other bits, on Python 3.9 alone."""
+    """A fork ends MXNet's threads; on Python 3.9, the new ones computed other bits."""
     (tmp_path / "script.py").write_text(FORKING)
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120

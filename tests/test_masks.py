@@ -1,4 +1,4 @@
-"""Masks: goldens a person can read, slow oracles, round trips, real polygons, RoIAlign itself."""
+"""Masks: readable expected values, slow references, round trips, real polygons, RoIAlign."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def blobs(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def random_rois(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Boxes, some of them tiny, inverted, or over the edge."""
+    """Boxes, some of them tiny, inverted, or crossing the border."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-0.2, 1.2, (count, 2, 2)) * (width, height)
     rois = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -53,7 +53,7 @@ def random_rois(count: int, height: int, width: int, seed: int = 0) -> np.ndarra
 
 
 def whole(masks: np.ndarray) -> np.ndarray:
-    """The frames of masks at network size."""
+    """The frames of full-size masks."""
     return np.tile(np.float32([0, 0, masks.shape[2], masks.shape[1]]), (len(masks), 1))
 
 
@@ -121,7 +121,7 @@ def test_real_rle_and_polygons_as_pycocotools_has_them(shared_data):
     ],
 )
 def test_broken_segmentations_are_refused(segmentation, reason):
-    """pycocotools would answer some of these with whatever was in memory."""
+    """For some of these, pycocotools would return whatever was in memory."""
     with pytest.raises(ValueError, match=reason):
         decode(segmentation, 4, 4)
 
@@ -184,7 +184,7 @@ def test_a_mirrored_mask():
 
 
 def roi_align(mask: np.ndarray, roi: np.ndarray, size: int, samples: int = 0) -> np.ndarray:
-    """RoIAlign of one RoI, sample by sample, as torchvision (aligned=False) has it."""
+    """RoIAlign of one RoI, sample by sample, like torchvision's with aligned=False."""
     h, w = mask.shape
     x1, y1, x2, y2 = np.float32(roi)
     one = np.float32(1)
@@ -260,7 +260,7 @@ def test_masks_of_ones_and_zeros_stay_so():
 
 
 def test_samples_count_up_to_a_pixel_outside():
-    """RoIs of one sample each, at (-1, -1), a bit before, at (8, 6) and a bit after."""
+    """RoIs of one sample each, at (-1, -1), just before it, at (8, 6) and just after it."""
     ones = np.ones((1, 6, 8), bool)
     centres = np.float32([[-1, -1], [-1.001, -1], [8, 6], [8, 6.001]])
     rois = np.concatenate([centres - np.float32(0.5), centres + np.float32(0.5)], axis=1)
@@ -424,7 +424,7 @@ def test_a_full_mask_fills_its_box():
 
 
 def test_cut_resized_and_pasted_back_is_the_mask(shared_data):
-    """Targets and pasting undo each other on real polygons, but for the grid's coarseness."""
+    """On real polygons, pasting inverts targets up to the resolution of the grid."""
     truth = json.loads((shared_data / "fruits_nuts/trainval.json").read_text())
     for entry in truth["annotations"][::20]:
         mask = decode(entry["segmentation"], 600, 800)

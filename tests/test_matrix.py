@@ -1,4 +1,4 @@
-"""`make matrix`: which Pythons it finds, what it says of them, and when it fails."""
+"""`make matrix`: which Pythons it finds, what it reports, and when it fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ test: ; echo "12 passed, 3 skipped, 1 deselected in 4.56s"
 
 @pytest.fixture
 def interpreters(tmp_path, monkeypatch):
-    """Makes commands `python3.X` that say they are some version, on PATH or in pyenv's folder."""
+    """Makes fake commands `python3.X` of any version, on PATH or in pyenv's folder."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     monkeypatch.setenv("HOME", str(tmp_path))

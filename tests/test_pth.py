@@ -1,4 +1,4 @@
-"""Reading torch's checkpoints: what torch wrote, and everything that is to be refused."""
+"""Reading torch's checkpoints: files that torch wrote, and everything that must be refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_weights_of_a_training_checkpoint(tmp_path, wrapper):
 
 
 def test_old_parameters(tmp_path):
-    """torch.nn.Parameter as torch 0.2 pickled it: called with its tensor, then given a state."""
+    """torch.nn.Parameter as pickled by torch 0.2: called with its tensor, then given a state."""
     one = b"ctorch.nn.parameter\nParameter\n" + tensor("0", (6,), (1,), 6)
     np.testing.assert_array_equal(reads(tmp_path, {"w": one + b"\x85R\x88\x89N\x87b"})["w"], ROW)
 
@@ -238,7 +238,7 @@ def test_damaged_files_give_arrays_or_the_named_error(tmp_path, name):
 
 
 def test_damaged_programs_give_data_or_the_named_error():
-    """The program alone, so that no checksum of the zip stands before it."""
+    """Only the program, without the zip's checksums."""
     with zipfile.ZipFile(TORCH / "small.pth") as archive:
         whole = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Stopping and going on: the resumed run ends with the bits of one that was never stopped."""
+"""Resuming: the resumed run ends with the same bits as one that was never stopped."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def resume(run: Path, **settings) -> Trainer:
 
 
 def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
-    """The process gets a signal when so many steps are done."""
+    """Send the process a signal after this many steps."""
     advance = Trainer.advance
 
     def advance_and_stop(trainer: Trainer) -> bool:
@@ -335,7 +335,7 @@ def voc_without(data_root: Path, folder: Path, missing: int) -> Path:
 def test_other_data_are_refused_or_accepted_from_the_next_epoch_on(
     begin, data_root, tmp_path, monkeypatch, capsys
 ):
-    """12 steps an epoch become 6: epochs 2 and 3 are of the new data, and so is the decay."""
+    """12 steps per epoch become 6: epochs 2 and 3, and the decay, follow the new data."""
     trainer = begin("run", train__epochs=4, train__lr_decay_epoch=(3,), train__log_interval=1)
     path = trainer.run.path
     with monkeypatch.context() as patched:
@@ -386,7 +386,7 @@ OTHERS = {
 
 @pytest.fixture
 def saved(tmp_path) -> RunFolder:
-    """A run folder whose checkpoint is of IDENTITY, batch 2 of epoch 1, 3 steps an epoch."""
+    """A run folder with a checkpoint of IDENTITY at batch 2 of epoch 1, with 3 steps per epoch."""
     run = RunFolder(tmp_path / "run")
     remember_data(run, IDENTITY)
     run.save(TrainState(5, 1, 2, IDENTITY.hash), {"arg:a": mx.nd.ones(1)}, {}, 1)
@@ -471,7 +471,7 @@ def test_a_file_system_without_locks_is_told_once(begin, monkeypatch, capsys):
 
 
 def test_a_child_does_not_keep_the_lock(tmp_path):
-    """A forked child lives on when its parent is killed; so may a program that it started."""
+    """A forked child, or a program that it started, may outlive its killed parent."""
     script = """
         import os, pathlib, signal, subprocess, sys, time
         from mxrcnn.runs.lock import RunLock
@@ -502,7 +502,7 @@ def test_a_child_does_not_keep_the_lock(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(data_root, tmp_path_factory):
-    """The run that is never stopped."""
+    """A run that is never stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
     code, _, err = finish(launch(*new_run(data_root, out)))
     assert code == 0, err
@@ -527,7 +527,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(data_root, tmp_path,
 
 
 def test_a_closed_terminal_writes_a_checkpoint(data_root, tmp_path):
-    """Its processes get SIGHUP, and from then on nothing can be printed."""
+    """Its processes get SIGHUP, and printing fails from then on."""
     run = tmp_path / "run"
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)
@@ -559,7 +559,7 @@ def test_a_closed_terminal_writes_a_checkpoint(data_root, tmp_path):
 
 
 def test_killed_once_and_resumed_at_once(data_root, tmp_path, whole):
-    """Its loader workers may still be ending, and do not keep the lock."""
+    """Its loader workers may still be shutting down, and do not keep the lock."""
     run = tmp_path / "run"
     process = launch(*new_run(data_root, run, workers=1))
     wait_until(process, lambda: logged(run) >= 17)

@@ -1,4 +1,4 @@
-"""RoI pooling by tables of window maxima: ROIPooling's bits, whatever the map and the RoIs."""
+"""RoI pooling with tables of window maxima equals ROIPooling to the bit for any map and RoIs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(symbol, **inputs):
 
 
 def some_rois(rng, images, height, width, count=80):
-    """RoIs of all sizes up to the map's, some at its end, reversed, on the halves of cells."""
+    """RoIs of all sizes up to the map's; some at its end, inverted, or on half cells."""
     sides = np.array([width, height, width, height]) / SCALE
     corners = rng.uniform(0, 1, (count, 4)) * sides
     corners[::2, 2:] = corners[::2, :2] + rng.uniform(0, 80, (len(corners[::2]), 2))
@@ -78,7 +78,7 @@ def test_two_windows_cover_every_bin(cells, bins):
 
 
 def test_a_graph_s_other_nodes_stay():
-    """The pooled map is the second output of its node, and a head itself; names remain."""
+    """The pooled map is its node's second output, and a head of the graph; names are kept."""
     halves = mx.sym.split(mx.sym.Variable("data"), num_outputs=2, axis=1, name="halves")
     pooled = roi_pooling((7, 7), halves[1])
     symbol = mx.sym.Group([mx.sym.sum(halves[0], axis=1, name="total"), pooled, 2 * pooled])

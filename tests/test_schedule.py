@@ -1,4 +1,4 @@
-"""The learning rate: warm-up, steps down, and resuming anywhere."""
+"""The learning rate schedule: warm-up, decay, and resuming at any step."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_config_gives_epochs_and_the_schedule_has_steps(epochs, milestones):
 
 
 def test_epochs_of_another_length_after_a_change_of_data():
-    """25 steps of 10 an epoch were done; the next epoch, 3, begins with 4 steps an epoch."""
+    """25 steps at 10 per epoch are done; the next epoch, 3, begins, with 4 steps per epoch."""
     first = TrainState(25, 3, 0).first_step(4)
     train = TrainConfig(lr=1.0, lr_decay_epoch=(2, 3, 5))
     schedule = make_schedule(train, 4, first)
@@ -51,7 +51,7 @@ def test_epochs_of_another_length_after_a_change_of_data():
 
 @pytest.mark.parametrize("done", [0, 1, 4, 5, 50])
 def test_mxnet_uses_the_schedule_also_after_a_resume(done):
-    """An optimizer that begins at update `done` takes the rates of steps done, done + 1, ..."""
+    """An optimizer that starts at update `done` uses the rates of steps done, done + 1, ..."""
     schedule = StepSchedule(1.0, (2, 5), 0.1)
     optimizer = mx.optimizer.SGD(
         learning_rate=1.0, lr_scheduler=_Scheduler(schedule), begin_num_update=done

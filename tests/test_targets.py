@@ -1,4 +1,4 @@
-"""What the losses ask for: RPN and RoI targets, in ordinary and in awkward images."""
+"""RPN and RoI targets, for ordinary and awkward images."""
 
 import time
 
@@ -176,7 +176,7 @@ def test_without_background_nothing_is_called_background():
 
 
 def test_without_foreground_but_objects():
-    """Only the object itself is foreground, as it joins the proposals."""
+    """Only the object itself, which is added to the proposals, is foreground."""
     proposals = random_objects(np.random.default_rng(0), 300, 300, 300)[:, :4] + 500
     _, labels, _, _ = roi(proposals, [[0, 0, 40, 40, 9]])
     assert (labels > 0).sum() == 1
@@ -195,7 +195,7 @@ def test_repeated_proposals_count_once():
 
 
 def test_background_fills_up_evenly_and_counts():
-    """As in the original graph: its class loss divides by all rows."""
+    """As in the original graph, whose class loss divides by all rows."""
     proposals = [[0, 0, 100, 100], [200, 200, 300, 300]]
     rois, labels, targets, weights = roi(proposals, [[400, 400, 450, 450, 1]], count=16)
     assert labels.tolist() == [1] + 15 * [0]
@@ -233,7 +233,7 @@ def test_nothing_at_all():
 
 
 def test_roi_targets_are_quick():
-    """Under 5 ms for 2000 proposals and 50 objects: the best of several, as machines are noisy."""
+    """Under 5 ms for 2000 proposals and 50 objects: best of several, as machines are noisy."""
     rng = np.random.default_rng(0)
     objects = random_objects(rng, 50, 600, 1000)
     proposals = random_proposals(rng, 2000, objects)

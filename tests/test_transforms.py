@@ -1,4 +1,4 @@
-"""From an image file to a network image: size, colour, padding, and boxes that follow."""
+"""From an image file to a network input: size, colour, padding and boxes."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_linear_normalises_first_and_mirrors_exactly():
 
 @pytest.mark.parametrize("size", [(480, 640), (333, 500), (61, 1000), (7, 1)])
 def test_boxes_follow_the_image(tmp_path, size):
-    """A box is the same share of the image before and after, whatever the rounding."""
+    """A box covers the same fraction of the image before and after, whatever the rounding."""
     height, width = size
     box = [width * 0.25, height * 0.5, width * 0.5, height]
     record = make_record(size=size, boxes=[box], path=saved(noise(size), tmp_path / "a.png"))
@@ -196,7 +196,7 @@ def test_boxes_follow_the_image(tmp_path, size):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_box_still_frames_the_object(tmp_path, flip):
-    """A white rectangle on black, found again in the network image."""
+    """A white rectangle on black, located in the network image."""
     image = Image.new("RGB", (64, 48))
     image.paste("white", (8, 4, 24, 36))
     record = make_record(
@@ -411,7 +411,7 @@ def test_undecodable_image_names_the_file(tmp_path):
 
 @pytest.mark.parametrize("exif", [False, True])
 def test_exif_orientation_by_config_only(tmp_path, exif):
-    """Orientation 6: the stored 40 x 64 pixels are to be seen turned clockwise, as 64 x 40."""
+    """Orientation 6: the stored 40 x 64 pixels are displayed rotated clockwise, as 64 x 40."""
     root = make_voc(tmp_path, {"a": Picture((40, 64), [("dog", 2, 4, 10, 30)], ending=".png")})
     path = root / "VOC2007/JPEGImages/a.png"
     image = Image.open(path)

@@ -1,4 +1,4 @@
-"""Validation in training: the run's precision and workers; masks only if they are scored."""
+"""Validation during training: the run's precision and workers; masks only if they are scored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.factories import make_record, tiny_config
 
 
 class FakeDetector:
-    """Finds every object; remembers how it was made and asked."""
+    """A detector that finds every object, and records how it was created and called."""
 
     def __init__(self, symbol, args, auxs, config, context, precision):
         self.made = symbol, precision

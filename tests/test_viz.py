@@ -1,4 +1,4 @@
-"""Pictures: where the ink is, what stays untouched, and odd inputs."""
+"""Drawn pictures: where there is ink, what stays unchanged, and odd inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading parameters that others trained: every format, and every way a file can be wrong."""
+"""Reading pretrained parameters: every format, and every way a file can be wrong."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prefixed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def vgg_shapes(width: int = 8) -> dict[str, tuple[int, ...]]:
-    """The parameters of the whole test graph, by name."""
+    """The parameters of the complete test graph, by name."""
     symbol = get_vgg_test((8, 16, 32), (0.5, 1, 2), 16, 6000, 300, 0.7, 16, 21, 16, (7, 7))
     shapes, _, _ = symbol.infer_shape(data=(1, 3, 32 * width, 32 * width), im_info=(1, 3))
     named = dict(zip(symbol.list_arguments(), shapes))
@@ -114,7 +114,7 @@ def test_channel_order_is_converted_in_the_first_layer_only_and_told(
     ],
 )
 def test_any_networks_first_layer_can_expect_bgr(tmp_path, shapes, flipped):
-    """And what normalises the image before it, in mx-rcnn's ResNets."""
+    """The image normalisation before it, in mx-rcnn's ResNets, is converted too."""
     arrays = arrays_of(shapes)
     path = write_params(tmp_path / "a.params", arrays)
     if isinstance(flipped, str):
@@ -145,7 +145,7 @@ def test_shared_vgg16_fills_all_convolutions(shared_data):
 
 
 def test_model_zoo_vgg16_with_classifier(tmp_path):
-    """Names as in MXNet's own vgg16-0000.params: conv*_*, fc6, fc7 used, fc8 left out and told."""
+    """Names of MXNet's own vgg16-0000.params: conv*_*, fc6, fc7; fc8 is reported as left out."""
     shapes = {"fc6_weight": (6, 25088), "fc6_bias": (6,), "fc7_weight": (6, 6), "fc7_bias": (6,)}
     network = {**{k: s for k, s in vgg_shapes().items() if k.startswith("conv1")}, **shapes}
     arrays = arrays_of({**network, "fc8_weight": (1000, 6), "fc8_bias": (1000,)})
@@ -195,7 +195,7 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path, write, stored):
 
 
 class Malicious:
-    """Makes a file of that name when it is unpickled."""
+    """Creates a file of this name when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
