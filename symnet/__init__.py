@@ -14,21 +14,32 @@ from symnet.machine.finder import install
 if TYPE_CHECKING:
     from symnet.detector import DetectorDef
 
-#: the registry: a detector's name and the module that has it in DETECTORS
-_DETECTORS = {
-    "faster_rcnn_r101_c4": "symnet.faster_rcnn_c4",
-    "faster_rcnn_r50_c4": "symnet.faster_rcnn_c4",
-    "faster_rcnn_r50_v1b": "symnet.faster_rcnn_v1b",
-    "faster_rcnn_vgg16": "symnet.faster_rcnn_vgg16",
-    "faster_rcnn_zf": "symnet.faster_rcnn_zf",
-    "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",
+#: the module that has each detector of this package in its DETECTORS
+_MODULES = {
     "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
+    "faster_rcnn_r101v2_c4": "symnet.classic",
+    "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",
+    "faster_rcnn_r50v1_c4": "symnet.faster_rcnn_c4",
+    "faster_rcnn_r50v2_c4": "symnet.classic",
+    "faster_rcnn_vgg16": "symnet.classic",
+    "faster_rcnn_zf": "symnet.classic",
     "fcos_r50_fpn": "symnet.fcos",
     "fcos_regnetx_400mf": "symnet.fcos",
-    "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
     "mask_rcnn_r101_fpn": "symnet.mask_rcnn_fpn",
-    "mask_rcnn_r50_v1b": "symnet.mask_rcnn_v1b",
+    "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
+    "mask_rcnn_r50v1_c4": "symnet.mask_rcnn_c4",
 }
+
+#: former names of detectors
+_ALIASES = {
+    "faster_rcnn_r101_c4": "faster_rcnn_r101v2_c4",
+    "faster_rcnn_r50_c4": "faster_rcnn_r50v2_c4",
+    "faster_rcnn_r50_v1b": "faster_rcnn_r50v1_c4",
+    "mask_rcnn_r50_v1b": "mask_rcnn_r50v1_c4",
+}
+
+#: detectors from outside this package
+_REGISTERED: dict[str, DetectorDef] = {}
 
 #: functions that the package offers directly
 _EXPORTS = {
@@ -38,22 +49,35 @@ _EXPORTS = {
     "get_vgg_top_feature": "symnet.bodies.vgg",
 }
 
-__all__ = ["get_detector", "list_detectors", *_EXPORTS]
+__all__ = ["get_detector", "list_detectors", "register_detector", *_EXPORTS]
 
 
 install()
 
 
+def register_detector(detector: DetectorDef) -> None:
+    """Add a detector under its own name; ValueError if there is one of that name.
+
+    Loader processes look it up too: register it where the module is imported, not in `main`.
+    """
+    if detector.name in {*_ALIASES, *list_detectors()}:
+        raise ValueError(f"there is already a network {detector.name!r}")
+    _REGISTERED[detector.name] = detector
+
+
 def list_detectors() -> tuple[str, ...]:
-    """The names of all detectors, sorted."""
-    return tuple(sorted(_DETECTORS))
+    """The names of all detectors, sorted, without their former names."""
+    return tuple(sorted({*_MODULES, *_REGISTERED}))
 
 
 def get_detector(name: str) -> DetectorDef:
-    """The detector of that name; KeyError lists the names there are."""
-    if name not in _DETECTORS:
+    """The detector of that name or former name; KeyError lists the names there are."""
+    name = _ALIASES.get(name, name)
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name not in _MODULES:
         raise KeyError(f"no network {name!r}; there are: {', '.join(list_detectors())}")
-    return import_module(_DETECTORS[name]).DETECTORS[name]
+    return import_module(_MODULES[name]).DETECTORS[name]
 
 
 def __getattr__(name: str) -> Any:

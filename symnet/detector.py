@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-#: of an image that every network takes: all strides divide it
+#: the side of an image that suits every network, as all strides divide it
 SIDE = 256
 
 
@@ -58,17 +58,17 @@ class DetectorDef:
     metrics(outputs, labels): for each metric a pair (sum, count) of NDArrays (1,), not waited for.
     counts(outputs, labels): for each loss that the graph divides by a number of samples of its own,
         by its output's name: that number, an NDArray (1,), not waited for. See
-        symnet.parts.layers.with_share.
+        symnet.parts.losses.with_share.
     losses: the metrics that are losses: a value that is not finite stops the run.
     stride: image sides are padded to a multiple of it.
-    body: prefixes of the parameters that --pretrained is expected to supply.
+    of_body(config, name): True for the parameters that --pretrained is expected to supply.
     quick: settings (`section.field`) of the quick preset.
     presets: settings of other presets, by name.
     defaults: settings that differ from the toolkit's own defaults.
     scratch: settings for a training without pretrained parameters, unless the user gives others.
     before: values of fields of the config, by name, for runs that are older than these fields: not
         the defaults, but what those runs were trained with.
-    frozen(config, name): whether a parameter never moves, whatever train.fixed says.
+    frozen(config, name): True for the parameters that are not trained, whatever train.fixed says.
     data_names: the graph's inputs that are not labels; masks and active_classes come with
         data.masks.
     """
@@ -84,7 +84,7 @@ class DetectorDef:
     counts: Callable[[Arrays, Arrays], dict[str, mx.nd.NDArray]]
     losses: tuple[str, ...]
     stride: int
-    body: tuple[str, ...]
+    of_body: Callable[[Any, str], bool]
     quick: Mapping[str, Any]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)

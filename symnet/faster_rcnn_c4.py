@@ -1,72 +1,60 @@
-"""Faster R-CNN with ResNet-50 and ResNet-101 C4 (He et al. 2015, appendix A), as in the original
-MXNet example: stages 1 to 3 are shared, stage 4 is the head of each RoI."""
+"""Faster R-CNN on c4 (He et al. 2015, appendix A), as in gluoncv.
+
+    image -> stages 1 to 3 of a ResNet = c4 -> RPN; each RoI of c4 -> stage 4 -> average
+
+Widths are x2 - x1, objectness is a sigmoid, RoIAlign samples 2 x 2 points a bin, and boxes are
+clipped to the image after NMS. The classic graph on c4, with MultiProposal and ResNet v2, is in
+classic.py. Letters as in two_stage.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from symnet.bodies.resnet_v2 import get_resnet_feature, get_resnet_top_feature
-from symnet.classic import Body, ClassicConfig, classic_detector
-from symnet.detector import DetectorDef
+from symnet.bodies import get_body
+from symnet.config import presets
+from symnet.config.two_stage import C4_STRIDE, C4Config
+from symnet.machine import mx
+from symnet.ops.rois import pool_rois
+from symnet.two_stage import Stages, make_detector
 
-
-@dataclass(frozen=True)
-class ResNet50C4Config(ClassicConfig):
-    """The classic values."""
-
-    #: residual units of the four stages
-    units: tuple[int, ...] = (3, 4, 6, 3)
-    #: how the body is normalised: on the pretrained file's statistics (frozen), or trained (batch)
-    norm: Literal["frozen", "batch"] = "frozen"
-
-    # another value than ClassicConfig's
-    rcnn_pooled_size: int = 14
+if TYPE_CHECKING:
+    from symnet.ops.precision import Symbol
 
 
-@dataclass(frozen=True)
-class ResNet101C4Config(ResNet50C4Config):
-    """ResNet50C4Config with the units of ResNet-101."""
-
-    units: tuple[int, ...] = (3, 4, 23, 3)
+def c4(config: C4Config, data: Symbol, train: bool) -> list[Symbol]:
+    """c4 of images (B, 3, H, W)."""
+    return [config.feature_maps(data, train)[C4_STRIDE]]
 
 
-BODY = Body(
-    feature=lambda config, data: get_resnet_feature(data, config.units, config.width, config.norm),
-    head=lambda config, data: get_resnet_top_feature(data, config.units, config.width, config.norm),
-    rpn_width=2.0,  # 1024 filters, as many as stage 3 has
-)
+def roi_maps(config: C4Config, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
+    """Stage 4 of each of rois (R, 5): (R, 2048, 7, 7), half the side that they are pooled to.
+
+    RoIs with batch index -1 are pooled from image 0; nothing that comes of them counts.
+    """
+    image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
+    rois = mx.sym.concat(image, mx.sym.slice_axis(rois, axis=1, begin=1, end=5), dim=1)
+    pooled = pool_rois(maps[0], rois, "roi_align", C4_STRIDE, config.box_roi_size)
+    return get_body(config.body).head(pooled, config.body_norm(train), **config.body_options())
 
 
-def frozen(config: ResNet50C4Config, name: str) -> bool:
-    """Normalisation, where it is not trained; the input's never has a scale."""
-    return name == "bn_data_gamma" or (
-        config.norm == "frozen" and name.endswith(("_gamma", "_beta"))
-    )
+def box_features(config: C4Config, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
+    """The average of stage 4 of each of rois (R, 5): (R, 2048, 1, 1)."""
+    feature = roi_maps(config, maps, rois, train)
+    return mx.sym.Pooling(feature, pool_type="avg", global_pool=True, name="box_avg_pool")
 
 
-def _detector(name: str, config: type[ResNet50C4Config], units: tuple[int, ...]) -> DetectorDef:
-    return classic_detector(
-        name,
-        config,
-        BODY,
-        pretrained=("bn_data", "conv0", "bn0", "stage", "bn1"),
-        quick={"model.width": 0.25, "model.units": units, "model.rcnn_batch_rois": 32},
-        # the files expect RGB 0-255 as it is: bn_data, the first layer, takes the statistics off
-        defaults={
-            "data.mean": (0.0, 0.0, 0.0),
-            "data.std": (1.0, 1.0, 1.0),
-            "train.fixed": ("conv0", "stage1"),
-        },
-        scratch={"train.fixed": (), "model.norm": "batch"},
-        frozen=frozen,
-    )
-
+#: older runs were trained with torchvision's rules
+BEFORE = {"rpn_inside_only": False, "rpn_best_below_bg": True, "box_smooth_l1_beta": 1 / 9}
 
 DETECTORS = {
-    detector.name: detector
-    for detector in (
-        _detector("faster_rcnn_r50_c4", ResNet50C4Config, (1, 1, 2, 1)),
-        _detector("faster_rcnn_r101_c4", ResNet101C4Config, (1, 1, 4, 1)),
+    "faster_rcnn_r50v1_c4": make_detector(
+        "faster_rcnn_r50v1_c4",
+        C4Config,
+        Stages(c4, box_features),
+        defaults=presets.GLUONCV_C4,
+        quick=presets.C4_QUICK,
+        presets={"coco": presets.GLUONCV_C4_COCO},
+        before=BEFORE,
     )
 }

@@ -1,4 +1,4 @@
-"""Faster R-CNN with VGG16, by the registry's interface and by the original MXNet example's.
+"""The graphs of Faster R-CNN with VGG16 by the functions of the original MXNet example.
 
 Letters: B images a device, H, W the padded image, A anchors a position, R RoIs an image, C classes
 with background 0, G objects, D detections.
@@ -7,41 +7,16 @@ with background 0, G objects, D detections.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symnet.bodies.vgg import FC_DIM, get_vgg_feature, get_vgg_top_feature
-from symnet.classic import (
-    Body,
-    ClassicConfig,
-    classic_detector,
-    classic_test_graph,
-    classic_train_graph,
-)
+from symnet.classic import classic_test_graph, classic_train_graph
+from symnet.config.classic import ClassicConfig
 from symnet.geometry.anchors import AnchorSpec
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
-
-
-@dataclass(frozen=True)
-class FasterRCNNVGG16Config(ClassicConfig):
-    """The classic values."""
-
-    #: outputs of fc6 and fc7
-    fc_dim: int = FC_DIM
-    #: the share of their outputs that is dropped, in training
-    rcnn_dropout: float = 0.5
-
-
-BODY = Body(
-    feature=lambda config, data: get_vgg_feature(data, config.width),
-    head=lambda config, data: get_vgg_top_feature(
-        data, config.fc_dim, config.rcnn_dropout, config.rcnn_pooled_size
-    ),
-)
+    from symnet.ops.precision import Symbol
 
 
 def get_vgg_train(
@@ -70,21 +45,21 @@ def get_vgg_train(
     (B, 4A, H/16, W/16). Outputs in order: rpn_cls_prob, rpn_bbox_loss, cls_prob (B, R, C),
     bbox_loss (B, R, 4C), label (B, R).
     """
-    config = FasterRCNNVGG16Config(
+    config = ClassicConfig(
         num_classes=num_classes,
-        rpn_batch_rois=rpn_batch_rois,
+        rpn_batch_size_per_image=rpn_batch_rois,
         rpn_nms_thresh=rpn_nms_thresh,
         rpn_min_size=rpn_min_size,
-        rpn_pre_topk=rpn_pre_topk,
-        rpn_post_topk=rpn_post_topk,
-        rcnn_pooled_size=_side(rcnn_pooled_size),
-        rcnn_batch_rois=rcnn_batch_rois,
-        rcnn_fg_fraction=rcnn_fg_fraction,
-        rcnn_fg_overlap=rcnn_fg_overlap,
-        rcnn_bbox_stds=tuple(rcnn_bbox_stds),
+        rpn_pre_nms_top_n_train=rpn_pre_topk,
+        rpn_post_nms_top_n_train=rpn_post_topk,
+        box_roi_size=_side(rcnn_pooled_size),
+        box_batch_size_per_image=rcnn_batch_rois,
+        box_positive_fraction=rcnn_fg_fraction,
+        box_fg_iou_thresh=rcnn_fg_overlap,
+        box_bbox_stds=tuple(rcnn_bbox_stds),
     )
     anchors = AnchorSpec(rpn_feature_stride, tuple(anchor_scales), tuple(anchor_ratios))
-    return classic_train_graph(config, BODY, anchors, rcnn_feature_stride, rcnn_batch_size)
+    return classic_train_graph(config, rcnn_batch_size, anchors, rcnn_feature_stride)
 
 
 def get_vgg_test(
@@ -107,17 +82,17 @@ def get_vgg_test(
     rcnn_batch_size says, which stands here for the original's sake. Inputs are data (B, 3, H, W)
     and im_info (B, 3).
     """
-    config = FasterRCNNVGG16Config(
+    config = ClassicConfig(
         num_classes=num_classes,
         rpn_nms_thresh=rpn_nms_thresh,
         rpn_min_size=rpn_min_size,
-        rpn_pre_topk_test=rpn_pre_topk,
-        rpn_post_topk_test=rpn_post_topk,
-        rcnn_pooled_size=_side(rcnn_pooled_size),
-        rcnn_bbox_stds=tuple(rcnn_bbox_stds),
+        rpn_pre_nms_top_n_test=rpn_pre_topk,
+        rpn_post_nms_top_n_test=rpn_post_topk,
+        box_roi_size=_side(rcnn_pooled_size),
+        box_bbox_stds=tuple(rcnn_bbox_stds),
     )
     anchors = AnchorSpec(rpn_feature_stride, tuple(anchor_scales), tuple(anchor_ratios))
-    return classic_test_graph(config, BODY, anchors, rcnn_feature_stride)
+    return classic_test_graph(config, anchors, rcnn_feature_stride)
 
 
 def _side(pooled_size: int | Sequence[int]) -> int:
@@ -125,16 +100,3 @@ def _side(pooled_size: int | Sequence[int]) -> int:
     if len(sides) != 1:
         raise ValueError(f"rcnn_pooled_size must be square, not {pooled_size}")
     return sides.pop()
-
-
-DETECTOR = classic_detector(
-    "faster_rcnn_vgg16",
-    FasterRCNNVGG16Config,
-    BODY,
-    pretrained=("conv",),
-    quick={"model.width": 0.25, "model.fc_dim": 512, "model.rcnn_dropout": 0.0},
-    defaults={"train.fixed": ("conv1", "conv2")},
-    scratch={"train.fixed": ()},
-)
-
-DETECTORS = {DETECTOR.name: DETECTOR}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from symnet.bodies.body import Body
 from symnet.bodies.vgg import FC_DIM, get_vgg_top_feature
 from symnet.bodies.zf import get_zf_feature
-from symnet.classic import Body, ClassicConfig, classic_detector
+from symnet.classic import classic_detector
+from symnet.config.classic import ClassicConfig
 
 
 @dataclass(frozen=True)
@@ -14,18 +16,18 @@ class FasterRCNNZFConfig(ClassicConfig):
     """The classic values."""
 
     #: outputs of fc6 and fc7
-    fc_dim: int = FC_DIM
+    box_head_dim: int = FC_DIM
     #: the share of their outputs that is dropped, in training
-    rcnn_dropout: float = 0.5
+    box_dropout: float = 0.5
 
     # another value than ClassicConfig's
-    rcnn_pooled_size: int = 6
+    box_roi_size: int = 6
 
 
 BODY = Body(
     feature=lambda config, data: get_zf_feature(data, config.width),
     head=lambda config, data: get_vgg_top_feature(
-        data, config.fc_dim, config.rcnn_dropout, config.rcnn_pooled_size
+        data, config.box_head_dim, config.box_dropout, config.box_roi_size
     ),
     rpn_width=0.5,  # 256 filters, as many as conv5 has
 )
@@ -35,7 +37,7 @@ DETECTOR = classic_detector(
     FasterRCNNZFConfig,
     BODY,
     pretrained=("conv",),
-    quick={"model.width": 0.5, "model.fc_dim": 512, "model.rcnn_dropout": 0.0},
+    quick={"model.width": 0.5, "model.box_head_dim": 512, "model.box_dropout": 0.0},
     # py-faster-rcnn's mean; it trains all layers of ZF
     defaults={"data.mean": (122.7717, 115.9465, 102.9801)},
 )

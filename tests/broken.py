@@ -681,8 +681,8 @@ def write_run(folder: Path) -> Path:
     config = tiny_config(
         model__num_classes=2,
         model__width=0.0625,
-        model__fc_dim=8,
-        model__rcnn_pooled_size=2,
+        model__box_head_dim=8,
+        model__box_roi_size=2,
         data__class_names=("dog",),
         data__short_side=32,
         data__long_side=64,

@@ -15,16 +15,16 @@ from mxrcnn.data.records import Dataset, ImageRecord
 #: settings of a network whose training step takes a fraction of a second
 TINY = {
     "model.width": 0.125,
-    "model.fc_dim": 32,
+    "model.box_head_dim": 32,
     "model.anchor_scales": (1, 2, 4),
-    "model.rpn_pre_topk": 300,
-    "model.rpn_post_topk": 50,
-    "model.rpn_pre_topk_test": 100,
-    "model.rpn_post_topk_test": 20,
-    "model.rcnn_batch_rois": 32,
+    "model.rpn_pre_nms_top_n_train": 300,
+    "model.rpn_post_nms_top_n_train": 50,
+    "model.rpn_pre_nms_top_n_test": 100,
+    "model.rpn_post_nms_top_n_test": 20,
+    "model.box_batch_size_per_image": 32,
     "data.short_side": 100,
     "data.long_side": 200,
-    "train.fixed": (),
+    "model.trainable_layers": 5,
     "train.epochs": 1,
 }
 

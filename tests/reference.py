@@ -191,10 +191,10 @@ def plain_match_points(points, levels, strides, boxes, rule):
     high = np.where(levels == len(strides) - 1, np.inf, rule.size_range[1] * stride[:, 0])[:, None]
     farthest = ltrb.max(axis=2)
     ours = (ltrb.min(axis=2) > 0) & (farthest > low) & (farthest < high)
-    if rule.centre_radius > 0:
+    if rule.center_sampling_radius > 0:
         # half the difference of the left and right distances is the distance to the centre
         away = np.abs(ltrb[:, :, :2] - ltrb[:, :, 2:]).max(axis=2) / 2
-        ours &= away < rule.centre_radius * stride
+        ours &= away < rule.center_sampling_radius * stride
     if not len(boxes):
         return np.full(len(points), -1), ltrb
     area = np.where(ours, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.inf)

@@ -21,7 +21,7 @@ from mxrcnn.bench.sides import Side, SideError, cpu_seconds, wait_until_idle
 from mxrcnn.config import ConfigError
 from mxrcnn.weights.torchvision import from_torchvision
 from symnet.machine import mx
-from symnet.parts.layers import precision
+from symnet.ops.precision import precision
 from tests.conftest import REPO
 from tests.factories import TINY
 from tests.test_tools import command
@@ -312,7 +312,11 @@ def test_the_other_side_needs_nothing_of_ours():
 @pytest.mark.slow
 def test_operators_are_told_apart():
     request = BenchRequest(
-        precision="fp32", mode="infer", size=(64, 96), repeat=1, words=("width=0.1", "fc_dim=16")
+        precision="fp32",
+        mode="infer",
+        size=(64, 96),
+        repeat=1,
+        words=("width=0.1", "box_head_dim=16"),
     )
     lines = run.profile(request).splitlines()
     assert lines[0].split() == ["infer,", "fp32", "ms", "a", "step"]

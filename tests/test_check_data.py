@@ -12,15 +12,13 @@ import pytest
 from PIL import Image
 
 from mxrcnn.config import make_config, override, parse_settings
-from mxrcnn.data.check import check_data, twins
-from mxrcnn.data.check.anchors import best_overlaps, coverage
-from mxrcnn.data.check.faults import KINDS
-from mxrcnn.data.check.objects import Objects, network_objects
-from mxrcnn.data.check.pictures import draw_check
-from mxrcnn.data.check.reach import find_reach, point_reach
-from mxrcnn.data.check.report import table, to_json
-from mxrcnn.data.check.suggest import kmeans, suggest
-from mxrcnn.data.check.twins import fingerprint
+from mxrcnn.data import check as checking
+from mxrcnn.data import check_twins as twins
+from mxrcnn.data.check import check_data, network_objects
+from mxrcnn.data.check_anchors import Objects, best_overlaps, coverage, kmeans, point_reach, suggest
+from mxrcnn.data.check_pictures import draw_check
+from mxrcnn.data.check_report import table, to_json
+from mxrcnn.data.check_twins import fingerprint
 from symnet import get_detector, list_detectors
 from symnet.geometry.boxes import iou
 from symnet.geometry.targets import candidate_anchors
@@ -74,10 +72,10 @@ def some_boxes(rng: np.random.Generator, size: tuple[int, int], count: int = 40)
     [
         ("faster_rcnn_vgg16", {}),
         ("faster_rcnn_vgg16", {"model.anchor_scales": (1.3, 7.7), "model.anchor_ratios": (0.3,)}),
-        ("faster_rcnn_r50_v1b", {}),
+        ("faster_rcnn_r50v1_c4", {}),
         ("faster_rcnn_r50_fpn", {}),
-        ("faster_rcnn_r50_fpn", {"model.anchor_form": "classic"}),
-        ("faster_rcnn_r50_fpn", {"model.anchor_form": "last_pixel"}),
+        ("faster_rcnn_r50_fpn", {"model.form.anchor_form": "classic"}),
+        ("faster_rcnn_r50_fpn", {"model.form.anchor_form": "last_pixel"}),
     ],
 )
 def test_the_best_overlap_is_that_of_all_anchors(network, size, padded, settings):
@@ -94,7 +92,7 @@ def test_the_best_overlap_is_that_of_all_anchors(network, size, padded, settings
 
 
 @pytest.mark.parametrize("size", [(200, 300), (61, 500), (9, 9)])
-@pytest.mark.parametrize("network", ["faster_rcnn_r50_v1b", "mask_rcnn_r50_fpn"])
+@pytest.mark.parametrize("network", ["faster_rcnn_r50v1_c4", "mask_rcnn_r50_fpn"])
 def test_forms_that_leave_out_anchors_across_the_border(network, size):
     """gluoncv's. In (61, 500) only small anchors are inside; in (9, 9) none, so all that touch."""
     model = override(make_config(network), get_detector(network).presets.get("gluoncv", {})).model
@@ -103,7 +101,7 @@ def test_forms_that_leave_out_anchors_across_the_border(network, size):
     grid = model.anchors.grid(*padded)
     inside = grid[candidate_anchors(grid, *size)]
     objects = objects_of(boxes, size, padded)
-    found = best_overlaps(model.anchors, objects, model.rpn_inside_only)
+    found = best_overlaps(model.anchors, objects, model.form.rpn_inside_only)
     np.testing.assert_allclose(found, iou(inside, boxes).max(axis=0), atol=1e-5)
     assert (found < best_overlaps(model.anchors, objects)).any() or size == (9, 9)
 
@@ -121,7 +119,7 @@ def test_kmeans_finds_groups():
 
 
 @pytest.mark.parametrize(
-    "network", ["faster_rcnn_vgg16", "faster_rcnn_r50_v1b", "faster_rcnn_r50_fpn"]
+    "network", ["faster_rcnn_vgg16", "faster_rcnn_r50v1_c4", "faster_rcnn_r50_fpn"]
 )
 def test_suggested_anchors_fit_objects_that_are_all_alike(network):
     rng = np.random.default_rng(0)
@@ -293,7 +291,7 @@ def test_table_and_json_tell_the_same(checked):
     assert report["passed"] is False
     assert sum(report["fault_counts"].values()) == len(report["faults"]) == 12
     for kind, count in report["fault_counts"].items():
-        level, what = KINDS[kind]
+        level, what = checking.KINDS[kind]
         assert f"{level}: {count} {what}" in text
     assert report["splits"]["2007_train"]["objects"] == 13
     assert [Path(p).stem for p in report["images_without_objects"]["2007_train"]] == ["empty"]
@@ -352,7 +350,7 @@ def test_a_coco_image_of_another_size_is_an_error(tmp_path):
 def test_every_network_has_a_reach(network):
     records = [make_record(boxes=[(10, 20, 50, 60)])]
     objects = network_objects(records, ("dog",), ("dog",), config_of(network))
-    reach = find_reach(config_of(network), objects, objects)
+    reach = checking._reach(config_of(network), objects, objects)
     assert (reach.points is None) == (not network.startswith("fcos"))
     assert reach.points or reach.overlaps.shape == (1,)
 

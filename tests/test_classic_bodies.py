@@ -7,13 +7,13 @@ import pytest
 
 from mxrcnn.config import ConfigError, make_config, override
 from symnet import get_detector
-from symnet.bodies.resnet_v2 import _norm, get_resnet_feature, get_resnet_top_feature
-from symnet.bodies.zf import _local_norm, get_zf_feature
-from symnet.classic import pool_rois
+from symnet.bodies.resnet_v2 import _norm, resnet_v2
+from symnet.bodies.zf import _local_norm, zf
 from symnet.machine import mx
+from symnet.ops.rois import pool_rois
 from tests.test_symnet_graph import Small, check_update, inferred, nodes
 
-UNITS = {"faster_rcnn_r50_c4": (3, 4, 6, 3), "faster_rcnn_r101_c4": (3, 4, 23, 3)}
+UNITS = {"faster_rcnn_r50v2_c4": (3, 4, 6, 3), "faster_rcnn_r101v2_c4": (3, 4, 23, 3)}
 INPUTS = {"data": (1, 3, 608, 1008), "im_info": (1, 3), "gt_boxes": (1, 5, 5)}
 LABELS = {
     "label": (1, 9 * 38 * 63),
@@ -74,7 +74,7 @@ def test_resnet_has_the_original_s_parameters(name):
 
 
 def test_resnet_shapes_and_taps():
-    detector = get_detector("faster_rcnn_r50_c4")
+    detector = get_detector("faster_rcnn_r50v2_c4")
     symbol = detector.train_symbol(detector.config(), 1)
     _, inner = inferred(symbol.get_internals(), **INPUTS)
     assert inner["pool0_output"] == (1, 64, 152, 252)
@@ -93,7 +93,7 @@ def test_resnet_shapes_and_taps():
 
 
 def test_resnet_attributes():
-    detector = get_detector("faster_rcnn_r50_c4")
+    detector = get_detector("faster_rcnn_r50v2_c4")
     found = nodes(detector.train_symbol(detector.config(), 1))
     for name, node in found.items():
         if node["op"] == "BatchNorm":
@@ -115,10 +115,9 @@ def test_what_stays_as_the_pretrained_file_has_it(name):
     original = {
         p for p in parameters if any(word in p for word in ("conv0", "stage1", "gamma", "beta"))
     }
-    fixed = config.train.fixed
-    found = {p for p in parameters if p.startswith(fixed) or detector.frozen(config.model, p)}
+    found = {p for p in parameters if detector.frozen(config.model, p)}
     assert found == original
-    trained = override(config, {"model.norm": "batch"}).model
+    trained = override(config, {"model.norm": "batch", "model.trainable_layers": 5}).model
     assert [p for p in parameters if detector.frozen(trained, p)] == ["bn_data_gamma"]
 
 
@@ -137,9 +136,9 @@ def test_resnet_equals_the_model_zoo_s(depth):
         elif parameter.name.endswith(("running_var", "gamma")):
             parameter.set_data(mx.nd.array(rng.uniform(0.5, 1.5, parameter.shape)))
     stored[0].set_data(mx.nd.ones(3))  # bn_data has no scale
-    units = UNITS[f"faster_rcnn_r{depth}_c4"]
+    units = UNITS[f"faster_rcnn_r{depth}v2_c4"]
     data = mx.sym.Variable("data")
-    symbol = get_resnet_top_feature(get_resnet_feature(data, units), units)
+    symbol = mx.sym.Pooling(resnet_v2(data, "frozen", units)[32], pool_type="avg", global_pool=True)
 
     arrays = [p for p in stored if not p.name.endswith(("running_mean", "running_var"))]
     states = [p for p in stored if p.name.endswith(("running_mean", "running_var"))]
@@ -179,11 +178,11 @@ def test_frozen_norm_passes_gradients_as_the_constant_scale_that_it_is():
 @pytest.mark.parametrize("units", [(3, 4, 6), (3, 4, 0, 3)])
 def test_units_are_those_of_four_stages(units):
     with pytest.raises(ValueError, match=r"model\.units.*four numbers"):
-        override(make_config("faster_rcnn_r50_c4"), {"model.units": units})
+        override(make_config("faster_rcnn_r50v2_c4"), {"model.units": units})
 
 
 def test_initial_values_of_a_normalisation_are_the_identity():
-    detector = get_detector("faster_rcnn_r50_c4")
+    detector = get_detector("faster_rcnn_r50v2_c4")
     rng = np.random.default_rng(0)
     values = {
         leaf: detector.init(detector.config(), f"bn0_{leaf}", (8,), rng, True)
@@ -226,7 +225,7 @@ def test_zf_has_the_paper_s_layers():
 
 @pytest.mark.parametrize("size", [(16, 32), (96, 160), (608, 1008)])
 def test_zf_has_a_cell_for_each_16_pixels(size):
-    feature = get_zf_feature(mx.sym.Variable("data"))
+    feature = zf(mx.sym.Variable("data"))[16]
     _, outputs = inferred(feature, data=(1, 3, *size))
     assert outputs == {"relu5_output": (1, 256, size[0] // 16, size[1] // 16)}
 
@@ -305,7 +304,7 @@ def test_an_unknown_roi_operator_is_answered_with_those_there_are():
 
 
 @pytest.mark.parametrize("op", ROI_OPS)
-@pytest.mark.parametrize("name", ["faster_rcnn_r50_c4", "faster_rcnn_vgg16", "faster_rcnn_zf"])
+@pytest.mark.parametrize("name", ["faster_rcnn_r50v2_c4", "faster_rcnn_vgg16", "faster_rcnn_zf"])
 def test_detectors_train_with_each_roi_operator(name, op):
     small = Small(name, {**get_detector(name).scratch, "model.roi_op": op})
     ops = {node["op"] for node in nodes(small.network.symbol).values()}

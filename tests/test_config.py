@@ -19,13 +19,14 @@ from mxrcnn.config import (
     TrainConfig,
     dump_json,
     from_dict,
+    full_name,
     load_json,
     make_config,
     override,
     parse_settings,
+    plain_config,
     to_dict,
 )
-from mxrcnn.config.overrides import full_name, plain_config
 from mxrcnn.config.sections import DATA_RANGES, TRAIN_RANGES, fields_of
 from mxrcnn.config.settings import SYNONYMS, field_docs, list_settings
 from mxrcnn.runs.checkpoint import RunFolder
@@ -58,8 +59,11 @@ def test_defaults_are_the_classic_training():
         5e-4,
         5.0,
     )
-    assert train.fixed == ("conv1", "conv2")
-    assert (config.model.rpn_batch_rois, config.model.rcnn_batch_rois) == (256, 128)
+    assert (train.fixed, config.model.trainable_layers) == ((), 3)
+    assert (config.model.rpn_batch_size_per_image, config.model.box_batch_size_per_image) == (
+        256,
+        128,
+    )
 
 
 def test_frozen():
@@ -113,11 +117,15 @@ def test_override(key, value, section, stored):
         ("imgsz", 1, r"did you mean data\.short_side or data\.long_side\?"),
         ("batch", 1, r"did you mean train\.batch_size\?"),
         ("momentun", 1, r"did you mean momentum\?"),
-        ("conf_thres", 1, r"did you mean model\.test_score_thresh\?"),
-        ("freeze", 1, r"did you mean train\.fixed\?"),
+        ("conf_thres", 1, r"did you mean model\.score_thresh\?"),
+        ("freeze", 1, r"did you mean model\.trainable_layers or train\.fixed\?"),
         ("num_workers", 1, r"did you mean --num-workers\?"),
         ("data.lr", 1, r"did you mean train\.lr\?"),
-        ("how_many_rois", 1, r"; there are model\.rpn_batch_rois, model\.rcnn_batch_rois; all are"),
+        (
+            "how_many_positive",
+            1,
+            r"; there are model\.rpn_positive_fraction, model\.box_positive_fraction; all are",
+        ),
         ("epochs", 1.5, "epochs=1.5: expected int"),
         ("epochs", True, "epochs=True: expected int"),
         ("epochs", float("inf"), "epochs=inf"),
@@ -324,6 +332,8 @@ def values_of(cls: type) -> st.SearchStrategy:
     for name, hint in typing.get_type_hints(cls).items():
         if name == "std":  # of pixels from 0 to 255
             fields[name] = st.tuples(*[st.floats(1, 255)] * 3)
+        elif name in ("body", "units"):  # those of the network
+            fields[name] = st.just(getattr(cls, name))
         elif name in ALL_RANGES:
             fields[name] = numbers_of(name, hint)
         elif typing.get_origin(hint) is tuple:  # of names
@@ -334,8 +344,10 @@ def values_of(cls: type) -> st.SearchStrategy:
         else:
             fields[name] = VALUES[hint]
     made = st.fixed_dictionaries(fields)
-    if "rpn_bg_overlap" in fields:
-        made = made.filter(lambda values: values["rpn_bg_overlap"] <= values["rpn_fg_overlap"])
+    if "rpn_bg_iou_thresh" in fields:
+        made = made.filter(
+            lambda values: values["rpn_bg_iou_thresh"] <= values["rpn_fg_iou_thresh"]
+        )
     if "square" in fields:
         made = made.filter(lambda values: values["long_side"] or not values["square"])
     return made.map(lambda values: cls(**values))
@@ -443,19 +455,27 @@ def test_real_data_need_a_root():
 
 def test_without_pretrained_no_layer_is_fixed_and_it_is_told():
     made = build_config(TrainRequest(preset="classic"))
-    assert made.config.train.fixed == ()
-    assert any("everything is trained (train.fixed=())" in line for line in made.notes)
+    assert made.config.model.trainable_layers == 5
+    assert any("everything is trained (model.trainable_layers=5)" in line for line in made.notes)
 
 
 def test_with_pretrained_the_first_layers_stay_fixed(vgg16):
     made = build_config(TrainRequest(preset="classic", settings={"train.pretrained": vgg16}))
-    assert made.config.train.fixed == ("conv1", "conv2")
+    assert made.config.model.trainable_layers == 3
     assert not any("everything is trained" in line for line in made.notes)
 
 
 @pytest.mark.parametrize("word", ["train.fixed=conv1", pytest.param("fixed=conv1")])
 def test_layers_fixed_by_the_user_stay_fixed(word):
     assert built(word, preset="classic").train.fixed == ("conv1",)
+
+
+def test_layers_fixed_by_the_user_replace_those_of_the_classic_networks(vgg16):
+    config = built("fixed=conv1", preset="classic", settings={"train.pretrained": vgg16})
+    assert (config.train.fixed, config.model.trainable_layers) == (("conv1",), 5)
+    both = ("fixed=conv1", "trainable_layers=4")
+    config = built(*both, preset="classic", settings={"train.pretrained": vgg16})
+    assert (config.train.fixed, config.model.trainable_layers) == (("conv1",), 4)
 
 
 def test_a_data_set_chosen_by_bare_name_counts_for_the_preset():
@@ -493,12 +513,11 @@ def test_the_printed_config_says_what_set_each_value(vgg16):
     assert found["data.flip"] == ("False", "--set")
     assert found["model.width"] == ("0.5", "--set")
     assert found["train.epochs"] == ("3", "preset quick")
-    assert "train.fixed" not in found  # the dataclass's default, though not the network's
     assert "train.momentum" not in found  # set to its default
     found = printed(settings={**VOC, "train.pretrained": vgg16})
-    assert found["train.fixed"] == ("conv1,conv2", f"default of {NETWORK}")
     assert found["train.pretrained"] == (vgg16, "--pretrained")
     found = printed(network="mask_rcnn_r50_fpn")
+    assert found["train.weight_decay"] == ("0.0001", "default of mask_rcnn_r50_fpn")
     assert found["model.norm"] == ("group", "training without --pretrained")
 
 
@@ -515,14 +534,14 @@ def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
     run = RunFolder(tmp_path / "run")
     (run.checkpoints / "step-00000000").mkdir(parents=True)
     settings = {"data.dataset": "voc", "data.root": "gone", "data.short_side": 123}
-    run.write_config(override(make_config(), {**settings, "model.fc_dim": 64}))
+    run.write_config(override(make_config(), {**settings, "model.box_head_dim": 64}))
     found = printed(resume=str(run.path), settings={"train.epochs": 20})
     assert found["data.short_side"] == ("123", f"run {run.path}")
     assert found["train.epochs"] == ("20", "--epochs")
     with pytest.raises(ConfigError, match="--resume takes the run's own settings"):
         print_config(TrainRequest(resume=str(run.path), words=("lr=1",)))
-    found = printed(settings={**VOC, "train.pretrained": str(run.path)}, words=("fc_dim=32",))
+    found = printed(settings={**VOC, "train.pretrained": str(run.path)}, words=("box_head_dim=32",))
     assert found["data.short_side"] == ("123", "brought by --pretrained")
-    assert found["model.fc_dim"] == ("32", "--set")
+    assert found["model.box_head_dim"] == ("32", "--set")
     assert found["data.root"] == ("devkit", "--data-root")
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "config.json"]

@@ -32,7 +32,7 @@ from tests.test_torchvision_parity import pairwise_iou
 from tests.torch_files import write_pth, write_torchs
 
 #: slim enough to be quick
-SLIM = {"model.depth": 18, "model.fpn_channels": 16, "model.box_head_dim": 8}
+SLIM = {"model.body": "resnet18", "model.fpn_channels": 16, "model.box_head_dim": 8}
 SLIM_WORDS = ("short_side=64", "long_side=96")
 
 
@@ -157,7 +157,7 @@ def test_coco_ids_become_80_classes_whose_scores_stay(coco_run):
     """The softmax still has 91 rows: so scores are those of all ids, without the gaps'."""
     run, state = coco_run
     config = RunFolder(run).config()
-    assert (config.model.num_classes, config.model.unused_classes) == (81, 10)
+    assert (config.model.num_classes, config.model.form.unused_classes) == (81, 10)
     assert config.data.class_names == COCO_CLASSES
     detector = Detector.load(run)
     symbol = RunFolder(run).symbol("test")
@@ -195,7 +195,7 @@ def test_ninety_classes_are_cocos_ids_or_the_users_own(tmp_path, given, classes,
     conversion = convert(request(tmp_path, state, class_names=given))
     model = conversion.config.model
     assert conversion.config.data.class_names == classes
-    assert (model.num_classes, model.unused_classes) == (len(classes) + 1, unused)
+    assert (model.num_classes, model.form.unused_classes) == (len(classes) + 1, unused)
     assert said in "\n".join(conversion.summary())
     assert ("assumed" in "\n".join(conversion.summary())) == bool(said)
     if not unused:
@@ -227,7 +227,7 @@ def test_fine_tuning_with_ninety_classes(tmp_path, names, converted, unused, sai
     names = tuple(dict.fromkeys(("dog", *names)))[: len(names)]
     words = (f"class_names={','.join(names)}", *SLIM_WORDS)
     config, params = fine_tune(tmp_path, root, asked.to if converted else asked.source, *words)
-    assert (config.model.num_classes, config.model.unused_classes) == (len(names) + 1, unused)
+    assert (config.model.num_classes, config.model.form.unused_classes) == (len(names) + 1, unused)
     out = capsys.readouterr().out
     assert said in out
     assert ("newly initialised" in out) == (len(names) == 2)
@@ -242,7 +242,7 @@ def test_a_classifier_becomes_a_body_that_is_to_be_trained(tmp_path):
     told = run_convert(request(tmp_path, resnet18_state()))
     assert any("train it" in line for line in told)
     config = RunFolder(tmp_path / "run").config()
-    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
     assert config.data.std == (58.395, 57.12, 57.375)
     with pytest.raises(CheckpointError, match="train it first"):
         Detector.load(tmp_path / "run")
@@ -254,7 +254,7 @@ def test_a_classifier_becomes_a_body_that_is_to_be_trained(tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "key", "value"),
-    [("mask_rcnn_r50_fpn", "depth", 18), ("fcos_r50_fpn", "body", "resnet18")],
+    [("mask_rcnn_r50_fpn", "body", "resnet18"), ("fcos_r50_fpn", "body", "resnet18")],
 )
 def test_other_networks_take_a_classifier(tmp_path, network, key, value):
     found = convert(request(tmp_path, resnet18_state(), network=network))
@@ -263,32 +263,30 @@ def test_other_networks_take_a_classifier(tmp_path, network, key, value):
     assert len(found.params) == 100
 
 
-def gluoncv_resnet18(form: str) -> dict[str, np.ndarray]:
+def gluoncv_resnet18(body: str) -> dict[str, np.ndarray]:
     """A classifier's body under gluoncv's names."""
     shapes = network_shapes(
-        override(make_config("faster_rcnn_r50_fpn"), {**SLIM, "model.body_form": form})
+        override(make_config("faster_rcnn_r50_fpn"), {**SLIM, "model.body": body})
     )
-    body = "backbone.body."
-    state = {re.sub("_(?!.*_)", ".", n[len(body) :]): s for n, s in shapes.items() if body in n}
+    prefix = "backbone.body."
+    state = {re.sub("_(?!.*_)", ".", n[len(prefix) :]): s for n, s in shapes.items() if prefix in n}
     state = {re.sub(r"_moving\.", ".running_", name): shape for name, shape in state.items()}
     return {name: np.zeros(shape, np.float32) for name, shape in state.items()}
 
 
 def test_gluoncv_v1d_becomes_a_body(tmp_path):
-    state = gluoncv_resnet18("v1d")
+    state = gluoncv_resnet18("resnet18_v1d")
     assert {"conv1.6.weight", "bn1.running_var", "layer2.0.downsample.2.gamma"} <= state.keys()
     found = convert(request(tmp_path, state, network="mask_rcnn_r50_fpn"))
-    assert (found.config.model.depth, found.config.model.body_form) == (18, "v1d")
+    assert found.config.model.body == "resnet18_v1d"
     assert len(found.params) == len(state)
-    with pytest.raises(ConfigError, match="ResNet-18 v1d classifier fits faster_rcnn"):
-        convert(request(tmp_path, state, network="fcos_r50_fpn"))
 
 
 def test_gluoncv_v1c_is_refused(tmp_path):
     """It has v1d's stem, and shortcuts without averages."""
     state = {
         re.sub(r"downsample\.([12])", lambda found: f"downsample.{int(found[1]) - 1}", name): value
-        for name, value in gluoncv_resnet18("v1d").items()
+        for name, value in gluoncv_resnet18("resnet18_v1d").items()
     }
     with pytest.raises(WeightsError, match=r"does not fit.*\n.*in the network but not in the file"):
         convert(request(tmp_path, state))
@@ -311,7 +309,7 @@ def test_fine_tuning_a_converted_run_with_other_classes(tmp_path, data_root, cap
     state = slim_state()
     run_convert(request(tmp_path, state, class_names="a,b,c"))
     config, params = fine_tune(tmp_path, data_root, tmp_path / "run")
-    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
     assert (config.data.mean, config.data.resize) == ((123.675, 116.28, 103.53), "linear")
     assert (config.data.short_side, config.model.fpn_channels) == (64, 16)
     assert config.model.num_classes == 1 + len(config.data.class_names) == 5
@@ -334,7 +332,7 @@ def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
     config, params = fine_tune(tmp_path, data_root, path, *words, "std=1,2,3")
     first = resnet18_state()["conv1.weight"]
     np.testing.assert_array_equal(params["backbone.body.conv1_weight"], first[:, ::-1])
-    assert (config.network, config.model.depth) == ("faster_rcnn_r50_fpn", 18)
+    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
     assert config.data.std == (1, 2, 3)  # the user's
     weight = resnet18_state()["layer3.1.conv2.weight"]
     np.testing.assert_array_equal(params["backbone.body.layer3.1.conv2_weight"], weight)
@@ -344,8 +342,8 @@ def test_a_converted_run_is_a_run(tmp_path, data_root, tool):  # noqa: F811
     """Tested, shown, trained to the end on other classes, and shown again, as people do it."""
     state = slim_state(num_classes=len(SHAPES) + 1)
     path, run, tuned = write_pth(tmp_path / "a.pth", state), tmp_path / "run", tmp_path / "tuned"
-    few = ("rpn_post_nms_top_n_test=50", "box_detections_per_img=20", "rpn_post_nms_top_n=100")
-    words = ("--set", *SLIM_WORDS, *few, "box_score_thresh=0.01")
+    few = ("rpn_post_nms_top_n_test=50", "detections_per_img=20", "rpn_post_nms_top_n_train=100")
+    words = ("--set", *SLIM_WORDS, *few, "score_thresh=0.01")
     names = ("--class-names", ",".join(SHAPES))
 
     def says(*args) -> str:
@@ -426,7 +424,7 @@ def test_a_resnet34_goes_through_a_file(tmp_path):
     rng = np.random.default_rng(0)
     state = {n: rng.random(s, np.float32) for n, s in classifier_shapes(34, 10).items()}
     found = convert(request(tmp_path, state))
-    assert (found.config.network, found.config.model.depth) == ("faster_rcnn_r50_fpn", 34)
+    assert (found.config.network, found.config.model.body) == ("faster_rcnn_r50_fpn", "resnet34")
     assert not found.flaws()
     name = "layer3.5.conv2.weight"
     np.testing.assert_array_equal(found.params[f"backbone.body.{name[:-7]}_weight"], state[name])
@@ -456,7 +454,7 @@ def test_vgg16_of_torchvision_brings_its_normalisation(tmp_path):
 
 
 def test_mx_rcnn_params(tmp_path):
-    config = override(make_config("faster_rcnn_r50_c4"), {"model.num_classes": 21})
+    config = override(make_config("faster_rcnn_r50v2_c4"), {"model.num_classes": 21})
     shapes = network_shapes(config)
     arrays = values(shapes)
     auxs = {name for name in shapes if "_moving_" in name}
@@ -467,7 +465,7 @@ def test_mx_rcnn_params(tmp_path):
     found = convert(asked)
     np.testing.assert_array_equal(found.params["conv0_weight"], arrays["conv0_weight"][:, ::-1])
     np.testing.assert_array_equal(found.params["bn_data_beta"], arrays["bn_data_beta"][::-1])
-    assert found.config.network == "faster_rcnn_r50_c4"
+    assert found.config.network == "faster_rcnn_r50v2_c4"
     assert found.config.data.class_names == VOC_CLASSES
     assert found.config.data.mean == (0, 0, 0)
     assert found.unplaced == ["bbox_pred_weight_test"]

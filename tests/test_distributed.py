@@ -44,10 +44,10 @@ SMALL_PYRAMID = {
     "data.resize": "antialias",
 }
 SMALL_RPN = {
-    "model.depth": 18,
+    "model.body": "resnet18",
     "model.anchor_sizes": (8, 16, 32, 64, 128),
-    "model.rpn_pre_nms_top_n": 100,
-    "model.rpn_post_nms_top_n": 40,
+    "model.rpn_pre_nms_top_n_train": 100,
+    "model.rpn_post_nms_top_n_train": 40,
     "model.rpn_batch_size_per_image": 64,
     "model.box_head_dim": 32,
     "model.box_batch_size_per_image": 16,
@@ -542,10 +542,8 @@ def test_environments_that_cannot_be(variables, kvstore, message, monkeypatch, d
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings = {"data.dataset": "voc", "data.root": str(data_root)}
-    if kvstore:
-        settings["train.kvstore"] = kvstore
     with pytest.raises(ConfigError, match=message):
-        build_config(TrainRequest(settings=settings))
+        build_config(TrainRequest(settings=settings, kvstore=kvstore))
 
 
 def test_started_together_means_in_step(monkeypatch, data_root):

@@ -27,7 +27,7 @@ from mxrcnn.inference.predictor import Predictor
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
 from symnet.machine import mx
-from symnet.parts.layers import precision
+from symnet.ops.precision import precision
 from tests.test_tools import tool  # noqa: F401 - a fixture
 
 V = mx.sym.Variable
@@ -241,9 +241,7 @@ def test_what_has_no_translation_is_refused(symbol, message):
 SLIM = {
     "model.num_classes": 4,
     "model.width": 0.25,
-    "model.fc_dim": 64,
-    "model.rpn_pre_topk_test": 300,
-    "model.rpn_post_topk_test": 60,
+    "model.box_head_dim": 64,
     "model.rpn_pre_nms_top_n_test": 100,
     "model.rpn_post_nms_top_n_test": 80,
     "model.pre_nms_top_n": 150,
@@ -256,23 +254,22 @@ SLIM = {
 }
 #: the form of gluoncv's detectors with a pyramid
 AS_GLUONCV = {
-    "model.fpn_extra": "conv",
-    "model.anchor_form": "classic",
-    "model.rpn_nms_all": True,
-    "model.box_level_offset": 1.0,
+    "model.form.fpn_extra": "conv",
+    "model.form.anchor_form": "classic",
+    "model.form.rpn_nms_all": True,
+    "model.form.box_level_offset": 1.0,
     "model.box_roi_size": 14,
-    "model.box_avg_pool": True,
+    "model.form.box_avg_pool": True,
     "model.box_head_convs": 1,
-    "model.box_cut_last": True,
+    "model.form.box_cut_last": True,
 }
 #: and of matterport's
 AS_MATTERPORT = {
-    "model.depth": 50,
-    "model.body_form": "keras",
-    "model.anchor_form": "last_pixel",
-    "model.box_sampling_ratio": 0,
-    "model.mask_sampling_ratio": 0,
-    "model.box_best_class": True,
+    "model.body": "resnet50_keras",
+    "model.form.anchor_form": "last_pixel",
+    "model.form.box_sampling_ratio": 0,
+    "model.form.mask_sampling_ratio": 0,
+    "model.form.box_best_class": True,
 }
 #: (name, settings): every detector, and what the defaults do not use
 VARIANTS = [
@@ -280,7 +277,7 @@ VARIANTS = [
     ("faster_rcnn_vgg16", {"model.roi_op": "roi_align"}),
     ("faster_rcnn_vgg16", {"model.roi_op": "crop_resize"}),
     ("faster_rcnn_r50_fpn", {"model.norm": "group"}),
-    ("faster_rcnn_r50_v1b", {"model.body_form": "v1d"}),  # averages 7 x 7 to 4 x 4
+    ("faster_rcnn_r50v1_c4", {"model.body": "resnet18_v1d"}),  # averages 7 x 7 to 4 x 4
     ("mask_rcnn_r50_fpn", AS_GLUONCV),
     ("mask_rcnn_r50_fpn", AS_MATTERPORT),
     ("fcos_r50_fpn", {"model.norm": "batch", "model.p6p7": False}),

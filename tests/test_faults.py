@@ -41,7 +41,7 @@ from tests.runs import (
 
 #: how often the trainer is killed at random moments; docs/reliability.md tells of 30
 KILLS = int(os.environ.get("MXRCNN_KILLS", "4"))
-SMALLER = ["width=0.0625", "fc_dim=16", "short_side=64", "long_side=96", "epochs=3"]
+SMALLER = ["width=0.0625", "box_head_dim=16", "short_side=64", "long_side=96", "epochs=3"]
 #: rows of the log say these of the machine, not of the training
 OF_THE_MACHINE = {"images_per_second", "waiting"}
 

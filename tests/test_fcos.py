@@ -16,13 +16,15 @@ from mxrcnn.config import make_config, override
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.torchvision import from_torchvision
 from symnet import fcos, get_detector
-from symnet.bodies import regnet
+from symnet.bodies import get_body, regnet
+from symnet.config.fcos import FCOSConfig, FCOSForm
 from symnet.detector import ImageTargetsInput
-from symnet.fcos import FCOSConfig, FCOSHead, focal_loss, giou_loss
+from symnet.fcos import FCOSHead
 from symnet.geometry.anchors import PyramidPoints
 from symnet.geometry.targets import PointMatching, fcos_targets, match_points
 from symnet.machine import mx
 from symnet.parts.layers import conv
+from symnet.parts.losses import focal_loss, giou_loss
 from tests.factories import make_dataset, make_record, noise
 from tests.reference import plain_match_points
 from tests.test_losses import backward, numeric_gradient
@@ -30,6 +32,9 @@ from tests.test_losses import backward, numeric_gradient
 STRIDES = (8, 16, 32, 64, 128)
 #: height and width of a padded image; p6 and p7 are ragged
 PADDED = (96, 224)
+
+#: one map a class, points at the centres of cells
+OWN_FORM = FCOSForm(background_channel=False, centred=True)
 
 
 # --- points -------------------------------------------------------------------------------------
@@ -72,7 +77,7 @@ def slow_target(point, stride, place, objects, rule):
         high = math.inf if "last" in place else rule.size_range[1] * stride
         inside = min(sides) > 0 and low < max(sides) < high
         away = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2))
-        if rule.centre_radius and away >= rule.centre_radius * stride:
+        if rule.center_sampling_radius and away >= rule.center_sampling_radius * stride:
             inside = False
         area = (x2 - x1) * (y2 - y1)
         if inside and (best is None or area < best[0]):
@@ -100,7 +105,7 @@ def test_targets_against_loops(strides, padded, radius, centred):
     rng = np.random.default_rng(0)
     objects = random_objects(rng, 12, padded)
     padding = np.full((2, 5), -1, np.float32)
-    rule = PointMatching(centre_radius=radius)
+    rule = PointMatching(center_sampling_radius=radius)
     points, levels = PyramidPoints(strides, centred).grid(*padded)
     found = fcos_targets(points, levels, strides, np.concatenate([objects, padding]), rule)
     places = {0: "first", len(strides) - 1: "last"}
@@ -148,7 +153,7 @@ def matched_levels(box, **rule):
 
 def test_an_object_belongs_to_the_level_of_its_size():
     """The largest distance to a side: to 64 on the first level, 64-128 on the next, and so on."""
-    off = {"centre_radius": 0}
+    off = {"center_sampling_radius": 0}
     assert matched_levels((96, 96, 120, 128), **off) == [12, 0, 0, 0, 0]
     # from every point inside the farther side is 100 to 200 away
     found = matched_levels((100, 100, 300, 120), **off)
@@ -158,7 +163,7 @@ def test_an_object_belongs_to_the_level_of_its_size():
     assert matched_levels((0, 100, 511, 140), **off)[0:2] == [0, 0]
     assert matched_levels((0, 100, 511, 140), **off)[4] == 0
     # other bounds: everything on the first level, nothing between
-    wide = {"size_range": (1e4, 1e5), "centre_radius": 0}
+    wide = {"size_range": (1e4, 1e5), "center_sampling_radius": 0}
     assert matched_levels((100, 100, 300, 120), **wide)[1:4] == [0, 0, 0]
     assert matched_levels((100, 100, 300, 120), **wide)[0] > 0
 
@@ -175,17 +180,17 @@ def test_a_distance_on_the_border_of_two_ranges_belongs_to_neither():
 
 def test_centre_sampling_keeps_points_near_the_centre():
     box = (96, 64, 160, 112)
-    everywhere, near = (matched_levels(box, centre_radius=r)[0] for r in (0, 1.5))
+    everywhere, near = (matched_levels(box, center_sampling_radius=r)[0] for r in (0, 1.5))
     assert everywhere == 8 * 6
     assert near == 2 * 2  # the centre is a corner of four cells, 12 pixels reach no further
-    assert matched_levels(box, centre_radius=2.0)[0] == 4 * 4
+    assert matched_levels(box, center_sampling_radius=2.0)[0] == 4 * 4
 
 
 def test_the_smallest_of_the_objects_around_a_point():
     objects = np.float32([[10, 10, 60, 60, 1], [20, 20, 44, 44, 2], [15, 15, 50, 50, 3]])
     points, levels = PyramidPoints(STRIDES[:1]).grid(64, 96)
     labels, _, _ = fcos_targets(
-        points, levels, STRIDES[:1], objects, PointMatching(centre_radius=0)
+        points, levels, STRIDES[:1], objects, PointMatching(center_sampling_radius=0)
     )
     labels = labels.reshape(8, 12)
     assert labels[3, 4] == 1
@@ -296,7 +301,7 @@ def head_of_variables(config):
 
 def head_values(config, images, make, padded=PADDED):
     """Values of those inputs: make(name, shape)."""
-    channels = config.num_classes - (not config.background_channel)
+    channels = config.num_classes - (not config.form.background_channel)
     values = {}
     for level, stride in enumerate(config.points.strides):
         size = tuple(math.ceil(side / stride) for side in padded)
@@ -330,7 +335,7 @@ def losses_symbol(config):
 
 CONFIGS = [
     FCOSConfig(num_classes=4),
-    FCOSConfig(num_classes=4, background_channel=False, p6p7=False, box_loss="l1", centred=True),
+    FCOSConfig(num_classes=4, p6p7=False, box_loss="l1", form=OWN_FORM),
 ]
 
 
@@ -345,7 +350,7 @@ def test_losses_are_sums_divided_by_the_foreground_of_all_images(config):
     levels = len(config.points.strides)
     label = labels["fcos_label"].astype(int)
     fg = label >= 0
-    first = int(config.background_channel)
+    first = int(config.form.background_channel)
     target = np.zeros((*label.shape, 3 + first))
     for image, point in np.argwhere(fg):
         target[image, point, label[image, point] + first] = 1
@@ -399,7 +404,7 @@ def test_losses_and_gradients_are_finite_at_logits_of_100(config, empty):
 
 def test_gradients_of_the_losses_numerically():
     """Through sums, divisor and levels: the symbol's own loss in small steps, in float32."""
-    config = FCOSConfig(num_classes=3, background_channel=False, p6p7=False, centred=True)
+    config = FCOSConfig(num_classes=3, p6p7=False, form=OWN_FORM)
     rng = np.random.default_rng(5)
     values = head_values(config, 1, lambda name, shape: rng.uniform(0.5, 2, shape), (32, 64))
     labels = labels_of(config, [np.float32([[4, 6, 40, 30, 1], [30, 2, 60, 20, 2]])], (32, 64))
@@ -429,7 +434,7 @@ def test_perfect_answers_to_the_targets_are_the_objects(config, padded):
     objects = [boxes, boxes[:1]]
     labels = labels_of(config, objects, padded)
     answers = head_values(config, 2, lambda name, shape: np.zeros(shape), padded)
-    first, start = int(config.background_channel), 0
+    first, start = int(config.form.background_channel), 0
     for level in range(len(config.points.strides)):
         size = answers[f"ctr{level}"].shape[2:]
         part = slice(start, start + np.prod(size))
@@ -437,7 +442,7 @@ def test_perfect_answers_to_the_targets_are_the_objects(config, padded):
         label = labels["fcos_label"][:, part].reshape(2, *size).astype(int)
         cls = answers[f"cls{level}"]
         cls[:] = -20
-        cls[:, 0] = 20 if config.background_channel else -20  # never detected
+        cls[:, 0] = 20 if config.form.background_channel else -20  # never detected
         for image, y, x in np.argwhere(label >= 0):
             cls[image, label[image, y, x] + first, y, x] = 20
         ltrb = labels["fcos_ltrb"][:, part].reshape(2, *size, 4)
@@ -462,7 +467,9 @@ def test_perfect_answers_to_the_targets_are_the_objects(config, padded):
 
 
 def test_a_score_is_the_root_of_class_times_centerness():
-    config = FCOSConfig(num_classes=2, background_channel=False, p6p7=False, pre_nms_top_n=3)
+    config = FCOSConfig(
+        num_classes=2, p6p7=False, pre_nms_top_n=3, form=FCOSForm(background_channel=False)
+    )
     values = head_values(config, 1, lambda name, shape: np.zeros(shape), (32, 32))
     values["cls2"][:], values["ctr2"][:], values["ltrb2"][:] = 1.0, -2.0, 100.0
     head = head_of_variables(config)
@@ -492,10 +499,9 @@ def test_forms_of_the_head():
     assert second["head.classification_head.cls_logits_bias"] == (4,)
     config = FCOSConfig(
         num_classes=4,
-        centerness_on="classification",
         head_norm="none",
         head_layers=2,
-        background_channel=False,
+        form=FCOSForm(centerness_on="classification", background_channel=False),
     )
     first = parameters(fcos.test_symbol(config), **inputs)
     assert first["head.classification_head.bbox_ctrness_weight"] == (1, 256, 3, 3)
@@ -549,7 +555,7 @@ def regnet_rule(widths):
 
 @pytest.mark.parametrize("stages", [regnet.X_400MF, regnet.X_400MF_TORCHVISION])
 def test_regnet_has_torchvision_s_names(stages):
-    symbol = mx.sym.Group(regnet.regnet(mx.sym.Variable("data"), stages, "batch"))
+    symbol = mx.sym.Group(list(regnet.regnet(mx.sym.Variable("data"), "batch", stages).values()))
     shapes = regnet_rule(stages.widths)
     ours = from_torchvision({name: np.zeros(shape) for name, shape in shapes.items()})
     found = parameters(symbol, data=(1, 3, 64, 96))
@@ -571,8 +577,8 @@ def test_regnet_computes_what_torchvision_does(shared_golden, norm):
     arrays = {name: mx.nd.array(v) for name, v in from_torchvision(state).items()}
     pixels = np.random.RandomState(0).standard_normal((1, 3, 64, 96))
     arrays["data"] = mx.nd.array(pixels)
-    maps = regnet.regnet(mx.sym.Variable("data"), regnet.X_400MF_TORCHVISION, norm)
-    symbol = mx.sym.Group(maps)
+    maps = regnet.regnet(mx.sym.Variable("data"), norm, regnet.X_400MF_TORCHVISION)
+    symbol = mx.sym.Group(list(maps.values()))
     args = {name: arrays[name] for name in symbol.list_arguments()}
     auxs = {name: arrays[name] for name in symbol.list_auxiliary_states()}
     found = symbol.bind(mx.cpu(), args, grad_req="null", aux_states=auxs).forward(is_train=False)
@@ -583,15 +589,15 @@ def test_regnet_computes_what_torchvision_does(shared_golden, norm):
 
 
 def test_frozen_stages_of_regnet():
-    body = "backbone.body."
+    body, frozen = "backbone.body.", get_body("regnetx_400mf").is_frozen
     names = [f"{body}stem.0_weight", f"{body}trunk_output.block1.block1-0.f.a.0_weight"]
     names += [f"{body}trunk_output.block{stage}.block{stage}-0.f.b.0_weight" for stage in (2, 3, 4)]
     for layers in range(6):
-        still = [regnet.frozen(name, layers, "batch") for name in names]
+        still = [frozen(name, layers, "batch") for name in names]
         assert still == [True] * (5 - layers) + [False] * layers
-    assert regnet.frozen(f"{body}stem.1_gamma", 5, "frozen")
-    assert not regnet.frozen(f"{body}stem.1_gamma", 5, "batch")
-    assert not regnet.frozen("head.regression_head.conv.1_gamma", 0, "frozen")
+    assert frozen(f"{body}stem.1_gamma", 5, "frozen")
+    assert not frozen(f"{body}stem.1_gamma", 5, "batch")
+    assert not frozen("head.regression_head.conv.1_gamma", 0, "frozen")
 
 
 def slow_group_conv(data, weight, groups, stride):

@@ -16,10 +16,9 @@ from symnet.detector import ImageTargetsInput
 from symnet.geometry.boxes import BoxCoder
 from symnet.geometry.targets import RoISampling, roi_targets
 from symnet.machine import mx
-from symnet.parts.box_loss import BETA
-from symnet.parts.layers import SHARE, partial_batches
-from symnet.parts.metrics import pyramid_counts
-from symnet.parts.roi import box_head_losses
+from symnet.parts.heads import box_head_losses
+from symnet.parts.losses import BETA, SHARE, partial_batches
+from symnet.parts.metrics import two_stage_counts
 from tests.test_losses import backward
 from tests.test_symnet_graph import random_batch
 
@@ -28,11 +27,11 @@ CLASSES = 4
 #: a network and its preset, in small: what no form is made of
 SMALL = {
     "model.num_classes": CLASSES,
-    "model.depth": 18,
+    "model.body": "resnet18",
     "model.rpn_channels": 16,
     "model.rpn_batch_size_per_image": 64,
-    "model.rpn_pre_nms_top_n": 100,
-    "model.rpn_post_nms_top_n": 60,
+    "model.rpn_pre_nms_top_n_train": 100,
+    "model.rpn_post_nms_top_n_train": 60,
     "model.box_batch_size_per_image": 24,
     "model.rpn_min_size": 0.0,
 }
@@ -43,7 +42,7 @@ PYRAMID = {
 }
 FORMS = {
     "gluoncv's pyramid": ("faster_rcnn_r50_fpn", "gluoncv", PYRAMID),
-    "gluoncv's C4": ("faster_rcnn_r50_v1b", None, {"model.anchor_scales": (1, 2, 4)}),
+    "gluoncv's C4": ("faster_rcnn_r50v1_c4", None, {"model.anchor_scales": (1, 2, 4)}),
     "gluoncv's masks": ("mask_rcnn_r50_fpn", "gluoncv", {**PYRAMID, "model.mask_channels": 8}),
     "matterport's": ("mask_rcnn_r50_fpn", "matterport", {**PYRAMID, "model.mask_channels": 8}),
 }
@@ -330,7 +329,7 @@ def test_parts_of_a_batch_weigh_as_many_as_they_have(mean):
         shares = {f"{name}{SHARE}": np.ones(1) for name in LOSSES[2:]}
         outputs, _ = backward(symbol, **{n: v[rows] for n, v in values.items()}, **shares)
         named = dict(zip([n[: -len("_output")] for n in symbol.list_outputs()], outputs))
-        counts = pyramid_counts({"rpn_accuracy": np.zeros(2), **named}, {})
+        counts = two_stage_counts({"rpn_accuracy": np.zeros(2), **named}, {})
         return named["loss_box_reg"][0], counts["loss_box_reg"][0]
 
     whole, count = found(slice(None))
@@ -344,12 +343,13 @@ def test_parts_of_a_batch_weigh_as_many_as_they_have(mean):
 
 def test_a_run_older_than_its_form_goes_on_as_it_began():
     """Runs of v1b were trained with torchvision's rules before the form had gluoncv's."""
-    config = make_config("faster_rcnn_r50_v1b")
+    config = make_config("faster_rcnn_r50v1_c4")
     stored = to_dict(config)
     assert from_dict(stored) == config
-    for name in ("rpn_inside_only", "rpn_best_below_bg", "box_smooth_l1_beta", "box_loss_mean"):
-        del stored["model"][name]
+    del stored["model"]["box_smooth_l1_beta"]
+    for name in ("rpn_inside_only", "rpn_best_below_bg", "box_loss_mean"):
+        del stored["model"]["form"][name]
     old = from_dict(stored).model
-    assert not old.rpn_inside_only
-    assert old.rpn_best_below_bg
+    assert not old.form.rpn_inside_only
+    assert old.form.rpn_best_below_bg
     assert old.box_smooth_l1_beta == BETA

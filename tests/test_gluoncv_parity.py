@@ -15,10 +15,10 @@ from mxrcnn.data.voc import VOC_CLASSES
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.convert import ConvertRequest, convert, run_convert
 from mxrcnn.weights.names import COCO_CLASSES
-from symnet.bodies import resnet
-from symnet.faster_rcnn_fpn import GLUONCV
+from symnet.bodies import get_body
+from symnet.config.presets import GLUONCV_PYRAMID
 from symnet.machine import mx
-from symnet.parts.fpn import roi_levels
+from symnet.ops.rois import roi_levels
 from tests.test_convert import load_photos
 
 #: height and width of the photos: multiples of 32, so that nothing is padded, which gluoncv has not
@@ -81,7 +81,7 @@ def saved(name: str, path, **options):
 def test_anchors_of_the_pyramid():
     from gluoncv.model_zoo.rcnn.rpn.anchor import RPNAnchorGenerator
 
-    config = override(make_config("faster_rcnn_r50_fpn"), GLUONCV).model
+    config = override(make_config("faster_rcnn_r50_fpn"), GLUONCV_PYRAMID).model
     parts = []
     for stride, scale in zip((4, 8, 16, 32, 64), (2, 4, 8, 16, 32)):
         rows, columns = -(-96 // stride), -(-160 // stride)
@@ -102,18 +102,19 @@ def test_levels_of_rois():
 
 
 @pytest.mark.parametrize(
-    ("name", "depth", "form"),
+    ("name", "body"),
     [
-        *((f"resnet{depth}_v1b", depth, "torchvision") for depth in (18, 34, 50, 101)),
-        ("resnet50_v1d", 50, "v1d"),
+        *((f"resnet{depth}_v1b", f"resnet{depth}") for depth in (18, 34, 50, 101)),
+        ("resnet50_v1d", "resnet50_v1d"),
     ],
 )
-def test_resnet(name, depth, form, tmp_path, shared_data):
+def test_resnet(name, body, tmp_path, shared_data):
     net = saved(name, tmp_path / "a.params", use_global_stats=True)
     found = convert(ConvertRequest(str(tmp_path / "a.params"), ""))
-    assert (found.config.model.depth, found.config.model.body_form) == (depth, form)
+    assert found.config.model.body == body
     assert not found.flaws()
-    symbol = mx.sym.Group(resnet.resnet(mx.sym.Variable("data"), depth, "frozen", form))
+    maps = get_body(body).maps(mx.sym.Variable("data"), "frozen")
+    symbol = mx.sym.Group(list(maps.values()))
     for image in load_photos(shared_data, ODD):
         pixels = (image - np.float32(found.config.data.mean)) / np.float32(found.config.data.std)
         data = mx.nd.array(pixels.transpose(2, 0, 1)[None])
@@ -130,16 +131,16 @@ def test_resnet(name, depth, form, tmp_path, shared_data):
 
 #: gluoncv's detectors and the networks here; the first of each form by default
 DETECTORS = {
-    "faster_rcnn_resnet50_v1b_voc": "faster_rcnn_r50_v1b",
+    "faster_rcnn_resnet50_v1b_voc": "faster_rcnn_r50v1_c4",
     "faster_rcnn_fpn_resnet50_v1b_coco": "faster_rcnn_r50_fpn",
-    "mask_rcnn_resnet18_v1b_coco": "mask_rcnn_r50_v1b",
+    "mask_rcnn_resnet18_v1b_coco": "mask_rcnn_r50v1_c4",
     "mask_rcnn_fpn_resnet18_v1b_coco": "mask_rcnn_r50_fpn",
     "mask_rcnn_fpn_syncbn_resnet18_v1b_coco": "mask_rcnn_r50_fpn",
     "mask_rcnn_fpn_syncbn_mobilenet1_0_coco": "mask_rcnn_r50_fpn",
-    "faster_rcnn_resnet50_v1b_coco": "faster_rcnn_r50_v1b",
-    "mask_rcnn_resnet50_v1b_coco": "mask_rcnn_r50_v1b",
+    "faster_rcnn_resnet50_v1b_coco": "faster_rcnn_r50v1_c4",
+    "mask_rcnn_resnet50_v1b_coco": "mask_rcnn_r50v1_c4",
     "mask_rcnn_fpn_resnet50_v1b_coco": "mask_rcnn_r50_fpn",
-    "mask_rcnn_resnet101_v1d_coco": "mask_rcnn_r50_v1b",
+    "mask_rcnn_resnet101_v1d_coco": "mask_rcnn_r50v1_c4",
     "mask_rcnn_fpn_resnet101_v1d_coco": "mask_rcnn_r101_fpn",
     "faster_rcnn_fpn_syncbn_resnet50_v1b_coco": "faster_rcnn_r50_fpn",
     "faster_rcnn_fpn_syncbn_resnet101_v1d_coco": "faster_rcnn_r101_fpn",
@@ -156,7 +157,7 @@ def test_detectors(name, tmp_path, shared_data, monkeypatch):
     # its RoIAlign of pyramids leaves rows unwritten on the CPU, unless this operator is missing
     monkeypatch.delattr(mx.nd.contrib, "box_encode")
     limit = f"rpn_post_nms_top_n_test={ROIS}"
-    words = ("short_side=0", "long_side=0", "box_pre_nms_top_n=100000", limit)
+    words = ("short_side=0", "long_side=0", "pre_nms_top_n=100000", limit)
     asked = ConvertRequest(str(tmp_path / "a.params"), str(tmp_path / "run"), words=words)
     told, form = "\n".join(run_convert(asked)), name.rpartition("_")[2]
     assert (f"those of gluoncv's *_{form}" in told) == name.startswith("faster_rcnn_resnet")

@@ -11,7 +11,7 @@ from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from symnet import get_detector
 from symnet.geometry.boxes import BoxCoder, clip_boxes, iou
 from symnet.machine import mx
-from symnet.parts.roi import decode_boxes, detections
+from symnet.parts.detections import decode_boxes, detections
 from tests.reference import slow_detections
 
 
@@ -108,11 +108,11 @@ def config():
     settings = {
         "model.num_classes": 4,
         "model.width": 0.05,
-        "model.fc_dim": 32,
+        "model.box_head_dim": 32,
         "model.anchor_scales": (1, 2, 4),
         "model.rpn_min_size": 4,
-        "model.rpn_post_topk_test": 40,
-        "model.test_max_detections": 30,
+        "model.rpn_post_nms_top_n_test": 40,
+        "model.detections_per_img": 30,
         "data.class_names": CLASSES,
         "data.short_side": 96,
         "data.long_side": 160,

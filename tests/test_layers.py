@@ -6,27 +6,20 @@ import numpy as np
 import pytest
 
 from symnet.machine import has_bf16, mx
-from symnet.parts import layers
-from symnet.parts.layers import (
+from symnet.ops import precision as precision_module
+from symnet.ops.precision import (
     BFLOAT16,
     PRECISIONS,
-    binary_cross_entropy,
-    constant,
-    conv,
-    conv_levels,
-    conv_norm,
-    deconv,
-    fc,
+    exact_layers,
     float32,
-    fold_norms,
-    group_norm_levels,
-    mean_loss,
-    norm,
     precision,
-    relu,
-    shared_parameters,
-    softplus,
+    unsafe_layers,
 )
+from symnet.ops.tensors import constant, softplus
+from symnet.parts import norms
+from symnet.parts.layers import conv, conv_levels, deconv, fc, relu, shared_parameters
+from symnet.parts.losses import binary_cross_entropy, mean_loss
+from symnet.parts.norms import conv_norm, fold_norms, group_norm_levels, norm
 from tests.test_losses import numeric_gradient
 
 needs_bf16 = pytest.mark.skipif(
@@ -157,7 +150,7 @@ def test_layers_that_predict_are_known():
         maps = conv(conv(data, "hidden", 4), "map", 2, kernel=1, predicts=True)
         levels = conv_levels([maps], "levels", 2, predicts=True)
         rows = fc(fc(levels[0], "fc", 8), "score", 3, predicts=True)
-    assert set(layers.exact_layers(rows)) == {"map", "levels.0", "score"}
+    assert set(exact_layers(rows)) == {"map", "levels.0", "score"}
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -405,7 +398,7 @@ def twice(kind: str) -> mx.sym.Symbol:
             return relu(conv_norm(data, "c", "n", 4, kind=kind, channels=4), "relu")
 
 
-@pytest.mark.parametrize("kind", layers.NORMS)
+@pytest.mark.parametrize("kind", norms.NORMS)
 def test_two_passes_share_their_parameters(kind):
     both, once = twice(kind), conv_norm(mx.sym.Variable("data"), "c", "n", 4, kind=kind, channels=4)
     assert both.list_arguments() == once.list_arguments()
@@ -435,7 +428,7 @@ def test_norms_of_two_passes_are_folded_once():
     with precision("int8"):
         stored = twice("frozen")
     rng = np.random.default_rng(0)
-    leaves = (*(f"n_{leaf}" for leaf in layers.STATISTICS), "c_weight")
+    leaves = (*(f"n_{leaf}" for leaf in norms.STATISTICS), "c_weight")
     params = {
         n: mx.nd.array(rng.uniform(0.5, 1, (4, 4, 3, 3)[: 1 + 3 * ("c_" in n)])) for n in leaves
     }
@@ -509,8 +502,8 @@ def test_constant(values):
 def test_maps_on_which_onednn_corrupts_memory_are_refused(
     monkeypatch, cells, filters, amx, refused
 ):
-    monkeypatch.setattr(layers, "uses_amx", lambda: amx)
-    with layers.precision("bf16"):
-        hidden = layers.conv(mx.sym.Variable("data"), "three", 32)
-        symbol = layers.conv(hidden, "one", filters, kernel=1)
-    assert layers.unsafe_layers(symbol, "bf16", data=(1, 3, *cells)) == ["one"] * refused
+    monkeypatch.setattr(precision_module, "uses_amx", lambda: amx)
+    with precision("bf16"):
+        hidden = conv(mx.sym.Variable("data"), "three", 32)
+        symbol = conv(hidden, "one", filters, kernel=1)
+    assert unsafe_layers(symbol, "bf16", data=(1, 3, *cells)) == ["one"] * refused

@@ -13,8 +13,8 @@ from symnet import get_detector
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.targets import pad_objects
 from symnet.machine import mx
+from symnet.parts.heads import roi_losses
 from symnet.parts.metrics import rcnn_metrics
-from symnet.parts.roi import roi_losses
 from symnet.parts.rpn import rpn_head, rpn_losses
 
 IGNORE = -1
@@ -64,7 +64,7 @@ def backward(symbol, **values):
 def rpn_case(images, seed=0):
     """The head of 3 anchors on a map of 2 x 4 cells, and values for all its inputs."""
     rng = np.random.default_rng(seed)
-    head = rpn_head(mx.sym.Variable("feature"), num_anchors=3, width=0.01)
+    head = rpn_head(mx.sym.Variable("feature"), num_anchors=3, channels=8)
     labels = [mx.sym.Variable(name) for name in ("label", "bbox_target", "bbox_weight")]
     symbol = mx.sym.Group(rpn_losses(head, *labels, num_samples=10 * images))
     shapes, _, _ = symbol.infer_shape(feature=(images, 5, 2, 4), bbox_weight=(images, 12, 2, 4))
@@ -213,14 +213,14 @@ def config():
     return get_detector("faster_rcnn_vgg16").config(
         num_classes=4,
         width=0.05,
-        fc_dim=32,
+        box_head_dim=32,
         anchor_scales=(1, 2),
-        rpn_batch_rois=24,
-        rpn_post_topk=20,
+        rpn_batch_size_per_image=24,
+        rpn_post_nms_top_n_train=20,
         rpn_min_size=2,
-        rcnn_batch_rois=40,
-        rcnn_fg_fraction=1.0,
-        rcnn_dropout=0.0,
+        box_batch_size_per_image=40,
+        box_positive_fraction=1.0,
+        box_dropout=0.0,
     )
 
 
@@ -246,7 +246,7 @@ def train_pass(config, images, box_std=0.05):
 def test_gradients_of_a_batch_are_the_mean_of_its_images(config, seeds):
     images = {seed: one_image(config, seed) for seed in set(seeds)}
     for image in images.values():
-        assert (image["label"] >= 0).sum() == config.rpn_batch_rois
+        assert (image["label"] >= 0).sum() == config.rpn_batch_size_per_image
     single = {seed: train_pass(config, [image]) for seed, image in images.items()}
     outputs, batch = train_pass(config, [images[seed] for seed in seeds])
     for place, seed in enumerate(seeds):
@@ -278,7 +278,7 @@ def test_without_objects_the_box_losses_are_exactly_0(config, images):
 @pytest.mark.parametrize("proposals", [20, 3])
 def test_the_class_loss_in_the_log_is_the_one_that_is_trained(config, proposals):
     """Also where there are fewer proposals than RoIs to sample, as in small images."""
-    config = replace(config, rpn_post_topk=proposals)
+    config = replace(config, rpn_post_nms_top_n_train=proposals)
     image = one_image(config, 4)
     outputs, gradients = train_pass(config, [image])
     label = outputs["label_blockgrad"]
@@ -303,7 +303,7 @@ def test_the_box_head_s_gradients_in_the_graph(config):
     label = outputs["label_blockgrad"][0]
     one_hot = np.eye(config.num_classes)[np.maximum(label, 0).astype(int)]
     difference = (outputs["cls_prob_reshape"][0] - one_hot) * (label >= 0)[:, None]
-    expected = difference.sum(axis=0) / config.rcnn_batch_rois
+    expected = difference.sum(axis=0) / config.box_batch_size_per_image
     np.testing.assert_allclose(gradients["cls_score_bias"], expected, atol=1e-5)
     boxes = gradients["bbox_pred_bias"].reshape(-1, 4)
     seen = np.isin(np.arange(config.num_classes), label[label > 0])

@@ -11,11 +11,12 @@ import pytest
 
 import symnet.ops.mask_target  # noqa: F401 - registers the operator
 from symnet import get_detector
+from symnet.config.two_stage import MaskPyramidForm
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.masks import crop_and_resize, mini_masks, pack
 from symnet.geometry.targets import pad_objects
 from symnet.machine import mx
-from symnet.parts.roi import mask_loss, of_class
+from symnet.parts.heads import mask_loss, of_class
 from tests.conftest import REPO
 from tests.reference import slow_crop
 from tests.test_losses import backward, numeric_gradient
@@ -183,20 +184,20 @@ def test_the_channel_of_each_class():
 # --- whole graphs -------------------------------------------------------------------------------
 
 SLIM = {
-    "depth": 18,
+    "body": "resnet18",
     "num_classes": 4,
     "fpn_channels": 16,
     "trainable_layers": 5,
     "anchor_sizes": (12, 24, 48, 64, 96),
-    "rpn_pre_nms_top_n": 60,
-    "rpn_post_nms_top_n": 40,
+    "rpn_pre_nms_top_n_train": 60,
+    "rpn_post_nms_top_n_train": 40,
     "rpn_pre_nms_top_n_test": 40,
     "rpn_post_nms_top_n_test": 30,
     "rpn_batch_size_per_image": 32,
     "box_head_dim": 24,
     "box_batch_size_per_image": 16,
-    "box_score_thresh": 0.0,
-    "box_detections_per_img": 12,
+    "score_thresh": 0.0,
+    "detections_per_img": 12,
 }
 SLIM_MASKS = {"mask_channels": 16, "mask_layers": 1}
 DETECTORS = ("faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn")
@@ -449,7 +450,7 @@ def test_detections_of_any_shape_and_number_of_images(testing, case):
     images, size = CASES[case]
     inputs = testing.inputs(images, size)
     found = testing(inputs)
-    top = testing.config.box_detections_per_img
+    top = testing.config.detections_per_img
     boxes, scores, classes = (found[f"det_{n}"] for n in ("boxes", "scores", "classes"))
     assert boxes.shape == (images, top, 4)
     assert found["proposals"].shape == (images, testing.config.rpn_post_nms_top_n_test, 4)
@@ -507,7 +508,8 @@ def test_a_saved_test_graph_gives_the_same_without_this_project(testing, tmp_pat
 def test_images_in_which_nothing_is_found():
     """No proposal is good enough: all rows are empty, and masks are finite."""
     testing = Inference("mask_rcnn_r50_fpn")
-    settings = {**SLIM, **SLIM_MASKS, "rpn_score_thresh": 1.0, "box_min_size": 0.0}
+    settings = {**SLIM, **SLIM_MASKS, "rpn_score_thresh": 1.0}
+    settings["form"] = MaskPyramidForm(box_min_size=0.0)
     testing.config = testing.detector.config(**settings)
     testing.symbol = testing.detector.test_symbol(testing.config)
     found = testing(testing.inputs(2, (64, 96)))

@@ -172,7 +172,7 @@ def learnt_boxes(name, config, gt_boxes, size):
     if "label" not in found:
         fg = found["rpn_label"] == 1
         anchors = config.anchors.grid(*size)[fg]
-        return BoxCoder(config.rpn_bbox_stds).decode(anchors, found["rpn_bbox_target"][fg])
+        return BoxCoder(config.form.rpn_bbox_stds).decode(anchors, found["rpn_bbox_target"][fg])
     rows, columns = (side // 16 for side in size)
     fg = found["label"].reshape(-1, rows, columns).transpose(1, 2, 0).ravel() == 1
     targets = found["bbox_target"].reshape(-1, 4, rows, columns).transpose(2, 3, 0, 1)
@@ -185,7 +185,7 @@ def test_which_detectors_give_each_object_an_anchor_of_its_own(name):
     """As docs/targets.md says: of a tiny object inside a large one, which every anchor prefers."""
     gt_boxes = np.float32([[256, 256, 384, 384, 1], [310, 310, 316, 316, 2]])
     config = make_config(name).model
-    cases = [(config, hasattr(config, "rpn_fg_overlap"))]
+    cases = [(config, not hasattr(config, "rpn_own_anchor"))]
     if not cases[0][1]:
         cases.append((replace(config, rpn_own_anchor=True), True))
     for model, has_own in cases:

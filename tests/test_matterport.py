@@ -14,11 +14,11 @@ from mxrcnn.weights.formats import WeightsError
 from mxrcnn.weights.matterport import _converted, _layers, detector, layout
 from mxrcnn.weights.sources import network_shapes
 from symnet import get_detector
-from symnet.bodies import resnet
+from symnet.bodies import get_body, resnet
 from symnet.geometry.anchors import PyramidAnchors
 from symnet.machine import mx
-from symnet.parts.fpn import roi_align_levels, roi_levels
-from symnet.parts.layers import NORM_EPS
+from symnet.ops.rois import roi_align_levels, roi_levels
+from symnet.parts.norms import NORM_EPS
 
 
 def evaluated(symbol, **inputs):
@@ -205,7 +205,7 @@ def test_anchors_end_at_their_last_pixel():
 
 
 def test_strides_are_in_the_first_convolution_and_the_stem_pads_at_the_end():
-    body = resnet.resnet(mx.sym.Variable("data"), 50, "frozen", "keras")[-1]
+    body = get_body("resnet50_keras").maps(mx.sym.Variable("data"), "frozen")[32]
     attributes = body.attr_dict()
     for block in ("layer2", "layer3", "layer4"):
         strides = [attributes[f"{resnet.PREFIX}{block}.0.conv{i}"]["stride"] for i in (1, 2, 3)]
@@ -225,14 +225,14 @@ def test_strides_are_in_the_first_convolution_and_the_stem_pads_at_the_end():
 
 
 def test_a_roi_becomes_an_object_of_its_best_class_only():
-    shared = {"model.num_classes": 6, "model.box_score_thresh": 0.0, "model.box_nms_thresh": 1.0}
+    shared = {"model.num_classes": 6, "model.score_thresh": 0.0, "model.nms_thresh": 1.0}
     shared["model.rpn_post_nms_top_n_test"] = 20
     detector = get_detector("faster_rcnn_r50_fpn")
     counts = []
     for best_class in (False, True):
-        settings = {**detector.quick, **shared, "model.box_best_class": best_class}
+        settings = {**detector.quick, **shared, "model.form.box_best_class": best_class}
         config = override(make_config(detector.name), settings)
-        config = override(config, {"model.box_detections_per_img": 2000})
+        config = override(config, {"model.detections_per_img": 2000})
         symbol = detector.test_symbol(config.model)
         rng = np.random.default_rng(0)
         arrays = {n: rng.normal(0, 0.03, s) for n, s in network_shapes(config).items()}

@@ -267,7 +267,7 @@ def test_what_cannot_be_wanted(classic, options, message):
 
 
 def test_the_network_s_own_limit_is_told(classic):
-    rows = classic.config.model.test_max_detections
+    rows = classic.config.model.detections_per_img
     image = images()[0]
     assert len(classic.predict(image)) == rows
     with pytest.warns(UserWarning, match=f"the network itself gives at most {rows}"):

@@ -10,8 +10,8 @@ from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, p
 from symnet.geometry.boxes import BoxCoder
 from symnet.geometry.targets import RPNSampling, rpn_targets
 from symnet.machine import mx
-from symnet.parts.metrics import pyramid_metrics
-from symnet.parts.roi import box_head_losses
+from symnet.parts.heads import box_head_losses
+from symnet.parts.metrics import two_stage_metrics
 from symnet.parts.rpn import ProposalFilter, PyramidRPN, pyramid_proposals, pyramid_rpn_losses
 from tests.reference import slow_iou, slow_matcher, slow_pyramid_proposals
 from tests.test_losses import backward, cross_entropy, numeric_gradient, smooth_l1
@@ -522,5 +522,5 @@ def test_metrics_are_the_graph_s_losses_and_counts():
     for masks in (False, True):
         if masks:
             outputs["loss_mask"], expected["MaskLoss"] = mx.nd.array([0.75]), (0.75, 1)
-        pairs = pyramid_metrics(outputs, {})
+        pairs = two_stage_metrics(outputs, {})
         assert {n: (a.asscalar(), b.asscalar()) for n, (a, b) in pairs.items()} == expected

@@ -37,7 +37,7 @@ COMMON = {"data.short_side": 256, "data.long_side": 320, "data.class_names": ("d
 def small_config(network):
     detector = get_detector(network)
     config = override(make_config(network), {**detector.quick, "model.num_classes": 3, **COMMON})
-    names = ("test_score_thresh", "score_thresh")
+    names = ("score_thresh", "score_thresh")
     thresholds = {f"model.{name}": 0.0 for name in names if hasattr(config.model, name)}
     return override(config, thresholds)
 

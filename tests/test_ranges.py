@@ -30,48 +30,36 @@ WRONG = {
     "trainable_layers": (-1, 6),
     "units": ((3, 4, 6), (3, 4, 6, 3, 1), (3, 4, 0, 3)),
     "width": (0.0, -1.0, INF, NAN),
-    "fc_dim": (0,),
+    "box_head_dim": (0,),
     "fpn_channels": (0, -256),
     "anchor_sizes": ((32, 64, 128, 256), (32, 64, 128, 256, 512, 1024), (32, 64, 0, 256, 512), ()),
     "anchor_scales": ((), (8, -16), (8, NAN)),
     "anchor_ratios": ((), (0.5, 0)),
     "size_range": ((4.0,), (4.0, 8.0, 16.0), (8.0, 4.0), (4.0, 7.0), (0.0, 4.0)),
-    "centre_radius": (-0.5,),
+    "center_sampling_radius": (-0.5,),
     "rpn_channels": (-1,),
-    "rpn_batch_rois": (0,),
     "rpn_batch_size_per_image": (0,),
-    "rpn_fg_fraction": (-0.1, 1.5),
-    "rpn_positive_fraction": (2.0,),
-    "rpn_fg_overlap": (1.1, 0.2),  # the other is 0.3
-    "rpn_bg_overlap": (-0.1, 0.8),  # the other is 0.7
-    "rpn_fg_iou_thresh": (1.1, 0.2),
-    "rpn_bg_iou_thresh": (-0.1, 0.8),
+    "rpn_positive_fraction": (-0.1, 1.5, 2.0),
+    "rpn_fg_iou_thresh": (1.1, 0.2),  # the other is 0.3
+    "rpn_bg_iou_thresh": (-0.1, 0.8),  # the other is 0.7
     "rpn_bbox_stds": ((1.0, 1.0, 1.0), (1.0, 1.0, 0.0, 1.0)),
     "rpn_smooth_l1_beta": (0.0,),
     "box_smooth_l1_beta": (0.0, -1.0),
     "rpn_nms_thresh": (-0.1, 1.1, NAN),
     "rpn_score_thresh": (-0.1, 1.1),
     "rpn_min_size": (-1,),
-    "rpn_pre_topk": (-2,),
-    "rpn_post_topk": (0,),
-    "rpn_post_topk_test": (0, -1),
-    "rpn_pre_nms_top_n": (0, -1),
-    "rpn_post_nms_top_n_test": (0,),
-    "rcnn_batch_rois": (0,),
-    "rcnn_fg_fraction": (2.0, -0.5),
-    "rcnn_fg_overlap": (1.5,),
-    "rcnn_bbox_stds": ((0.1, 0.1, 0.2), (0.1, 0.1, 0.2, -0.2)),
-    "rcnn_pooled_size": (0,),
-    "rcnn_dropout": (-0.1, 1.0),
+    "rpn_pre_nms_top_n_train": (-2,),
+    "rpn_post_nms_top_n_train": (0,),
+    "rpn_post_nms_top_n_test": (0, -1),
     "box_batch_size_per_image": (0,),
     "box_positive_fraction": (2.0, -0.5),
     "box_fg_iou_thresh": (1.5,),
-    "box_bbox_stds": ((0.1,) * 5,),
+    "box_bbox_stds": ((0.1, 0.1, 0.2), (0.1, 0.1, 0.2, -0.2), (0.1,) * 5),
     "box_roi_size": (0,),
+    "box_dropout": (-0.1, 1.0),
     "box_sampling_ratio": (-1,),
     "box_canonical_size": (0.0,),
     "box_head_convs": (-1,),
-    "box_head_dim": (0,),
     "bbox_log_clip": (-1.0,),
     "mask_channels": (0,),
     "mask_layers": (-1,),
@@ -82,26 +70,22 @@ WRONG = {
     "focal_alpha": (1.5,),
     "focal_gamma": (-2.0,),
     "box_loss_weight": (-1.0,),
-    "test_score_thresh": (-0.1, 1.1),
-    "box_score_thresh": (-0.1, 1.1, NAN),
-    "score_thresh": (1.1,),
-    "test_nms_thresh": (1.5,),
-    "box_nms_thresh": (1.5,),
-    "nms_thresh": (-0.5,),
-    "test_pre_nms_top_n": (-2,),
-    "box_pre_nms_top_n": (-2,),
-    "pre_nms_top_n": (0, -1),
-    "test_max_detections": (0,),
-    "box_detections_per_img": (0,),
+    "score_thresh": (-0.1, 1.1, NAN),
+    "nms_thresh": (1.5, -0.5),
+    "pre_nms_top_n": (-2,),
     "detections_per_img": (0,),
     "sampling_seed": (-1,),
 }
 
 #: what only some networks refuse
 OWN = {
-    "faster_rcnn_r50_v1b": {"rpn_channels": (0,)},
-    "mask_rcnn_r50_v1b": {"rpn_channels": (0,), "box_positive_fraction": (0.0, 0.003)},
-    "mask_rcnn_r50_fpn": {"box_positive_fraction": (0.0, 0.0009)},
+    "faster_rcnn_r50v1_c4": {"rpn_channels": (0,), "rpn_pre_nms_top_n_test": (0, -1)},
+    "mask_rcnn_r50v1_c4": {"rpn_channels": (0,), "box_positive_fraction": (0.0, 0.003)},
+    "mask_rcnn_r50_fpn": {
+        "box_positive_fraction": (0.0, 0.0009),
+        "rpn_pre_nms_top_n_train": (0, -1),
+    },
+    "fcos_r50_fpn": {"pre_nms_top_n": (0, -1)},
 }
 
 
@@ -124,7 +108,9 @@ def test_values_out_of_range_are_named(network):
             for value in values if name in number_fields(network) else ():
                 with pytest.raises(ConfigError) as caught:
                     override(config, {f"model.{name}": value})
-                found = re.match(r"model\.(\w+)=(.+?): (must|leaves|objects) .+", str(caught.value))
+                found = re.match(
+                    r"model\.([\w.]+)=(.+?): (must|leaves|objects) .+", str(caught.value)
+                )
                 assert found, str(caught.value)
                 assert name in str(caught.value)
                 seen += 1
@@ -145,8 +131,8 @@ def test_every_number_has_a_range_and_every_range_a_number():
         ("fcos_r50_fpn", "trainable_layers", 6, "at least 0 and at most 5"),
         ("mask_rcnn_r50_fpn", "anchor_sizes", (8.0,) * 4, "five numbers, each above 0"),
         ("faster_rcnn_vgg16", "num_classes", 1, "at least 2"),
-        ("faster_rcnn_vgg16", "rcnn_fg_fraction", 2.0, "at least 0 and at most 1"),
-        ("faster_rcnn_zf", "rcnn_dropout", 1.0, "at least 0 and below 1"),
+        ("faster_rcnn_vgg16", "box_positive_fraction", 2.0, "at least 0 and at most 1"),
+        ("faster_rcnn_zf", "box_dropout", 1.0, "at least 0 and below 1"),
         ("faster_rcnn_r50_fpn", "rpn_fg_iou_thresh", 0.2, r"above model\.rpn_fg_iou_thresh=0.2"),
     ],
 )

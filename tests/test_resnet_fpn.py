@@ -7,15 +7,21 @@ import pytest
 
 from mxrcnn.weights.torchvision import from_torchvision
 from symnet import get_detector
-from symnet.bodies.mobilenet import mobilenet
-from symnet.bodies.resnet import frozen, resnet
+from symnet.bodies import get_body
 from symnet.geometry.anchors import PyramidAnchors, pyramid_sizes
 from symnet.machine import mx
-from symnet.parts.fpn import best, fpn, quotient, roi_align_levels, roi_levels, take_rows
+from symnet.ops.rois import roi_align_levels, roi_levels
+from symnet.ops.tensors import best, quotient, take_rows
+from symnet.parts.fpn import fpn
 from tests.reference import slow_roi_level
 
 BODY = "backbone.body."
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def body_maps(body, norm):
+    """A body's maps, finest first."""
+    return mx.sym.Group(list(get_body(body).maps(mx.sym.Variable("data"), norm).values()))
 
 
 def forward(symbol, **values):
@@ -101,24 +107,25 @@ def named_here(shapes):
 @pytest.mark.parametrize("norm", ["frozen", "folded", "batch"])
 @pytest.mark.parametrize("depth", sorted(BLOCKS))
 def test_the_body_has_torchvision_s_parameters(depth, norm):
-    symbol = mx.sym.Group(resnet(mx.sym.Variable("data"), depth, norm))
+    symbol = body_maps(f"resnet{depth}", norm)
     assert parameters(symbol, data=(1, 3, 64, 64)) == named_here(torchvision_resnet(depth))
 
 
 @pytest.mark.parametrize("depth", sorted(BLOCKS))
 def test_mask_rcnn_has_torchvision_s_parameters(depth):
     detector = get_detector("mask_rcnn_r50_fpn")
-    config = detector.config(depth=depth, num_classes=7)
+    config = detector.config(body=f"resnet{depth}", num_classes=7)
     expected = named_here({**torchvision_resnet(depth), **torchvision_heads(depth, 7)})
     inputs = {"data": (1, 3, 64, 96), "im_info": (1, 3)}
     assert parameters(detector.test_symbol(config), **inputs) == expected
     box = get_detector("faster_rcnn_r50_fpn")
     expected = {name: shape for name, shape in expected.items() if ".mask_" not in name}
-    assert parameters(box.test_symbol(box.config(depth=depth, num_classes=7)), **inputs) == expected
+    config = box.config(body=f"resnet{depth}", num_classes=7)
+    assert parameters(box.test_symbol(config), **inputs) == expected
 
 
 def test_group_norm_has_scales_and_shifts_alone():
-    symbol = mx.sym.Group(resnet(mx.sym.Variable("data"), 18, "group"))
+    symbol = body_maps("resnet18", "group")
     expected = named_here(torchvision_resnet(18))
     expected = {name: shape for name, shape in expected.items() if "_moving_" not in name}
     assert parameters(symbol, data=(1, 3, 64, 64)) == expected
@@ -169,28 +176,24 @@ def torchvision_trains(name, trainable_layers):
 @pytest.mark.parametrize("trainable_layers", range(6))
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_what_is_frozen(norm, trainable_layers):
-    counts = []
+    counts, body = [], get_body("resnet50")
     shapes = torchvision_resnet(50)
     for (theirs, shape), ours in zip(shapes.items(), named_here(shapes)):
         trained = torchvision_trains(theirs, trainable_layers)
         if norm == "frozen" and len(shape) == 1:
             trained = False  # FrozenBatchNorm2d has buffers, no parameters
-        assert frozen(ours, trainable_layers, norm) == (not trained), ours
+        assert body.is_frozen(ours, trainable_layers, norm) == (not trained), ours
         counts.append(trained)
     assert any(counts) == (trainable_layers > 0)
     assert all(counts) == (trainable_layers == 5 and norm != "frozen")
     for name in ("backbone.fpn.layer_blocks.0.0_weight", "roi_heads.box_head.fc6_bias"):
-        assert not frozen(name, trainable_layers, norm)
+        assert not body.is_frozen(name, trainable_layers, norm)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [lambda data: resnet(data, 50, "frozen", "v1d"), lambda data: mobilenet(data, "frozen")],
-    ids=["v1d", "mobilenet"],
-)
-def test_what_is_frozen_in_other_bodies(body):
+@pytest.mark.parametrize("name", ["resnet50_v1d", "mobilenet1_0"])
+def test_what_is_frozen_in_other_bodies(name):
     """The whole stem, and the stages in their order."""
-    names = mx.sym.Group(body(mx.sym.Variable("data"))).list_arguments()
+    names, frozen = body_maps(name, "frozen").list_arguments(), get_body(name).is_frozen
     weights = [name[len(BODY) :] for name in names if name.endswith("_weight")]
     for trainable_layers in range(6):
         trained = {w for w in weights if not frozen(BODY + w, trainable_layers, "frozen")}
@@ -205,7 +208,7 @@ def test_what_is_frozen_in_other_bodies(body):
     ("depth", "widths"), [(34, (64, 128, 256, 512)), (50, (256, 512, 1024, 2048))]
 )
 def test_shapes_of_the_body(depth, widths, size):
-    maps = mx.sym.Group(resnet(mx.sym.Variable("data"), depth, "frozen"))
+    maps = body_maps(f"resnet{depth}", "frozen")
     _, shapes, _ = maps.infer_shape(data=(2, 3, *size))
     expected = [(2, w, size[0] // s, size[1] // s) for w, s in zip(widths, (4, 8, 16, 32))]
     assert shapes == expected
@@ -500,7 +503,7 @@ def test_the_grid_cannot_be_changed():
 
 
 def test_the_pyramid_s_maps_have_the_sizes_of_its_anchors():
-    maps = resnet(mx.sym.Variable("data"), 18, "frozen")
+    maps = list(body_maps("resnet18", "frozen"))
     for size in ((32, 32), (352, 96), (64, 224)):
         _, shapes, _ = mx.sym.Group(fpn(maps, 16)).infer_shape(data=(1, 3, *size))
         assert [shape[2:] for shape in shapes] == pyramid_sizes(*size, 5)

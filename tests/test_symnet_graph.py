@@ -235,11 +235,11 @@ def test_pooled_size_must_be_square():
 
 
 @pytest.mark.parametrize(
-    ("width", "fc_dim", "channels"), [(1.0, 4096, 512), (0.25, 256, 128), (0.01, 16, 8)]
+    ("width", "box_head_dim", "channels"), [(1.0, 4096, 512), (0.25, 256, 128), (0.01, 16, 8)]
 )
-def test_narrow_variant(width, fc_dim, channels):
+def test_narrow_variant(width, box_head_dim, channels):
     detector = get_detector("faster_rcnn_vgg16")
-    config = detector.config(width=width, fc_dim=fc_dim)
+    config = detector.config(width=width, box_head_dim=box_head_dim)
     data = {"data": (1, 3, 64, 96), "im_info": (1, 3)}
     train, _ = inferred(detector.train_symbol(config, 1), **data, gt_boxes=(1, 2, 5))
     test, _ = inferred(detector.test_symbol(config), **data)
@@ -247,9 +247,9 @@ def test_narrow_variant(width, fc_dim, channels):
         assert shapes["conv1_1_weight"][0] == max(8, round(64 * width))
         assert shapes["conv5_3_weight"][0] == channels
         assert shapes["rpn_conv_3x3_weight"][:2] == (channels, channels)
-        assert shapes["fc6_weight"] == (fc_dim, channels * 49)
-        assert shapes["fc7_weight"] == (fc_dim, fc_dim)
-        assert shapes["cls_score_weight"] == (21, fc_dim)
+        assert shapes["fc6_weight"] == (box_head_dim, channels * 49)
+        assert shapes["fc7_weight"] == (box_head_dim, box_head_dim)
+        assert shapes["cls_score_weight"] == (21, box_head_dim)
 
 
 def test_perfect_answers_to_the_labels_are_the_objects():
@@ -320,13 +320,12 @@ SIZE, IMAGES, CAPACITY = (96, 160), 2, 6  # see symnet.parts.layers.UNSAFE_CELLS
 #: what makes a detector's quick settings quicker, and finds something untrained, where it has it
 SLIM = {
     "width": 0.25,
-    "fc_dim": 64,
-    "rcnn_batch_rois": 24,
-    "rpn_pre_topk": 500,
-    "rpn_post_topk": 100,
-    "rpn_pre_topk_test": 200,
-    "rpn_post_topk_test": 50,
-    "box_score_thresh": 0.0,
+    "box_head_dim": 64,
+    "box_batch_size_per_image": 24,
+    "rpn_pre_nms_top_n_train": 500,
+    "rpn_post_nms_top_n_train": 100,
+    "rpn_pre_nms_top_n_test": 200,
+    "rpn_post_nms_top_n_test": 50,
     "score_thresh": 0.0,
 }
 

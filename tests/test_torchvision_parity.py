@@ -20,9 +20,10 @@ from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.torchvision import from_torchvision, torchvision_name
 from symnet import get_detector
-from symnet.faster_rcnn_fpn import box_head, trunk
+from symnet.faster_rcnn_fpn import box_features, pyramid
 from symnet.geometry.masks import encode, paste
 from symnet.machine import mx
+from symnet.two_stage import Stages, box_head
 
 NETWORKS = {"faster": "faster_rcnn_r50_fpn", "mask": "mask_rcnn_r50_fpn"}
 
@@ -122,8 +123,10 @@ def test_the_graph_stage_by_stage(golden):
 def test_the_box_head_on_the_same_rois(golden):
     """On torchvision's proposals: ours differ by up to 0.001 pixels, which the head amplifies."""
     rois = [np.insert(golden.values[f"proposals.{image}"], 0, image, axis=1) for image in range(2)]
-    stages = trunk(golden.config.model, train=False)
-    head = mx.sym.Group(box_head(golden.config.model, stages.pyramid, mx.sym.Variable("rois")))
+    model = golden.config.model
+    maps = pyramid(model, mx.sym.Variable("data"), train=False)
+    stages = Stages(pyramid, box_features)
+    head = mx.sym.Group(box_head(stages, model, maps, mx.sym.Variable("rois"), train=False))
     found = forward(golden, ["box_pool", *BOX.values()], head, rois=np.concatenate(rois))
     assert_close(found["box_pool"][:1000:125], golden.values["box_pool"])
     for key, name in BOX.items():

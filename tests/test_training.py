@@ -22,7 +22,7 @@ from mxrcnn.training.metrics import NonFiniteLossError, RunningMetrics
 from mxrcnn.training.network import seeded_model
 from mxrcnn.training.run import prepare
 from mxrcnn.training.trainer import Trainer
-from symnet.faster_rcnn_vgg16 import DETECTOR
+from symnet import get_detector
 from symnet.machine import mx
 from tests.factories import TINY, tiny_config
 
@@ -76,7 +76,7 @@ def test_the_six_metrics_equal_slow_ones():
         "bbox_loss_reshape": loss,
         "label_blockgrad": label,
     }
-    pairs = DETECTOR.metrics(
+    pairs = get_detector("faster_rcnn_vgg16").metrics(
         {name: mx.nd.array(value) for name, value in outputs.items()},
         {"label": mx.nd.array(rpn_label)},
     )
@@ -98,7 +98,7 @@ def test_the_six_metrics_equal_slow_ones():
 
 
 def test_metrics_of_a_batch_without_any_label():
-    pairs = DETECTOR.metrics(
+    pairs = get_detector("faster_rcnn_vgg16").metrics(
         {
             "rpn_cls_prob": mx.nd.ones((1, 2, 2, 2)) / 2,
             "rpn_bbox_loss": mx.nd.zeros((1, 4, 2, 2)),
@@ -108,7 +108,7 @@ def test_metrics_of_a_batch_without_any_label():
         },
         {"label": -mx.nd.ones((1, 4))},
     )
-    metrics = RunningMetrics(DETECTOR.losses)
+    metrics = RunningMetrics(get_detector("faster_rcnn_vgg16").losses)
     metrics.add(0, ("a",), {name: [pair] for name, pair in pairs.items()})
     metrics.absorb(everything=True)
     means = metrics.take()
@@ -425,12 +425,12 @@ def test_four_images_can_be_learnt_by_heart(tmp_path):
             "data.long_side": 192,
             "data.std": (58.4, 57.1, 57.4),
             "model.width": 0.25,
-            "model.fc_dim": 256,
+            "model.box_head_dim": 256,
             "model.anchor_scales": (2, 4, 6),
-            "model.rcnn_batch_rois": 64,
-            "model.rpn_post_topk": 200,
-            "model.rpn_pre_topk_test": 1000,
-            "model.rpn_post_topk_test": 100,
+            "model.box_batch_size_per_image": 64,
+            "model.rpn_post_nms_top_n_train": 200,
+            "model.rpn_pre_nms_top_n_test": 1000,
+            "model.rpn_post_nms_top_n_test": 100,
             "train.batch_size": 4,
             "train.epochs": 160,
             "train.lr": 0.02,

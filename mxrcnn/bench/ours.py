@@ -31,7 +31,7 @@ from symnet import get_detector
 from symnet.detector import parameter_shapes
 from symnet.geometry.masks import unpack
 from symnet.machine import PATCHED, mx
-from symnet.parts.layers import BFLOAT16
+from symnet.ops.precision import BFLOAT16
 
 #: the side of the square matrices whose product is the machine's ceiling
 MATRIX = 4096

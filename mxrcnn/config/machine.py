@@ -8,7 +8,7 @@ from mxrcnn.config.sections import ConfigError
 from symnet.machine import mx
 from symnet.machine.cores import has_bf16
 from symnet.machine.install import install_extra
-from symnet.parts.layers import UNSAFE_CELLS, unsafe_layers
+from symnet.ops.precision import UNSAFE_CELLS, unsafe_layers
 
 
 def check_precision(name: str) -> None:

@@ -14,12 +14,6 @@ from typing import Any, Literal
 
 from mxrcnn.config.sections import Config, fields_of
 
-_SCORE = ("model.test_score_thresh", "model.box_score_thresh", "model.score_thresh")
-_NMS = ("model.test_nms_thresh", "model.box_nms_thresh", "model.nms_thresh")
-_DETECTIONS = (
-    *("model.test_max_detections", "model.box_detections_per_img"),
-    "model.detections_per_img",
-)
 _SIDES = ("data.short_side", "data.long_side")
 
 #: our names -> the names in other toolkits (detectron2, mmdetection, torchvision, ultralytics,
@@ -37,7 +31,7 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     "gradient_clip_val max_norm max_grad_norm",
     ("train.warmup_steps",): "warmup warmup_iters warmup_epochs",
     ("train.warmup_factor",): "warmup_ratio warmup_lr start_factor warmup_bias_lr",
-    ("train.fixed", "model.trainable_layers"): "freeze frozen freeze_at frozen_stages "
+    ("model.trainable_layers", "train.fixed"): "freeze frozen freeze_at frozen_stages "
     "freeze_layers fixed_params fixed_param_prefix trainable_backbone_layers",
     ("train.pretrained",): "weights checkpoint ckpt load_from init_checkpoint "
     "pretrained_weights weights_backbone backbone_weights",
@@ -62,12 +56,13 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("data.mean",): "pixel_mean pixel_means img_mean image_mean",
     ("data.std",): "pixel_std pixel_stds img_std image_std",
     ("data.pad_multiple",): "size_divisor size_divisibility pad_size_divisor",
-    _SCORE: "conf conf_thres conf_threshold confidence score_threshold score_thr",
-    _NMS: "iou iou_thres iou_threshold nms nms_threshold nms_thr",
-    _DETECTIONS: "max_det max_dets max_detections max_per_img max_per_image",
+    ("model.score_thresh",): "conf conf_thres conf_threshold confidence score_threshold score_thr",
+    ("model.nms_thresh",): "iou iou_thres iou_threshold nms nms_threshold nms_thr",
+    ("model.detections_per_img",): "max_det max_dets max_detections max_per_img max_per_image",
     ("model.anchor_scales", "model.anchor_sizes"): "anchors scales sizes anchor_size",
     ("model.anchor_ratios",): "ratios aspect_ratios ratio",
-    ("--network",): "backbone model arch architecture net",
+    ("model.body",): "backbone",
+    ("--network",): "model arch architecture net",
     ("--num-workers",): "num_workers nw dataloader_workers workers_per_gpu",
     ("--gpus",): "device devices gpu gpu_ids gpu_id ctx",
     ("--out",): "output_dir save_dir work_dir project name prefix",

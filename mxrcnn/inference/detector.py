@@ -14,8 +14,9 @@ from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, load_arra
 from symnet import get_detector
 from symnet.detector import parameter_shapes
 from symnet.machine import mx
-from symnet.parts.layers import as_stored, fold_norms
-from symnet.parts.layers import precision as graph_precision
+from symnet.ops.precision import as_stored
+from symnet.ops.precision import precision as graph_precision
+from symnet.parts.norms import fold_norms
 
 
 def inference_symbol(config: Config, precision: str) -> mx.sym.Symbol:

@@ -29,7 +29,8 @@ from mxrcnn.runs.checkpoint import (
 from symnet import get_detector
 from symnet.detector import Shape, parameter_shapes
 from symnet.machine import mx
-from symnet.parts.layers import as_stored, exact_layers, fold_norms
+from symnet.ops.precision import as_stored, exact_layers
+from symnet.parts.norms import fold_norms
 
 PRECISIONS = ("int8", "bf16")
 

@@ -21,7 +21,8 @@ from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.machine import mx
-from symnet.parts.layers import SHARE, partial_batches, precision
+from symnet.ops.precision import precision
+from symnet.parts.losses import SHARE, partial_batches
 
 #: the outputs or labels of one device by name
 Arrays = dict[str, mx.nd.NDArray]

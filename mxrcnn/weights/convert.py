@@ -8,8 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
-from mxrcnn.config.overrides import find_detector, resolve
+from mxrcnn.config import (
+    Config,
+    ConfigError,
+    find_detector,
+    make_config,
+    override,
+    parse_settings,
+    resolve,
+)
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params
@@ -52,9 +59,10 @@ class Conversion:
     @property
     def needed(self) -> list[str]:
         """Missing parameters that the file should have: all, or the body's for a classifier."""
-        body = tuple(get_detector(self.config.network).body)
+        of_body = get_detector(self.config.network).of_body
         everything = bool(self.source.num_classes)
-        return [n for n in self.report.missing if everything or n.startswith(body)]
+        missing = self.report.missing
+        return [n for n in missing if everything or of_body(self.config.model, n)]
 
     def flaws(self) -> list[str]:
         """Why the file does not match the network exactly, in words; empty if it does."""

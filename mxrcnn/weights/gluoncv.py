@@ -10,13 +10,11 @@ import numpy as np
 
 from mxrcnn.weights.source import IMAGENET, OWN_CLASSES, Arrays, Source, fold_norm, left_out
 from mxrcnn.weights.torchvision import resnet_depth, resnet_networks
-from symnet.bodies.mobilenet import STAGES
+from symnet.bodies.mobilenet import BLOCKS
 from symnet.bodies.resnet import PREFIX as BODY
-from symnet.faster_rcnn_fpn import GLUONCV as FASTER_FPN
-from symnet.faster_rcnn_v1b import COCO
-from symnet.mask_rcnn_fpn import GLUONCV as MASK_FPN
+from symnet.config import presets
 from symnet.parts.fpn import PREFIX as FPN
-from symnet.parts.layers import NORM_EPS, STATISTICS
+from symnet.parts.norms import NORM_EPS, STATISTICS
 
 #: endings of gluoncv's names -> endings here
 _ENDINGS = {
@@ -48,7 +46,7 @@ _MOBILENET = dict(
             ("", 1),
             *(
                 (f"layer{stage}.{block}.", layer)
-                for stage, blocks in enumerate(STAGES, start=1)
+                for stage, blocks in enumerate(BLOCKS, start=1)
                 for block in range(len(blocks))
                 for layer in (1, 2)
             ),
@@ -171,17 +169,17 @@ def _origin(arrays: Arrays) -> dict[str, str]:
     return origin
 
 
-def _body(origin: dict[str, str]) -> tuple[str, dict[str, Any]] | None:
-    """The body's name in gluoncv, and its settings here; None if it is unknown."""
+def _body(origin: dict[str, str]) -> tuple[str, str] | None:
+    """The body's name in gluoncv, and its name here; None if it is unknown."""
     layers = [name.rpartition("_")[0] for name in origin if name.endswith("_weight")]
     names = [f"{layer[len(BODY) :]}.weight" for layer in layers if layer.startswith(BODY)]
     depth = resnet_depth(names)
     if depth and "conv1.weight" in names:
-        return f"ResNet-{depth} v1b", {"model.depth": depth, "model.body_form": "torchvision"}
+        return f"ResNet-{depth} v1b", f"resnet{depth}"
     if depth and "conv1.0.weight" in names:
-        return f"ResNet-{depth} v1d", {"model.depth": depth, "model.body_form": "v1d"}
+        return f"ResNet-{depth} v1d", f"resnet{depth}_v1d"
     if set(names) == {f"{before}conv{after}.weight" for before, after in _MOBILENET.values()}:
-        return "MobileNet 1.0", {"model.body": "mobilenet1_0"}
+        return "MobileNet 1.0", "mobilenet1_0"
     return None
 
 
@@ -193,10 +191,10 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
     body = _body(origin)
     if body is None:
         return None
-    title, settings = body
+    title, name = body
     return Source(
         f"gluoncv's {title} classifier",
-        resnet_networks(settings["model.depth"], settings["model.body_form"]),
+        resnet_networks(name),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
         left_out(arrays, origin, _LEFT_OUT),
@@ -246,15 +244,15 @@ def detector(arrays: Arrays) -> Source | None:
     has_heads = "rpn.head.cls_logits_weight" in origin and "class_predictor.weight" in arrays
     if body is None or not has_heads:
         return None
-    body_title, body_settings = body
+    body_title, body_name = body
     kind = "mask_rcnn" if "mask.mask.weight" in arrays else "faster_rcnn"
     is_fpn = f"{FPN}inner_blocks.0.0_weight" in origin
     params = _params(arrays, origin)
     _fold_norms(params, origin)
     folded = sum(" " in entries for entries in origin.values()) // 2
-    settings = {**_settings(arrays, params, kind), **body_settings}
-    layers = 101 if settings.get("model.depth") == 101 and is_fpn else 50
-    network = f"{kind}_r{layers}_{'fpn' if is_fpn else 'v1b'}"
+    settings = {**_settings(arrays, params, kind), "model.body": body_name}
+    layers = 101 if body_name.startswith("resnet101") else 50
+    network = f"{kind}_r{layers}_fpn" if is_fpn else f"{kind}_r50v1_c4"
     title = "Mask R-CNN" if kind == "mask_rcnn" else "Faster R-CNN"
     num_classes, notes = len(arrays["class_predictor.weight"]), []
     if folded:
@@ -287,10 +285,11 @@ def _settings(arrays: Arrays, params: Arrays, kind: str) -> dict[str, Any]:
     if kind == "mask_rcnn":
         settings["model.mask_channels"] = params[f"{_DECONV}_weight"].shape[1]
     if f"{FPN}inner_blocks.0.0_weight" in params:
-        form = MASK_FPN if kind == "mask_rcnn" else FASTER_FPN
+        masks = kind == "mask_rcnn"
+        form = presets.GLUONCV_MASK_PYRAMID if masks else presets.GLUONCV_PYRAMID
         return {**IMAGENET, **form, **settings, **_fpn_settings(arrays, params)}
     is_coco = _has_coco_form(kind, len(arrays["class_predictor.weight"]))
-    return {**IMAGENET, **(COCO if is_coco else {}), **settings}
+    return {**IMAGENET, **(presets.GLUONCV_C4_COCO if is_coco else {}), **settings}
 
 
 def _fpn_settings(arrays: Arrays, params: Arrays) -> dict[str, int | bool]:
@@ -301,7 +300,7 @@ def _fpn_settings(arrays: Arrays, params: Arrays) -> dict[str, int | bool]:
         "model.fpn_channels": len(params[f"{FPN}inner_blocks.0.0_weight"]),
         "model.box_head_convs": sum(layer.endswith(".0") for layer in box_layers),
         "model.box_head_dim": len(params.get(f"{box_layers[-1]}_weight", ())),
-        "model.box_avg_pool": averages,
+        "model.form.box_avg_pool": averages,
         "model.box_roi_size": size,
     }
     if f"{_DECONV}_weight" in params:

@@ -13,9 +13,9 @@ import numpy as np
 from mxrcnn.weights.source import Arrays, Source, fold_norm
 from symnet.bodies.resnet import DEPTHS
 from symnet.bodies.resnet import PREFIX as BODY
-from symnet.mask_rcnn_fpn import MATTERPORT_FORM
+from symnet.config.presets import MATTERPORT_FORM
 from symnet.parts.fpn import PREFIX as FPN
-from symnet.parts.layers import NORM_EPS, STATISTICS
+from symnet.parts.norms import NORM_EPS, STATISTICS
 
 _STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -185,7 +185,7 @@ def detector(arrays: Arrays) -> Source | None:
             origin.update(dict.fromkeys(made, " ".join(layer.entries())))
     return Source(
         f"matterport's Mask R-CNN with ResNet-{depth}",
-        {f"mask_rcnn_r{depth}_fpn": {**MATTERPORT_FORM, "model.depth": depth}},
+        {f"mask_rcnn_r{depth}_fpn": {**MATTERPORT_FORM, "model.body": f"resnet{depth}_keras"}},
         params,
         origin,
         num_classes=logits.shape[1],

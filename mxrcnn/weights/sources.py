@@ -62,8 +62,8 @@ def native_source(arrays: Arrays) -> Source | None:
     network = max(known, key=lambda n: 2 * len(known[n] & arrays.keys()) - len(known[n]))
     names = known[network]
     origin = {name: name for name in arrays if name in names}
-    body = tuple(get_detector(network).body)
-    if not any(name.startswith(body) for name in origin):
+    detector, model = get_detector(network), make_config(network).model
+    if not any(detector.of_body(model, name) for name in origin):
         return None
     rows = [len(arrays[name]) for name in _CLASS_ROWS if name in arrays]
     kind = "detector" if rows else "classifier"

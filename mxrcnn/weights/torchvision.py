@@ -12,7 +12,7 @@ import numpy as np
 from mxrcnn.weights.names import COCO_GAPS, COCO_IDS, gaps_last
 from mxrcnn.weights.source import IMAGENET, OWN_CLASSES, Arrays, Source, left_out
 from symnet.bodies.regnet import X_400MF_TORCHVISION
-from symnet.bodies.resnet import DEPTHS, Form
+from symnet.bodies.resnet import DEPTHS
 from symnet.bodies.resnet import PREFIX as BODY
 from symnet.bodies.vgg import BLOCKS
 
@@ -77,15 +77,11 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
     return {form: depth for depth, form in DEPTHS.items()}.get((blocks, bottleneck))
 
 
-def resnet_networks(depth: int, form: Form = "torchvision") -> dict[str, dict[str, Any]]:
-    """The networks that can use such a ResNet as their body, with the settings they need."""
-    layers = "101" if depth == 101 else "50"
-    pyramids = [f"{kind}_r{layers}_fpn" for kind in ("faster_rcnn", "mask_rcnn")]
-    settings = {**IMAGENET, "model.depth": depth, "model.body_form": form}
-    networks = {name: settings for name in pyramids}
-    if form == "torchvision":
-        networks["fcos_r50_fpn"] = {**IMAGENET, "model.body": f"resnet{depth}"}
-    return networks
+def resnet_networks(body: str) -> dict[str, dict[str, Any]]:
+    """The networks that usually have a body such as resnet50, with the settings they need."""
+    layers = "101" if body.startswith("resnet101") else "50"
+    names = (f"faster_rcnn_r{layers}_fpn", f"mask_rcnn_r{layers}_fpn", "fcos_r50_fpn")
+    return {name: {**IMAGENET, "model.body": body} for name in names}
 
 
 def _classifier(
@@ -119,7 +115,9 @@ def resnet_classifier(arrays: Arrays) -> Source | None:
     depth = resnet_depth(arrays)
     if depth is None or "bn1.weight" not in arrays:
         return None
-    return _classifier(f"ResNet-{depth}", resnet_networks(depth), arrays, _body(arrays), "fc")
+    return _classifier(
+        f"ResNet-{depth}", resnet_networks(f"resnet{depth}"), arrays, _body(arrays), "fc"
+    )
 
 
 def vgg16_classifier(arrays: Arrays) -> Source | None:
@@ -149,7 +147,7 @@ def regnet_classifier(arrays: Arrays) -> Source | None:
     last = arrays.get("trunk_output.block4.block4-0.proj.0.weight", np.zeros(0))
     if last.shape[:1] != (X_400MF_TORCHVISION.widths[-1],):
         return None
-    settings = {**IMAGENET, "model.body": "regnet_x_400mf_torchvision"}
+    settings = {**IMAGENET, "model.body": "regnetx_400mf_torchvision"}
     networks = {"fcos_regnetx_400mf": settings}
     return _classifier("RegNetX-400MF", networks, arrays, _body(arrays), "fc")
 
@@ -204,7 +202,9 @@ def detector(arrays: Arrays) -> Source | None:
 
 def _by_category(source: Source) -> Source:
     """Convert a detector of COCO's 90 ids to one of its 80 categories."""
-    gaps = {} if "fcos_r50_fpn" in source.networks else {"model.unused_classes": len(COCO_GAPS)}
+    gaps = {"model.form.unused_classes": len(COCO_GAPS)}
+    if "fcos_r50_fpn" in source.networks:  # its scores are independent
+        gaps = {}
     return replace(
         source,
         networks={network: {**given, **gaps} for network, given in source.networks.items()},
@@ -236,7 +236,8 @@ def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[s
     if kind == "fcos":
         return {"fcos_r50_fpn": {**IMAGENET, **fpn, "model.body": f"resnet{depth}"}}
     fpn["model.box_head_dim"] = rows("roi_heads.box_head.fc6.weight")
-    networks = {n: {**s, **fpn} for n, s in resnet_networks(depth).items() if "rcnn" in n}
+    networks = resnet_networks(f"resnet{depth}")
+    networks = {n: {**s, **fpn} for n, s in networks.items() if "rcnn" in n}
     if kind == "mask_rcnn":
         mask = {"model.mask_channels": rows("roi_heads.mask_head.0.0.weight")}
         networks = {n: {**s, **(mask if n.startswith(kind) else {})} for n, s in networks.items()}

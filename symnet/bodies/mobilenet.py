@@ -1,22 +1,24 @@
 """MobileNet (Howard et al. 2017) of width 1.0: 3x3 layers of one filter a channel, then 1x1 layers.
 
-Letters: B images, H, W the image size. Parameters are named as resnet.py's are, whose `frozen`
-therefore holds: of block 0 of stage 1 conv1 and bn1 are the 3x3 layer, conv2 and bn2 the other one.
+Letters: B images, H, W the image size. Parameters are named like those of resnet.py: in a block,
+conv1 and bn1 are the 3x3 layer, conv2 and bn2 the 1x1 layer.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.bodies.resnet import PREFIX
-from symnet.parts.layers import conv_norm, relu
+from symnet.bodies.body import Body
+from symnet.bodies.resnet import PREFIX, STAGES
+from symnet.parts.layers import relu
+from symnet.parts.norms import conv_norm
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 #: filters of the stem; filters and stride of each block of the four stages (the paper's table 1)
 STEM = 32
-STAGES = (
+BLOCKS = (
     ((64, 1), (128, 2), (128, 1)),
     ((256, 2), (256, 1)),
     ((512, 2), *((512, 1),) * 5),
@@ -24,20 +26,17 @@ STAGES = (
 )
 
 
-def mobilenet(data: Symbol, norm: str) -> list[Symbol]:
-    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
-
-    norm: one of symnet.parts.layers.NORMS.
-    """
+def mobilenet(data: Symbol, norm: str) -> dict[int, Symbol]:
+    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
     stem = (f"{PREFIX}conv1", f"{PREFIX}bn1")
     data = relu(conv_norm(data, *stem, STEM, 3, 2, kind=norm, channels=3), f"{PREFIX}relu")
-    maps, channels = [], STEM
-    for number, blocks in enumerate(STAGES, start=1):
+    maps, channels = {}, STEM
+    for number, blocks in enumerate(BLOCKS, start=1):
         for place, (filters, stride) in enumerate(blocks):
             name = f"{PREFIX}layer{number}.{place}."
             data = _block(data, name, channels, filters, stride, norm)
             channels = filters
-        maps.append(data)
+        maps[2 ** (number + 1)] = data
     return maps
 
 
@@ -48,3 +47,10 @@ def _block(data: Symbol, name: str, channels: int, filters: int, stride: int, no
         data = conv_norm(data, *names, outputs, kernel, step, groups, norm, channels)
         data = relu(data, f"{name}relu{number}")
     return data
+
+
+BODIES = {
+    "mobilenet1_0": Body(
+        mobilenet, {4 * 2**i: blocks[-1][0] for i, blocks in enumerate(BLOCKS)}, STAGES
+    )
+}

@@ -7,13 +7,16 @@ trunk_output.block1.block1-0.f.a.0.weight is PREFIX + trunk_output.block1.block1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from symnet.bodies.resnet import PREFIX, frozen_but, projection
-from symnet.parts.layers import conv_norm, relu
+from symnet.bodies.body import Body
+from symnet.bodies.resnet import PREFIX, projection
+from symnet.parts.layers import relu
+from symnet.parts.norms import conv_norm
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 STEM = 32
 
@@ -32,14 +35,11 @@ X_400MF = Stages((1, 2, 7, 12), (32, 64, 160, 384), 16)
 X_400MF_TORCHVISION = Stages((1, 2, 7, 12), (32, 64, 160, 400), 16)
 
 
-def regnet(data: Symbol, stages: Stages, norm: str) -> list[Symbol]:
-    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
-
-    norm: one of symnet.parts.layers.NORMS.
-    """
+def regnet(data: Symbol, norm: str, stages: Stages) -> dict[int, Symbol]:
+    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
     data = conv_norm(data, f"{PREFIX}stem.0", f"{PREFIX}stem.1", STEM, 3, 2, kind=norm, channels=3)
     data = relu(data, f"{PREFIX}stem.2")
-    maps, channels = [], STEM
+    maps, channels = {}, STEM
     for stage, (depth, width) in enumerate(zip(stages.depths, stages.widths), start=1):
         for number in range(depth):
             name = f"{PREFIX}trunk_output.block{stage}.block{stage}-{number}."
@@ -51,7 +51,7 @@ def regnet(data: Symbol, stages: Stages, norm: str) -> list[Symbol]:
                 data = projection(data, f"{name}proj", channels, width, stride, norm)
             data = relu(data + branch, f"{name}activation")
             channels = width
-        maps.append(data)
+        maps[2 ** (stage + 1)] = data
     return maps
 
 
@@ -79,11 +79,20 @@ def _x_block(
     return data
 
 
-def frozen(name: str, trainable_layers: int, norm: str) -> bool:
-    """Whether a parameter of the body stays as it is.
+#: the stem, and the four stages
+_STAGES = (
+    (f"{PREFIX}stem.",),
+    *((f"{PREFIX}trunk_output.block{stage}.",) for stage in (1, 2, 3, 4)),
+)
 
-    trainable_layers counts the trained parts from the end, 0..5: four stages, then the stem. Stored
-    statistics, and the scales and shifts that go with them, never move.
-    """
-    stages = tuple(f"trunk_output.block{stage}." for stage in (4, 3, 2, 1))
-    return frozen_but(name, (*stages, "stem.")[:trainable_layers], norm)
+BODIES = {
+    name: Body(
+        partial(regnet, stages=stages),
+        {4 * 2**i: width for i, width in enumerate(stages.widths)},
+        _STAGES,
+    )
+    for name, stages in (
+        ("regnetx_400mf", X_400MF),
+        ("regnetx_400mf_torchvision", X_400MF_TORCHVISION),
+    )
+}

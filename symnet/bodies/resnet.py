@@ -13,13 +13,16 @@ gluoncv's names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
 
+from symnet.bodies.body import Body
 from symnet.machine import mx
-from symnet.parts.layers import STATISTICS, conv_norm, relu
+from symnet.parts.layers import relu
+from symnet.parts.norms import conv_norm
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 Form = Literal["torchvision", "keras", "v1d"]
 
@@ -30,9 +33,12 @@ DEPTHS = {
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
 }
-#: c5 is a 32nd of the image
-STRIDE = 32
 PREFIX = "backbone.body."
+#: how the names of the parameters of the stem and the four stages begin
+STAGES = (
+    (f"{PREFIX}conv1", f"{PREFIX}bn1"),
+    *((f"{PREFIX}layer{number}.",) for number in (1, 2, 3, 4)),
+)
 #: the stem: names of convolution, normalisation and ReLU; channels, filters, kernel, stride
 _STEM = (("conv1", "bn1", "relu", 3, 64, 7, 2),)
 _DEEP_STEM = (
@@ -42,11 +48,8 @@ _DEEP_STEM = (
 )
 
 
-def resnet(data: Symbol, depth: int, norm: str, form: Form = "torchvision") -> list[Symbol]:
-    """c2, c3, c4, c5: an image (B, 3, H, W) at 1/4, 1/8, 1/16 and 1/32 of its size.
-
-    norm: one of symnet.parts.layers.NORMS.
-    """
+def resnet(data: Symbol, norm: str, depth: int, form: Form = "torchvision") -> dict[int, Symbol]:
+    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
     for layer, normed, active, channels, *sizes in _DEEP_STEM if form == "v1d" else _STEM:
         names = (f"{PREFIX}{layer}", f"{PREFIX}{normed}")
         data = conv_norm(data, *names, *sizes, kind=norm, channels=channels)
@@ -55,15 +58,17 @@ def resnet(data: Symbol, depth: int, norm: str, form: Form = "torchvision") -> l
     data = mx.sym.Pooling(
         data, pool_type="max", kernel=(3, 3), stride=(2, 2), name=f"{PREFIX}maxpool", **ends
     )
-    maps = []
+    maps = {}
     for number in range(1, 5):
-        data = stage(data, depth, number, norm, form)
-        maps.append(data)
+        data = stage(data, norm, depth, form, number)
+        maps[2 ** (number + 1)] = data
     return maps
 
 
-def stage(data: Symbol, depth: int, number: int, norm: str, form: Form = "torchvision") -> Symbol:
-    """Stage 1 ... 4, whose output is c2 ... c5; all but the first halve the map."""
+def stage(
+    data: Symbol, norm: str, depth: int, form: Form = "torchvision", number: int = 4
+) -> Symbol:
+    """Stage 1 ... 4, whose output is c2 ... c5. All but the first halve the map."""
     blocks, bottleneck = DEPTHS[depth]
     width, block = 32 * 2**number, _basic_block
     if bottleneck:
@@ -148,21 +153,18 @@ def _layers(
     return data
 
 
-def frozen(name: str, trainable_layers: int, norm: str) -> bool:
-    """Whether a parameter of the body stays as it is.
-
-    trainable_layers counts the trained stages from the end, 0..5, as in torchvision: 5 is all, 3
-    keeps conv1 and layer1. Stored statistics, and the scales and shifts that go with them, never
-    move.
-    """
-    trained = ("layer4", "layer3", "layer2", "layer1", "conv1")[:trainable_layers]
-    trained += ("bn1",) if trainable_layers == 5 else ()
-    return frozen_but(name, trained, norm)
+def _body(depth: int, form: Form) -> Body:
+    widest = 2048 if DEPTHS[depth][1] else 512
+    return Body(
+        partial(resnet, depth=depth, form=form),
+        {stride: widest * stride // 32 for stride in (4, 8, 16, 32)},
+        STAGES,
+        head=partial(stage, depth=depth, form=form),
+    )
 
 
-def frozen_but(name: str, trained: tuple[str, ...], norm: str) -> bool:
-    """Whether it is a parameter of a body and stays as it is, as all do that do not begin so."""
-    if not name.startswith(PREFIX):
-        return False
-    stored = norm == "frozen" and name.endswith(tuple(f"_{leaf}" for leaf in STATISTICS))
-    return stored or not name[len(PREFIX) :].startswith(trained)
+BODIES = {
+    f"resnet{depth}" + ("" if form == "torchvision" else f"_{form}"): _body(depth, form)
+    for depth in DEPTHS
+    for form in get_args(Form)
+}

@@ -2,26 +2,30 @@
 
 Letters: B images, H, W the image's size, R RoIs. Names, strides (on the 3x3 convolutions) and the
 normalisation of the input itself are those of MXNet's own ImageNet models and the original MXNet
-example: files of both load. `units` are the units of the four stages: (3, 4, 6, 3) is ResNet-50,
-(3, 4, 23, 3) ResNet-101. `width` thins every convolution (1.0 is ResNet). `norm` is "frozen", on
-stored statistics, or "batch", trained.
+example: files of both load. `units` are the units of the four stages. `width` thins every
+convolution (1.0 is ResNet). `norm` is "frozen" (or "folded", which means the same here), on stored
+statistics, or "batch", trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from symnet.bodies.vgg import thin
+from symnet.bodies.body import Body
 from symnet.machine import mx
-from symnet.parts.layers import conv, float32, relu
+from symnet.ops.precision import float32
+from symnet.parts.layers import conv, relu, thin
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 #: channels of the first convolution, and of the four stages
 STEM = 64
 FILTERS = (256, 512, 1024, 2048)
+#: residual units of the four stages
+UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def _norm(data: Symbol, name: str, norm: str, fix_gamma: bool = False) -> Symbol:
@@ -31,7 +35,7 @@ def _norm(data: Symbol, name: str, norm: str, fix_gamma: bool = False) -> Symbol
         eps=2e-5,
         momentum=0.9,
         fix_gamma=fix_gamma,
-        use_global_stats=norm == "frozen",
+        use_global_stats=norm != "batch",
     )
 
 
@@ -64,24 +68,37 @@ def _stage(data: Symbol, number: int, units: int, width: float, norm: str) -> Sy
     return data
 
 
-def get_resnet_feature(
-    data: Symbol, units: Sequence[int], width: float = 1.0, norm: str = "frozen"
-) -> Symbol:
-    """bn_data ... stage 3 (C4), a sum without relu: (B, 3, H, W) -> (B, 1024, H/16, W/16)."""
+def resnet_v2(
+    data: Symbol, norm: str, units: Sequence[int], width: float = 1.0
+) -> dict[int, Symbol]:
+    """c2, c3, c4, sums without relu, and c5 of an image (B, 3, H, W), by stride."""
     data = _norm(data, "bn_data", norm, fix_gamma=True)
     data = conv(data, "conv0", thin(STEM, width), kernel=7, stride=2, bias=False)
     data = relu(_norm(data, "bn0", norm), "relu0")
     data = mx.sym.Pooling(
         data, pool_type="max", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name="pool0"
     )
+    maps = {}
     for number in (1, 2, 3):
-        data = _stage(data, number, units[number - 1], width, norm)
-    return data
+        data = maps[2 ** (number + 1)] = _stage(data, number, units[number - 1], width, norm)
+    return {**maps, 32: last_stage(data, norm, units, width)}
 
 
-def get_resnet_top_feature(
-    data: Symbol, units: Sequence[int], width: float = 1.0, norm: str = "frozen"
-) -> Symbol:
-    """Stage 4 and the mean over its map: (R, 1024, 14, 14) -> (R, 2048, 1, 1)."""
-    data = relu(_norm(_stage(data, 4, units[3], width, norm), "bn1", norm), "relu1")
-    return mx.sym.Pooling(data, pool_type="avg", global_pool=True, kernel=(7, 7), name="pool1")
+def last_stage(data: Symbol, norm: str, units: Sequence[int], width: float = 1.0) -> Symbol:
+    """Stage 4 with its last normalisation and relu: (R, 1024, 14, 14) -> (R, 2048, 7, 7)."""
+    return relu(_norm(_stage(data, 4, units[3], width, norm), "bn1", norm), "relu1")
+
+
+BODIES = {
+    f"resnet{depth}_v2": Body(
+        partial(resnet_v2, units=units),
+        dict(zip((4, 8, 16, 32), FILTERS)),
+        (("conv0",), *((f"stage{number}_",) for number in (1, 2, 3, 4))),
+        unstaged=("bn_data", "bn0", "bn1"),
+        head=partial(last_stage, units=units),
+        options=("width", "units"),
+        norms=("frozen", "batch"),
+        fixed=("bn_data_gamma",),
+    )
+    for depth, units in UNITS.items()
+}

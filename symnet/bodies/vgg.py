@@ -7,34 +7,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from symnet.bodies.body import Body
 from symnet.machine import mx
-from symnet.parts.layers import conv, fc, float32, relu, row_side
+from symnet.ops.precision import float32
+from symnet.parts.layers import conv, fc, relu, row_side, thin
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 #: convolutions of each block and their filters; blocks are separated by 2x2 max-pooling
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-STRIDE = 16
+#: outputs of fc6 and fc7
 FC_DIM = 4096
 
 
-def thin(filters: int, width: float) -> int:
-    """Filters at that width, at least 8."""
-    return filters if width == 1 else max(8, round(filters * width))
-
-
-def get_vgg_feature(data: Symbol, width: float = 1.0) -> Symbol:
-    """conv1_1 ... conv5_3: (B, 3, H, W) -> (B, 512, H/16, W/16), no pool5."""
+def vgg16(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
+    """The maps before each pooling, and conv5_3; there is no pool5 and no normalisation."""
+    maps = {}
     for block, (layers, filters) in enumerate(BLOCKS, start=1):
         for layer in range(1, layers + 1):
             data = conv(data, f"conv{block}_{layer}", thin(filters, width))
             data = relu(data, f"relu{block}_{layer}")
+        maps[2 ** (block - 1)] = data
         if block < len(BLOCKS):
             data = mx.sym.Pooling(
                 data, pool_type="max", kernel=(2, 2), stride=(2, 2), name=f"pool{block}"
             )
-    return data
+    return maps
+
+
+def get_vgg_feature(data: Symbol, width: float = 1.0) -> Symbol:
+    """conv1_1 ... conv5_3: (B, 3, H, W) -> (B, 512, H/16, W/16)."""
+    return vgg16(data, width=width)[16]
 
 
 def get_vgg_top_feature(
@@ -45,3 +49,13 @@ def get_vgg_top_feature(
         data = relu(fc(data, f"fc{name}", fc_dim, side), f"relu{name}")
         data = mx.sym.Dropout(float32(data), p=dropout, name=f"drop{name}")
     return data
+
+
+BODIES = {
+    "vgg16": Body(
+        vgg16,
+        {2 ** (block - 1): filters for block, (_, filters) in enumerate(BLOCKS, start=1)},
+        tuple((f"conv{block}_",) for block in range(1, 6)),
+        options=("width",),
+    )
+}

@@ -1,19 +1,19 @@
 """ZF (Zeiler and Fergus 2013), as Faster R-CNN uses it (py-faster-rcnn, models/pascal_voc/ZF).
 
-Letters: B images, H, W the image's size. `width` thins every convolution (1.0 is ZF). Its head, fc6
-and fc7, is VGG16's.
+Letters: B images, H, W the image's size. `width` thins every convolution (1.0 is ZF).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from symnet.bodies.vgg import thin
+from symnet.bodies.body import Body
 from symnet.machine import mx
-from symnet.parts.layers import conv, float32, relu
+from symnet.ops.precision import float32
+from symnet.parts.layers import conv, relu, thin
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 #: convolutions with normalisation and pooling after them: filters, kernel; strides are 2
 REDUCING = ((96, 7), (256, 5))
@@ -39,11 +39,11 @@ def _local_norm(data: Symbol, name: str) -> Symbol:
     return mx.sym.elemwise_mul(data, (1 + 5e-5 * mean) ** -0.75, name=name)
 
 
-def get_zf_feature(data: Symbol, width: float = 1.0) -> Symbol:
-    """conv1 ... conv5: (B, 3, H, W) -> (B, 256, H/16, W/16).
+def zf(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
+    """conv1 ... conv5: (B, 3, H, W) -> {16: (B, 256, H/16, W/16)}.
 
-    Pooling rounds sizes down, where Caffe rounds up and has one more row and column at the end: so
-    a map has one cell for each 16 pixels, like all others here.
+    Pooling rounds sizes down. Caffe's rounds up, which adds a row and a column at the end; here a
+    map has one cell for each 16 pixels, as in all other bodies.
     """
     for number, (filters, kernel) in enumerate(REDUCING, start=1):
         data = conv(data, f"conv{number}", thin(filters, width), kernel=kernel, stride=2)
@@ -53,4 +53,14 @@ def get_zf_feature(data: Symbol, width: float = 1.0) -> Symbol:
         )
     for number, filters in enumerate(KEEPING, start=len(REDUCING) + 1):
         data = relu(conv(data, f"conv{number}", thin(filters, width)), f"relu{number}")
-    return data
+    return {16: data}
+
+
+BODIES = {
+    "zf": Body(
+        zf,
+        {16: KEEPING[-1]},
+        tuple((f"conv{number}_",) for number in range(1, 6)),
+        options=("width",),
+    )
+}

@@ -11,8 +11,8 @@ from typing import Any
 class Range:
     """The numbers from `least` to `greatest`, all finite.
 
-    above, below: the end itself does not belong to it. count: how many numbers a field that is a
-    tuple must have; 0: any, but at least one.
+    above, below: the end itself is excluded. count: how many numbers a field that is a tuple must
+    have; 0: any, but at least one. optional: the tuple may also be empty.
     """
 
     least: float
@@ -20,13 +20,16 @@ class Range:
     above: bool = False
     below: bool = False
     count: int = 0
+    optional: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Whether a field may have that value, a number or a tuple of numbers."""
+        """True if a field may have that value, a number or a tuple of numbers."""
         if not isinstance(value, (tuple, list)):
             return self._has(value)
         right = len(value) == self.count if self.count else len(value) > 0
-        return right and all(self._has(number) for number in value)
+        return (self.optional and not value) or (
+            right and all(self._has(number) for number in value)
+        )
 
     def _has(self, number: float) -> bool:
         if not self.least <= number <= self.greatest or number == math.inf:  # also refuses NaN
@@ -35,7 +38,7 @@ class Range:
         return not ((self.above and at_least) or (self.below and at_greatest))
 
     def __str__(self) -> str:
-        """What is allowed, as a message says it after "must be"."""
+        """The range in words that follow "must be"."""
         text = f"{'above' if self.above else 'at least'} {self.least:g}"
         if self.greatest < math.inf:
             text += f" and {'below' if self.below else 'at most'} {self.greatest:g}"
@@ -63,44 +66,42 @@ RANGES = {
     "ignore_overlap": Range(0, 1, below=True),
     # the body
     "width": POSITIVE,
-    "units": Range(1, count=4),
+    "units": Range(1, count=4, optional=True),
     "trainable_layers": Range(0, 5),
-    "fc_dim": FROM_1,
     "fpn_channels": FROM_1,
     # anchors and points
     "anchor_sizes": Range(0, above=True, count=5),  # one for each level of the pyramid
     **dict.fromkeys(("anchor_scales", "anchor_ratios"), POSITIVE),
     "size_range": Range(0, above=True, count=2),
-    "centre_radius": FROM_0,
+    "center_sampling_radius": FROM_0,
     # the region proposal network
     "rpn_channels": FROM_0,
-    **dict.fromkeys(("rpn_batch_rois", "rpn_batch_size_per_image"), FROM_1),
-    **dict.fromkeys(("rpn_fg_fraction", "rpn_positive_fraction"), SHARE),
-    **dict.fromkeys(("rpn_fg_overlap", "rpn_fg_iou_thresh"), SHARE),
-    **dict.fromkeys(("rpn_bg_overlap", "rpn_bg_iou_thresh"), SHARE),
+    "rpn_fg_iou_thresh": SHARE,
+    "rpn_bg_iou_thresh": SHARE,
+    "rpn_batch_size_per_image": FROM_1,
+    "rpn_positive_fraction": SHARE,
     "rpn_bbox_stds": STDS,
-    **dict.fromkeys(("rpn_smooth_l1_beta", "box_smooth_l1_beta"), POSITIVE),
+    "rpn_smooth_l1_beta": POSITIVE,
     # proposals
     "rpn_nms_thresh": SHARE,
     "rpn_score_thresh": SHARE,
     "rpn_min_size": FROM_0,
-    **dict.fromkeys(("rpn_pre_topk", "rpn_pre_topk_test"), COUNT_OR_ALL),
-    **dict.fromkeys(("rpn_post_topk", "rpn_post_topk_test"), FROM_1),
-    **dict.fromkeys(("rpn_pre_nms_top_n", "rpn_pre_nms_top_n_test"), FROM_1),
-    **dict.fromkeys(("rpn_post_nms_top_n", "rpn_post_nms_top_n_test"), FROM_1),
+    **dict.fromkeys(("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test"), COUNT_OR_ALL),
+    **dict.fromkeys(("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test"), FROM_1),
     # RoIs and the box head
-    **dict.fromkeys(("rcnn_batch_rois", "box_batch_size_per_image"), FROM_1),
-    **dict.fromkeys(("rcnn_fg_fraction", "box_positive_fraction"), SHARE),
-    **dict.fromkeys(("rcnn_fg_overlap", "box_fg_iou_thresh"), SHARE),
-    **dict.fromkeys(("rcnn_bbox_stds", "box_bbox_stds"), STDS),
-    **dict.fromkeys(("rcnn_pooled_size", "box_roi_size"), FROM_1),
-    "rcnn_dropout": Range(0, 1, below=True),
+    "box_fg_iou_thresh": SHARE,
+    "box_batch_size_per_image": FROM_1,
+    "box_positive_fraction": SHARE,
+    "box_roi_size": FROM_1,
     "box_sampling_ratio": FROM_0,
     "box_canonical_size": POSITIVE,
     "box_canonical_level": FROM_0,
     "box_level_offset": FROM_0,
     "box_head_convs": FROM_0,
     "box_head_dim": FROM_1,
+    "box_dropout": Range(0, 1, below=True),
+    "box_bbox_stds": STDS,
+    "box_smooth_l1_beta": POSITIVE,
     "bbox_log_clip": FROM_0,
     # masks
     "mask_channels": FROM_1,
@@ -115,27 +116,27 @@ RANGES = {
     "focal_gamma": FROM_0,
     "box_loss_weight": FROM_0,
     # detections
-    **dict.fromkeys(("test_score_thresh", "box_score_thresh", "score_thresh"), SHARE),
-    **dict.fromkeys(("test_nms_thresh", "box_nms_thresh", "nms_thresh"), SHARE),
+    "score_thresh": SHARE,
+    "nms_thresh": SHARE,
     "box_min_size": FROM_0,
-    **dict.fromkeys(("test_pre_nms_top_n", "box_pre_nms_top_n"), COUNT_OR_ALL),
-    "pre_nms_top_n": FROM_1,
-    **dict.fromkeys(
-        ("test_max_detections", "box_detections_per_img", "detections_per_img"), FROM_1
-    ),
+    "pre_nms_top_n": COUNT_OR_ALL,
+    "detections_per_img": FROM_1,
 }
 
 
-def refuse(config: Any, name: str, reason: str) -> None:
+def refuse(config: Any, name: str, reason: str, where: str = "model") -> None:
     """ValueError that names a field of a config, its value, and what is wrong with it."""
-    raise ValueError(f"model.{name}={getattr(config, name)!r}: {reason}")
+    raise ValueError(f"{where}.{name}={getattr(config, name)!r}: {reason}")
 
 
-def check_ranges(config: Any) -> None:
-    """ValueError that names the first field outside its range, its value, and the range."""
-    for name, allowed in RANGES.items():
+def check_ranges(config: Any, where: str = "model", **ranges: Range) -> None:
+    """ValueError that names the first field outside its range, its value, and the range.
+
+    ranges: those of a config that differ from RANGES.
+    """
+    for name, allowed in {**RANGES, **ranges}.items():
         if hasattr(config, name) and not allowed.allows(getattr(config, name)):
-            refuse(config, name, f"must be {allowed}")
+            refuse(config, name, f"must be {allowed}", where)
 
 
 def check_order(config: Any, lower: str, upper: str) -> None:

@@ -224,12 +224,12 @@ class PointMatching:
 
     size_range: a point's largest distance to the sides of its object lies strictly between these
     bounds, as in torchvision; from 0 on the first level, to infinity on the last. A distance that
-    equals a bound fits neither level. centre_radius: a point is nearer than that to the object's
-    centre, in x and in y; 0 is off.
+    equals a bound fits neither level. center_sampling_radius: a point is nearer than that to the
+    object's centre, in x and in y; 0 is off.
     """
 
     size_range: tuple[float, float] = (4.0, 8.0)
-    centre_radius: float = 1.5
+    center_sampling_radius: float = 1.5
 
 
 def match_points(
@@ -274,10 +274,10 @@ def _match_block(
     nearest = np.minimum(np.minimum(left, right), np.minimum(top, bottom))
     farthest = np.maximum(np.maximum(left, right), np.maximum(top, bottom))
     ours = (nearest > 0) & (farthest > low) & (farthest < high)
-    if rule.centre_radius > 0:
+    if rule.center_sampling_radius > 0:
         # half the difference of left and right is the distance to the centre
         away = np.maximum(np.abs(left - right), np.abs(top - bottom)) / 2
-        ours &= away < rule.centre_radius * stride
+        ours &= away < rule.center_sampling_radius * stride
     matched = np.where(ours, areas(boxes), np.inf).argmin(axis=1)
     return np.where(ours.any(axis=1), matched, -1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from symnet.machine import mx
-from symnet.parts.layers import SHARE
+from symnet.parts.losses import SHARE
 
 if TYPE_CHECKING:
     NDArray = mx.nd.NDArray
@@ -57,7 +57,17 @@ def _losses_of_graph(outputs, names: dict[str, str]) -> Pairs:
     return {name: (value, mx.nd.ones((1,), ctx=value.context)) for name, value in found.items()}
 
 
-def pyramid_metrics(outputs, labels) -> Pairs:
+def classic_metrics(outputs, labels) -> Pairs:
+    """The six metrics of the classic graphs."""
+    return {
+        **rpn_metrics(outputs["rpn_cls_prob"], outputs["rpn_bbox_loss"], labels["label"]),
+        **rcnn_metrics(
+            outputs["cls_prob_reshape"], outputs["bbox_loss_reshape"], outputs["label_blockgrad"]
+        ),
+    }
+
+
+def two_stage_metrics(outputs, labels) -> Pairs:
     """Metrics of the pyramid detectors, whose graphs put out losses and counts themselves."""
     names = {
         "RPNLogLoss": "loss_objectness",
@@ -88,7 +98,7 @@ def classic_counts(outputs, labels) -> dict[str, NDArray]:
     return {"rpn_cls_prob": (labels["label"] >= 0).sum()}
 
 
-def pyramid_counts(outputs, labels) -> dict[str, NDArray]:
+def two_stage_counts(outputs, labels) -> dict[str, NDArray]:
     """`DetectorDef.counts` of the pyramid detectors: anchors, RoIs, RoIs with masks.
 
     Box losses that are means over the foreground put out its number themselves.

@@ -10,26 +10,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symnet.bodies.vgg import thin
 from symnet.geometry.anchors import Anchors, AnchorSpec
 from symnet.machine import mx
-from symnet.parts.box_loss import BETA, box_divisor, foreground_output, smooth_l1
-from symnet.parts.fpn import best, cell_size, columns_and_rows, quotient, rows, take_rows
-from symnet.parts.layers import (
-    binary_cross_entropy,
+from symnet.ops.precision import float32
+from symnet.ops.tensors import (
+    best,
+    cell_size,
+    columns_and_rows,
     constant,
-    conv,
-    conv_levels,
-    float32,
+    quotient,
+    rows,
+    take_rows,
+)
+from symnet.parts.detections import decode_boxes, large, with_batch_index
+from symnet.parts.layers import conv, conv_levels, relu
+from symnet.parts.losses import (
+    BETA,
+    binary_cross_entropy,
+    box_divisor,
+    foreground_output,
     mean_loss,
     own_mean_loss,
-    relu,
+    smooth_l1,
     with_share,
 )
-from symnet.parts.roi import decode_boxes, large, with_batch_index
 
 if TYPE_CHECKING:
-    from symnet.parts.layers import Symbol
+    from symnet.ops.precision import Symbol
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,9 @@ class RPNHead:
     bbox_pred: Symbol
 
 
-def rpn_head(feature: Symbol, num_anchors: int, width: float = 1.0) -> RPNHead:
+def rpn_head(feature: Symbol, num_anchors: int, channels: int = 512) -> RPNHead:
     """Scores and box deltas of all anchors from a feature map (B, _, H, W)."""
-    hidden = relu(conv(feature, "rpn_conv_3x3", thin(512, width)), "rpn_relu")
+    hidden = relu(conv(feature, "rpn_conv_3x3", channels), "rpn_relu")
     score = float32(conv(hidden, "rpn_cls_score", 2 * num_anchors, kernel=1, predicts=True))
     score = mx.sym.reshape(score, shape=(0, 2, -1, 0), name="rpn_cls_score_reshape")
     prob = mx.sym.softmax(score, axis=1, name="rpn_cls_act")

@@ -1,0 +1,127 @@
+"""Losses, and how the means of a batch computed in parts add up to the whole batch's mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from symnet.machine import mx
+from symnet.ops.tensors import softplus
+
+if TYPE_CHECKING:
+    from symnet.ops.precision import Symbol
+
+_partial: ContextVar[bool] = ContextVar("partial", default=False)
+
+
+@contextmanager
+def partial_batches(partial: bool = True) -> Iterator[None]:
+    """Graphs built meanwhile are for a part of a batch: see `with_share`."""
+    token = _partial.set(partial)
+    try:
+        yield
+    finally:
+        _partial.reset(token)
+
+
+#: ending of the inputs that weigh the losses of a part of a batch
+SHARE = "_share"
+
+
+def with_share(data: Symbol, loss: str, ndim: int = 1) -> Symbol:
+    """Data, whose gradient is multiplied by an input LOSS_share, in `partial_batches`.
+
+    The loss is a mean over as many samples as this part of the batch happens to have. The whole
+    batch's mean weighs the parts by those numbers, which are known after the forward pass: the
+    input is 1 until then, and the part's weight when the gradients are computed.
+    """
+    if not _partial.get():
+        return data
+    share = mx.sym.Variable(f"{loss}{SHARE}", shape=(1,) * ndim, dtype="float32")
+    return mx.sym.broadcast_mul(data, share)
+
+
+def own_mean_loss(loss: Symbol, name: str) -> Symbol:
+    """A loss (1,) that is a mean over samples whose number the graph finds out itself."""
+    return mx.sym.MakeLoss(with_share(loss, name), name=name)
+
+
+def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:
+    """A loss whose gradient is that of its sum divided by the number of samples."""
+    return mx.sym.MakeLoss(loss, name=name, grad_scale=1.0 / samples)
+
+
+def binary_cross_entropy(logits: Symbol, target: Symbol) -> Symbol:
+    """-target log p - (1 - target) log (1 - p) of p = sigmoid(logits), finite for any logit."""
+    return mx.sym.relu(logits) - logits * target + softplus(-mx.sym.abs(logits))
+
+
+#: torchvision's, and Fast R-CNN's for the RPN (sigma 3)
+BETA = 1 / 9
+
+
+def smooth_l1(difference: Symbol, beta: float) -> Symbol:
+    """0.5 x^2 / beta where |x| is below beta, else |x| - beta / 2: of the difference's shape.
+
+    Fast R-CNN, equation 3, has beta 1. MXNet's operator takes sigma, 1 / sqrt(beta).
+    """
+    return mx.sym.smooth_l1(difference, scalar=1 / math.sqrt(beta))
+
+
+def box_divisor(samples: Symbol, foreground: Symbol, mean: str) -> Symbol:
+    """What a sum of box losses is divided by, (1,), of the numbers (1,) of samples.
+
+    samples: by all of them (torchvision, gluoncv). foreground: by the four numbers of each that is
+    foreground (matterport), which makes boxes weigh several times as much.
+    """
+    if mean == "samples":
+        return mx.sym.maximum(samples, 1)
+    if mean != "foreground":
+        raise ValueError(f"box_loss_mean {mean!r}: there are samples, foreground")
+    return 4 * mx.sym.maximum(foreground, 1)
+
+
+def foreground_output(foreground: Symbol, mean: str, name: str) -> tuple[Symbol, ...]:
+    """The number of foreground samples as an output, if it is what the box loss is a mean over.
+
+    `DetectorDef.counts` needs it to weigh the parts of a batch.
+    """
+    return (mx.sym.BlockGrad(foreground, name=name),) if mean == "foreground" else ()
+
+
+def focal_loss(logits: Symbol, target: Symbol, alpha: float, gamma: float) -> Symbol:
+    """Lin et al. 2017, equation 5, of logits and targets 0 or 1 of any one shape: of that shape.
+
+    -alpha_t (1 - p_t)^gamma log p_t. As 1 - p_t is the probability of the opposite, its logarithm
+    is the opposite's cross-entropy: so the power is finite, and has a gradient, for any logit.
+    """
+    opposite = binary_cross_entropy(logits, 1 - target)
+    balance = (1 - alpha) + (2 * alpha - 1) * target
+    return balance * mx.sym.exp(-gamma * opposite) * binary_cross_entropy(logits, target)
+
+
+def giou_loss(ltrb: Symbol, target: Symbol) -> Symbol:
+    """1 - GIoU (Rezatofighi et al. 2019) of boxes around the same points: (B, N, 4) -> (B, N).
+
+    Both are distances to left, top, right, bottom, at least 0: boxes that share a point overlap.
+    """
+
+    def area(distances: Symbol) -> Symbol:
+        left, top, right, bottom = mx.sym.split(distances, 4, axis=2, squeeze_axis=True)
+        return (left + right) * (top + bottom)
+
+    shared, hull = area(mx.sym.minimum(ltrb, target)), area(mx.sym.maximum(ltrb, target))
+    union = area(ltrb) + area(target) - shared
+    tiny = 1e-7
+    return 1 - shared / (union + tiny) + (hull - union) / (hull + tiny)
+
+
+def l1_loss(ltrb: Symbol, target: Symbol) -> Symbol:
+    """The absolute differences of the four distances (B, N, 4), added up, not their mean: (B, N).
+
+    The FCOS of the course EECS 498 has a quarter of it: `box_loss_weight` 0.25.
+    """
+    return mx.sym.sum(mx.sym.abs(ltrb - target), axis=2)
