@@ -15,13 +15,12 @@ detections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from symnet.bodies import get_body
 from symnet.bodies.vgg import get_vgg_top_feature
-from symnet.config.body import is_frozen, is_of_body
 from symnet.config.classic import (
     STRIDE,
     ClassicConfig,
@@ -29,20 +28,18 @@ from symnet.config.classic import (
     ResNet101C4Config,
     ZFConfig,
 )
+from symnet.config.detector import is_frozen, is_of_body
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.geometry.anchors import AnchorSpec
 from symnet.geometry.boxes import BoxCoder
-from symnet.geometry.targets import RPNSampling, rpn_targets
-from symnet.machine import mx
+from symnet.geometry.targets import rpn_targets
+from symnet.machine import Symbol, mx
 from symnet.ops.rois import pool_rois
 from symnet.parts.detections import decode_boxes, detections
-from symnet.parts.heads import roi_head, roi_losses
+from symnet.parts.heads import box_predictor, roi_losses, sample_rois
 from symnet.parts.layers import thin
 from symnet.parts.metrics import classic_counts, classic_metrics
 from symnet.parts.rpn import RPNHead, rpn_head, rpn_losses, rpn_proposals
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: contrib.MultiProposal counts a width as x2 - x1 + 1
 OFFSET = 1
@@ -63,37 +60,16 @@ def _box_head(
 
     Pooled RoIs go through the body's own head, stage 4 of a ResNet, or through fc6 and fc7.
     """
-    pooled = pool_rois(feature, rois, config.roi_op, stride, config.box_roi_size)
-    head = get_body(config.body).head
-    if head is None:
-        size = config.box_roi_size
-        return roi_head(
-            get_vgg_top_feature(pooled, config.box_head_dim, config.box_dropout, size),
-            config.num_classes,
+    size, body = config.box_roi_size, get_body(config.body)
+    pooled = pool_rois(feature, rois, config.roi_op, stride, size)
+    if body.head is None:
+        feature = get_vgg_top_feature(pooled, config.box_head_dim, config.box_dropout, size)
+    else:
+        feature = body.head(pooled, config.body_norm(train), **config.body_options())
+        feature = mx.sym.Pooling(
+            feature, pool_type="avg", global_pool=True, kernel=(7, 7), name="pool1"
         )
-    pooled = head(pooled, config.body_norm(train), **config.body_options())
-    pooled = mx.sym.Pooling(pooled, pool_type="avg", global_pool=True, kernel=(7, 7), name="pool1")
-    return roi_head(pooled, config.num_classes)
-
-
-def _sample_rois(config: ClassicConfig, proposals: Symbol, images: int) -> Symbol:
-    """Four outputs: rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C)."""
-    from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
-
-    return mx.sym.Custom(
-        rois=proposals,
-        gt_boxes=mx.sym.Variable("gt_boxes"),
-        op_type="proposal_target",
-        name="proposal_target",
-        num_classes=config.num_classes,
-        batch_images=images,
-        batch_rois=config.box_batch_size_per_image * images,
-        fg_fraction=config.box_positive_fraction,
-        fg_overlap=config.box_fg_iou_thresh,
-        box_stds=tuple(config.box_bbox_stds),
-        ignore_overlap=config.ignore_overlap,
-        seed=config.sampling_seed,
-    )
+    return box_predictor(feature, config.num_classes, prefix="")
 
 
 def classic_train_graph(
@@ -123,7 +99,7 @@ def classic_train_graph(
         config.rpn_nms_thresh,
         config.rpn_min_size,
     )
-    rois, label, *targets = _sample_rois(config, proposals, images)
+    rois, label, *targets = sample_rois(config, proposals, mx.sym.Variable("gt_boxes"), images)
     cls_score, bbox_pred = _box_head(config, feature, rois, stride, train=True)
     num_rois = config.box_batch_size_per_image * images
     cls_prob, bbox_loss = roi_losses(cls_score, bbox_pred, label, *targets, num_rois)
@@ -181,18 +157,11 @@ def assign_targets(
 ) -> dict[str, np.ndarray]:
     """RPN targets of one image: label (A*H*W,), bbox_target and bbox_weight (4A, H, W)."""
     height, width = (side // STRIDE for side in image.padded_size)
-    sampling = RPNSampling(
-        config.rpn_batch_size_per_image,
-        config.rpn_positive_fraction,
-        config.rpn_fg_iou_thresh,
-        config.rpn_bg_iou_thresh,
-        ignore_overlap=config.ignore_overlap,
-    )
     labels, targets, weights = rpn_targets(
         config.anchors.grid(height, width),
         image.gt_boxes,
         image.image_size,
-        sampling,
+        config.rpn_sampling(),
         BoxCoder(offset=OFFSET),
         rng,
     )

@@ -9,17 +9,12 @@ classic.py. Letters as in two_stage.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.bodies import get_body
 from symnet.config import presets
 from symnet.config.two_stage import C4_STRIDE, C4Config
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.rois import pool_rois
 from symnet.two_stage import Stages, make_detector
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def c4(config: C4Config, data: Symbol, train: bool) -> list[Symbol]:

@@ -7,18 +7,13 @@ Letters as in two_stage.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.config import presets
 from symnet.config.two_stage import PyramidConfig
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.rois import roi_align_levels
 from symnet.parts.fpn import fpn
 from symnet.parts.heads import fc_head
 from symnet.two_stage import Stages, make_detector
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def pyramid(config: PyramidConfig, data: Symbol, train: bool) -> list[Symbol]:
@@ -33,7 +28,7 @@ def pyramid(config: PyramidConfig, data: Symbol, train: bool) -> list[Symbol]:
     )
 
 
-def pool_rois(
+def pool_from_levels(
     config: PyramidConfig,
     maps: list[Symbol],
     rois: Symbol,
@@ -58,7 +53,7 @@ def pool_rois(
 def box_features(config: PyramidConfig, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
     """fc7 of rois (R, 5): (R, box_head_dim)."""
     size, ratio = config.box_roi_size, config.form.box_sampling_ratio
-    pooled = pool_rois(config, maps, rois, size, ratio, "box_pool")
+    pooled = pool_from_levels(config, maps, rois, size, ratio, "box_pool")
     if config.form.box_avg_pool:
         pooled = mx.sym.Pooling(
             pooled, pool_type="avg", kernel=(3, 3), stride=(2, 2), pad=(1, 1), name="box_avg_pool"

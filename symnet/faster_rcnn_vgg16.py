@@ -7,16 +7,13 @@ with background 0, G objects, D detections.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from symnet.classic import classic_test_graph, classic_train_graph
 from symnet.config.classic import ClassicConfig
 from symnet.geometry.anchors import AnchorSpec
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+from symnet.machine import Symbol
 
 
 def get_vgg_train(

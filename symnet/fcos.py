@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from symnet import two_stage
 from symnet.config import presets
-from symnet.config.body import is_frozen, is_of_body
+from symnet.config.detector import is_frozen, is_of_body
 from symnet.config.fcos import FCOSConfig
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.geometry.targets import PointMatching, fcos_targets
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.ops.tensors import best, cell_size, columns_and_rows, quotient, rows, take_rows
 from symnet.parts import fpn
@@ -38,9 +38,6 @@ from symnet.parts.losses import (
 )
 from symnet.parts.metrics import fcos_counts, fcos_metrics
 from symnet.parts.norms import group_norm_levels
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 LABELS = ("fcos_label", "fcos_ltrb", "fcos_centerness")
 

@@ -7,17 +7,12 @@ two_stage.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.config import presets
 from symnet.config.two_stage import MaskC4Config
 from symnet.faster_rcnn_c4 import BEFORE, box_features, c4, roi_maps
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.parts.heads import mask_head
 from symnet.two_stage import Stages, make_detector
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def mask_logits(config: MaskC4Config, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:

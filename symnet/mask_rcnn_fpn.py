@@ -7,22 +7,18 @@ for the classes of the image's data set. Letters as in two_stage.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.config import presets
 from symnet.config.two_stage import MaskPyramidConfig
-from symnet.faster_rcnn_fpn import box_features, pool_rois, pyramid
+from symnet.faster_rcnn_fpn import box_features, pool_from_levels, pyramid
+from symnet.machine import Symbol
 from symnet.parts.heads import mask_head
 from symnet.two_stage import Stages, make_detector
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def mask_logits(config: MaskPyramidConfig, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
     """Mask logits (F, C, S, S) of rois (F, 5)."""
     size, ratio = config.mask_roi_size, config.form.mask_sampling_ratio
-    pooled = pool_rois(config, maps, rois, size, ratio, "mask_pool")
+    pooled = pool_from_levels(config, maps, rois, size, ratio, "mask_pool")
     return mask_head(pooled, config.mask_channels, config.mask_layers, config.num_classes)
 
 

@@ -17,16 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from symnet.config.body import is_frozen, is_of_body
+from symnet.config.detector import is_frozen, is_of_body
 from symnet.config.two_stage import TwoStageConfig
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.geometry.boxes import BoxCoder
-from symnet.geometry.targets import RPNSampling, rpn_targets
-from symnet.machine import mx
+from symnet.geometry.targets import rpn_targets
+from symnet.machine import Symbol, mx
 from symnet.parts.detections import (
     cut_to_image,
     decode_boxes,
@@ -34,13 +34,10 @@ from symnet.parts.detections import (
     large,
     with_batch_index,
 )
-from symnet.parts.heads import box_head_losses, box_predictor, mask_loss, of_class
+from symnet.parts.heads import box_head_losses, box_predictor, mask_loss, of_class, sample_rois
 from symnet.parts.layers import shared_parameters
 from symnet.parts.metrics import two_stage_counts, two_stage_metrics
 from symnet.parts.rpn import pyramid_proposals, pyramid_rpn, pyramid_rpn_losses
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 LABELS = ("rpn_label", "rpn_bbox_target")
 LOSSES = ("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss")
@@ -78,7 +75,15 @@ def train_graph(stages: Stages, config: TwoStageConfig, images: int) -> Symbol:
             config.rpn_smooth_l1_beta,
             config.form.box_loss_mean,
         )
-        sampled = _sample_rois(config, proposals, gt_boxes, images)
+        sampled = sample_rois(
+            config,
+            mx.sym.reshape(proposals, shape=(-3, 0)),
+            gt_boxes,
+            images,
+            box_offset=0,
+            with_matched=True,
+            fill_with_background=False,
+        )
         rois, label = sampled[0], sampled[1]
         logits, deltas = box_head(stages, config, maps, rois, train=True)
         box_losses = box_head_losses(
@@ -108,32 +113,6 @@ def _propose(
     rpn = pyramid_rpn(maps, config.anchors.num_anchors, channels)
     rule = config.proposal_filter(train)
     return maps, rpn, pyramid_proposals(rpn, data, im_info, config.anchors, rule), im_info
-
-
-def _sample_rois(
-    config: TwoStageConfig, proposals: Symbol, gt_boxes: Symbol, images: int
-) -> list[Symbol]:
-    """rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C), matched object (B*R,)."""
-    from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
-
-    sampled = mx.sym.Custom(
-        rois=mx.sym.reshape(proposals, shape=(-3, 0)),
-        gt_boxes=gt_boxes,
-        op_type="proposal_target",
-        name="proposal_target",
-        num_classes=config.num_classes,
-        batch_images=images,
-        batch_rois=config.box_batch_size_per_image * images,
-        fg_fraction=config.box_positive_fraction,
-        fg_overlap=config.box_fg_iou_thresh,
-        box_stds=tuple(config.box_bbox_stds),
-        box_offset=0,
-        with_matched=True,
-        fill_with_background=False,
-        ignore_overlap=config.ignore_overlap,
-        seed=config.sampling_seed,
-    )
-    return list(sampled)
 
 
 def box_head(
@@ -255,15 +234,10 @@ def assign_targets(
     config: TwoStageConfig, image: ImageTargetsInput, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """RPN targets of one image: rpn_label (N,) 1, 0 or -1, rpn_bbox_target (N, 4)."""
-    sampling = RPNSampling(
-        config.rpn_batch_size_per_image,
-        config.rpn_positive_fraction,
-        config.rpn_fg_iou_thresh,
-        config.rpn_bg_iou_thresh,
+    sampling = config.rpn_sampling(
         inside_only=config.form.rpn_inside_only,
         own_anchor=config.rpn_own_anchor,
         best_below_bg=config.form.rpn_best_below_bg,
-        ignore_overlap=config.ignore_overlap,
     )
     labels, targets, _ = rpn_targets(
         config.anchors.grid(*image.padded_size),

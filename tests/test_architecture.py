@@ -22,7 +22,7 @@ ROOMS = {
     "symnet.ops": "symnet.geometry symnet.machine",
     "symnet.parts": "symnet.geometry symnet.machine symnet.ops",
     "symnet.bodies": "symnet.machine symnet.ops symnet.parts",
-    "symnet.config": "symnet.geometry symnet.parts symnet.bodies",
+    "symnet.config": "symnet.geometry symnet.machine symnet.parts symnet.bodies",
     "symnet": ALL,
     "mxrcnn": "symnet",
     "mxrcnn.files": "",

@@ -13,7 +13,7 @@ import symnet.ops.mask_target  # noqa: F401 - registers the operator
 from symnet import get_detector
 from symnet.config.two_stage import MaskPyramidForm
 from symnet.detector import ImageTargetsInput
-from symnet.geometry.masks import crop_and_resize, mini_masks, pack
+from symnet.geometry.masks import mini_masks, pack, roi_masks
 from symnet.geometry.targets import pad_objects
 from symnet.machine import mx
 from symnet.parts.heads import mask_loss, of_class
@@ -92,7 +92,7 @@ def test_mask_targets_are_what_the_rois_see(mini, room):
         np.testing.assert_array_equal(labels[part], values["label"][rows])
         matched = values["matched"][rows].astype(int)
         assert len(set(matched)) > 1
-        whole = crop_and_resize(stored[image], frames[image], rois[part, 1:], matched, SIZE)
+        whole = roi_masks(stored[image], frames[image], rois[part, 1:], matched, SIZE)
         np.testing.assert_array_equal(target[part], whole)
         for found, roi, g in zip(target[part], rois[part, 1:], matched):
             expected = slow_crop(stored[image, g], frames[image, g], roi, SIZE)

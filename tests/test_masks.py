@@ -14,7 +14,6 @@ from pycocotools import mask as coco_masks
 
 from symnet.geometry import masks as masks_module
 from symnet.geometry.masks import (
-    crop_and_resize,
     decode,
     encode,
     flip_masks,
@@ -23,6 +22,7 @@ from symnet.geometry.masks import (
     paste,
     paste_rle,
     rasterise,
+    roi_masks,
     unpack,
 )
 from symnet.machine import mx
@@ -223,7 +223,7 @@ def test_targets_are_roi_align(size):
     rois[0], rois[1] = (0, 0, 31, 23), (-300, -300, -200, -200)
     rois[2], rois[3] = (31, 23, 31, 23), (-1, -1, -1, -1)  # on the last place that still counts
     matched = np.arange(25) % 3
-    got = crop_and_resize(masks, whole(masks), rois, matched, size)
+    got = roi_masks(masks, whole(masks), rois, matched, size)
     assert got.dtype == np.float32
     want = [roi_align(masks[g], roi, size) for g, roi in zip(matched, rois)]
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -246,7 +246,7 @@ def test_the_oracle_and_the_operator_agree():
         spatial_scale=1.0,
         sample_ratio=2,
     ).asnumpy()[:, 0]
-    got = crop_and_resize(masks, whole(masks), rois, matched, 7)
+    got = roi_masks(masks, whole(masks), rois, matched, 7)
     np.testing.assert_allclose(got, operator, atol=1e-5)
     slow = [roi_align(masks[g], roi, 7, samples=2) for g, roi in zip(matched, rois)]
     np.testing.assert_allclose(operator, slow, atol=1e-5)
@@ -255,8 +255,8 @@ def test_the_oracle_and_the_operator_agree():
 def test_masks_of_ones_and_zeros_stay_so():
     ones = np.ones((1, 60, 80), np.uint8)
     rois = np.float32([[0, 0, 80, 60], [3.3, 4.4, 50.1, 33.3]])
-    assert (crop_and_resize(ones, whole(ones), rois, [0, 0], 28) >= 1 - 1e-5).all()
-    assert not crop_and_resize(1 - ones, whole(ones), rois, [0, 0], 28).any()
+    assert (roi_masks(ones, whole(ones), rois, [0, 0], 28) >= 1 - 1e-5).all()
+    assert not roi_masks(1 - ones, whole(ones), rois, [0, 0], 28).any()
 
 
 def test_samples_count_up_to_a_pixel_outside():
@@ -264,14 +264,14 @@ def test_samples_count_up_to_a_pixel_outside():
     ones = np.ones((1, 6, 8), bool)
     centres = np.float32([[-1, -1], [-1.001, -1], [8, 6], [8, 6.001]])
     rois = np.concatenate([centres - np.float32(0.5), centres + np.float32(0.5)], axis=1)
-    got = crop_and_resize(ones, whole(ones), rois, [0] * 4, 1)
+    got = roi_masks(ones, whole(ones), rois, [0] * 4, 1)
     assert got.ravel().tolist() == [1, 0, 1, 0]
 
 
 def test_an_empty_roi_is_a_pixel_wide():
     step = np.zeros((1, 20, 20), bool)
     step[..., 11:] = True
-    got = crop_and_resize(step, whole(step), np.float32([[10, 10, 10, 10]]), [0], 2)
+    got = roi_masks(step, whole(step), np.float32([[10, 10, 10, 10]]), [0], 2)
     np.testing.assert_allclose(got[0], [[0.25, 0.75]] * 2)
 
 
@@ -280,14 +280,14 @@ def test_a_mini_mask_is_sampled_at_the_same_places():
     minis = np.array([[[True, False]] * 2])
     frame = np.float32([[30, 40, 50, 60]])
     rois = np.float32([[30 + x, 45, 31 + x, 46] for x in (4, 9, 11.5)])
-    got = crop_and_resize(minis, frame, rois, [0] * 3, 1)
+    got = roi_masks(minis, frame, rois, [0] * 3, 1)
     np.testing.assert_allclose(got.ravel(), [1, 0.5, 0.25], atol=1e-6)
 
 
 def test_no_rois_and_no_masks():
     none = np.zeros((0, 20, 30), bool)
     rois, matched = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    assert crop_and_resize(none, whole(none), rois, matched, 28).shape == (0, 28, 28)
+    assert roi_masks(none, whole(none), rois, matched, 28).shape == (0, 28, 28)
     assert mini_masks(none, rois, 56).shape == (0, 56, 56)
     assert list(paste(np.zeros((0, 28, 28), np.float32), rois, 20, 30)) == []
     assert paste_rle(np.zeros((0, 28, 28), np.float32), rois, 20, 30) == []
@@ -303,7 +303,7 @@ def test_128_rois_on_large_masks_take_few_milliseconds():
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        crop_and_resize(masks, whole(masks), rois, matched, 28)
+        roi_masks(masks, whole(masks), rois, matched, 28)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1
 
@@ -317,11 +317,11 @@ def test_a_mini_mask_tells_what_the_mask_does():
     sides = boxes[:, 2:] - boxes[:, :2]
     jitter = rng.uniform(-0.2, 0.2, (40, 4)) * np.tile(sides[matched], 2)
     rois = (boxes[matched] + jitter).astype(np.float32)
-    full = crop_and_resize(masks, whole(masks), rois, matched, 28)
-    mini = crop_and_resize(minis, boxes, rois, matched, 28)
+    full = roi_masks(masks, whole(masks), rois, matched, 28)
+    mini = roi_masks(minis, boxes, rois, matched, 28)
     assert np.abs(full - mini).mean() < 0.02
     assert ((full >= 0.5) != (mini >= 0.5)).mean() < 0.02
-    shifted = crop_and_resize(minis, boxes + 3, rois, matched, 28)
+    shifted = roi_masks(minis, boxes + 3, rois, matched, 28)
     assert np.abs(full - shifted).mean() > 2 * np.abs(full - mini).mean()
 
 
@@ -329,7 +329,7 @@ def test_a_mini_mask_is_nothing_outside_its_box():
     minis = np.ones((1, 8, 8), bool)
     frame = np.float32([[100, 100, 300, 300]])
     rois = np.float32([[0, 100, 100, 300], [50, 100, 450, 300]])
-    left, across = crop_and_resize(minis, frame, rois, [0, 0], 4)
+    left, across = roi_masks(minis, frame, rois, [0, 0], 4)
     assert left.max() <= 0.05  # a pixel's reach, as RoIAlign has it: one of 25 samples
     np.testing.assert_allclose(across[:, 1:3], 1, atol=0.51)
     assert across[:, 3].max() == 0
@@ -429,7 +429,7 @@ def test_cut_resized_and_pasted_back_is_the_mask(shared_data):
     for entry in truth["annotations"][::20]:
         mask = decode(entry["segmentation"], 600, 800)
         box = np.float32([tight_box(mask)])
-        prob = crop_and_resize(mask[None], whole(mask[None]), box, [0], 28)
+        prob = roi_masks(mask[None], whole(mask[None]), box, [0], 28)
         again = decode(paste_rle(prob, box, 600, 800)[0], 600, 800)
         assert (again & mask).sum() / (again | mask).sum() > 0.93
 

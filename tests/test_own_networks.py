@@ -9,7 +9,7 @@ from symnet import bodies, get_detector, list_detectors, register_detector
 from symnet.bodies import Body, get_body, list_bodies, register_body
 from symnet.config import presets
 from symnet.config.two_stage import PyramidConfig
-from symnet.faster_rcnn_fpn import pool_rois, pyramid
+from symnet.faster_rcnn_fpn import pool_from_levels, pyramid
 from symnet.machine import mx
 from symnet.parts.layers import conv, fc, relu
 from symnet.two_stage import Stages, make_detector
@@ -35,7 +35,7 @@ PLAIN = Body(plain_maps, CHANNELS, (("plain.stem",), *((f"plain.c{s}_",) for s i
 
 
 def one_layer(config, maps, rois, train):
-    pooled = pool_rois(config, maps, rois, config.box_roi_size, 2, "box_pool")
+    pooled = pool_from_levels(config, maps, rois, config.box_roi_size, 2, "box_pool")
     hidden = relu(fc(pooled, "box_head.fc", config.box_head_dim, side=7), "box_head.relu")
     return mx.sym.Dropout(hidden, p=0.1)
 

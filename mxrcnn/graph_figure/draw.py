@@ -32,7 +32,7 @@ from mxrcnn.viz.figures import literal, save_figure
 from symnet.detector import DetectorDef, ImageTargetsInput
 
 if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+    from symnet.machine import Symbol
 
 INK, FAINT = "#202124", "#5f6368"
 FONT = "DejaVu Sans"

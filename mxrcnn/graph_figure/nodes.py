@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mxrcnn.graph_figure.operators import LOSSES, NO_GRADIENT
 
 if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+    from symnet.machine import Symbol
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]

@@ -12,7 +12,7 @@ from mxrcnn.graph_figure.nodes import Node, Shape, Shapes, gradient_edges, read_
 from mxrcnn.graph_figure.operators import ADD, LAYERS, LOSSES, PROPOSALS, SHAPE
 
 if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+    from symnet.machine import Symbol
 
 #: what an operator does, in words and attributes; a box says so for each of its operators
 TEXTS = {

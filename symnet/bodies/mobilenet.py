@@ -6,15 +6,11 @@ conv1 and bn1 are the 3x3 layer, conv2 and bn2 the 1x1 layer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.bodies.body import Body
 from symnet.bodies.resnet import PREFIX, STAGES
+from symnet.machine import Symbol
 from symnet.parts.layers import relu
 from symnet.parts.norms import conv_norm
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: filters of the stem; filters and stride of each block of the four stages (the paper's table 1)
 STEM = 32

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from symnet.bodies.body import Body
 from symnet.bodies.resnet import PREFIX, projection
+from symnet.machine import Symbol
 from symnet.parts.layers import relu
 from symnet.parts.norms import conv_norm
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 STEM = 32
 

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from symnet.bodies.body import Body
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.parts.layers import relu
 from symnet.parts.norms import conv_norm
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 Form = Literal["torchvision", "keras", "v1d"]
 

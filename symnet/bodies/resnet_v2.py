@@ -11,15 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from symnet.bodies.body import Body
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, relu, thin
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: channels of the first convolution, and of the four stages
 STEM = 64

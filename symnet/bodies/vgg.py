@@ -5,15 +5,10 @@ Letters: B images, H, W the image's size, R RoIs. `width` thins every convolutio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.bodies.body import Body
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, fc, relu, row_side, thin
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: convolutions of each block and their filters; blocks are separated by 2x2 max-pooling
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))

@@ -5,15 +5,10 @@ Letters: B images, H, W the image's size. `width` thins every convolution (1.0 i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from symnet.bodies.body import Body
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, relu, thin
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: convolutions with normalisation and pooling after them: filters, kernel; strides are 2
 REDUCING = ((96, 7), (256, 5))

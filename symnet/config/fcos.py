@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from symnet.config.body import DetectorConfig
+from symnet.config.detector import DetectorConfig
 from symnet.config.ranges import FROM_1, check_ranges, refuse
 from symnet.geometry.anchors import PyramidPoints
 

@@ -1,7 +1,6 @@
 """The configs of the two-stage detectors whose RPN has a sigmoid, in torchvision's vocabulary.
 
-Fields stand in the order in which data flow through the network. What only makes the weights of
-another project fit (gluoncv's, matterport's) is in the group `form`.
+What only makes the weights of another project fit (gluoncv's, matterport's) is in the group `form`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from symnet.bodies import get_body
-from symnet.config.body import DetectorConfig
-from symnet.config.ranges import FROM_1, check_order, check_ranges, refuse
+from symnet.config.detector import RegionConfig
+from symnet.config.ranges import FROM_1, check_ranges, refuse
 from symnet.geometry.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
 from symnet.parts.rpn import ProposalFilter
 
@@ -51,7 +50,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class TwoStageConfig(DetectorConfig):
+class TwoStageConfig(RegionConfig):
     """What all detectors of this family have; torchvision's values.
 
     Only pre_nms_top_n is not torchvision's, which has no such limit: MXNet's NMS of all 90,000
@@ -59,67 +58,29 @@ class TwoStageConfig(DetectorConfig):
     """
 
     num_classes: int = 91
+    rpn_min_size: float = 1e-3
+    rpn_pre_nms_top_n_train: int = 2000
+    rpn_pre_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_test: int = 1000
+    box_batch_size_per_image: int = 512
+    score_thresh: float = 0.05
+    pre_nms_top_n: int = 5000
+    nms_thresh: float = 0.5
 
-    #: height over width of the anchors
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    #: an anchor is foreground if its IoU with an object is at least this
-    rpn_fg_iou_thresh: float = 0.7
-    #: an anchor is background if its IoU with every object is below this
-    rpn_bg_iou_thresh: float = 0.3
     #: give each object an anchor of its own to learn it, whatever their IoU
     rpn_own_anchor: bool = False
-    #: an anchor or RoI is not background if more than this share of its area lies in a crowd or
-    #: difficult object; 0: off
-    ignore_overlap: float = 0.0
-    #: sampled anchors of an image for the RPN's losses
-    rpn_batch_size_per_image: int = 256
-    #: the largest share of foreground among them
-    rpn_positive_fraction: float = 0.5
     #: where the RPN's smooth L1 loss turns from square to linear
     rpn_smooth_l1_beta: float = 1 / 9
-    #: proposals with a side below this, in pixels, are left out
-    rpn_min_size: float = 1e-3
     #: proposals must score above this
     rpn_score_thresh: float = 0.0
-    #: the best anchors of each level that go into NMS, in training
-    rpn_pre_nms_top_n_train: int = 2000
-    #: the same in testing
-    rpn_pre_nms_top_n_test: int = 1000
-    #: NMS removes a proposal whose IoU with a better one is above this
-    rpn_nms_thresh: float = 0.7
-    #: proposals of an image after NMS, in training
-    rpn_post_nms_top_n_train: int = 2000
-    #: the same in testing
-    rpn_post_nms_top_n_test: int = 1000
-    #: a proposal is foreground if its IoU with an object is at least this, else background
-    box_fg_iou_thresh: float = 0.5
-    #: sampled RoIs of an image for the box head's losses
-    box_batch_size_per_image: int = 512
-    #: the largest share of foreground among them
-    box_positive_fraction: float = 0.25
-    #: seed of the sampling
-    sampling_seed: int = 0
-    #: the side of a pooled RoI, in cells
-    box_roi_size: int = 7
-    #: the box head's targets dx, dy, dw, dh are divided by these
-    box_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     #: where the box head's smooth L1 loss turns from square to linear
     box_smooth_l1_beta: float = 1 / 9
-    #: detections must score above this
-    score_thresh: float = 0.05
-    #: the best candidates of an image that go into NMS; -1: all
-    pre_nms_top_n: int = 5000
-    #: NMS removes a detection whose IoU with a better one of its class is above this
-    nms_thresh: float = 0.5
-    #: the most detections of an image
-    detections_per_img: int = 100
     #: what fits the weights of torchvision or of another project
     form: Form = Form()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, rpn_pre_nms_top_n_train=FROM_1, rpn_pre_nms_top_n_test=FROM_1)
-        check_order(self, "rpn_bg_iou_thresh", "rpn_fg_iou_thresh")
 
     @property
     def nms_levels(self) -> int:

@@ -6,7 +6,7 @@ A mask is (h, w) bool; a box or frame is xyxy. A segmentation is what COCO files
 polygons x1, y1, x2, y2 ..., or a run-length encoding (RLE) {"size": [h, w], "counts": runs}, the
 runs down the columns as a list of numbers or packed into text.
 
-Pixel i of a mask is at i for `crop_and_resize`, as RoIAlign has it with `aligned=False`, and covers
+Pixel i of a mask is at i for `roi_masks`, as RoIAlign has it with `aligned=False`, and covers
 i to i + 1 for the others. Both are torchvision's ways.
 """
 
@@ -179,7 +179,7 @@ def _weights(
 # Targets
 
 
-def crop_and_resize(
+def roi_masks(
     masks: np.ndarray, frames: np.ndarray, rois: np.ndarray, matched: np.ndarray, size: int
 ) -> np.ndarray:
     """What each RoI sees of its object's mask: (F, size, size) float32 in 0..1.

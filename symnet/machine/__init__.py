@@ -16,9 +16,13 @@ from symnet.machine.changes import MISSED, PATCHED
 from symnet.machine.cores import has_bf16, has_int8, local_workers, logical_cores, physical_cores
 from symnet.machine.finder import mx
 
+#: what type hints call a graph, without loading MXNet
+Symbol = "mx.sym.Symbol"
+
 __all__ = [
     "MISSED",
     "PATCHED",
+    "Symbol",
     "has_bf16",
     "has_int8",
     "local_workers",

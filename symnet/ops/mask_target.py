@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from symnet.geometry.masks import crop_and_resize, unpack
+from symnet.geometry.masks import roi_masks, unpack
 from symnet.machine import mx
 
 
@@ -35,7 +35,7 @@ class MaskTarget(mx.operator.CustomOp):
             frames = objects[used, :4]
             if not self._prop.mini_mask:
                 frames = np.tile(np.float32([0, 0, masks.shape[2], masks.shape[1]]), (len(used), 1))
-            target[image, : len(rows)] = crop_and_resize(
+            target[image, : len(rows)] = roi_masks(
                 masks, frames, rois[rows, 1:], which.ravel(), size
             )
         for out, value, how in zip(out_data, (mask_rois, mask_label, target), req):

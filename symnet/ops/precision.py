@@ -11,15 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.machine.engine import uses_amx
-
-if TYPE_CHECKING:
-    Symbol = mx.sym.Symbol
 
 #: what `precision` takes. bf16: parameters stay float32 and are cast in the graph, as training
 #: needs it. bf16_stored: the parameters are bfloat16 themselves, as inference wants it. int8: still

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from symnet.machine import mx
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+from symnet.machine import Symbol, mx
 
 #: indices are float32, which counts up to here
 MOST_ROWS = 2**24

@@ -6,14 +6,10 @@ Letters: B images, H, W a map's size, F its channels, R RoIs of all images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.ops.tensors import columns, side
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def pool_rois(feature: Symbol, rois: Symbol, op: str, stride: float, size: int) -> Symbol:

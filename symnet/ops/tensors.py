@@ -5,14 +5,9 @@ Letters: B images, H, W a map's size, A values at a position, M = H*W*A, K the b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from symnet.machine import mx
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+from symnet.machine import Symbol, mx
 
 
 def rows(data: Symbol, columns: int) -> Symbol:

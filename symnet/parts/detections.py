@@ -6,13 +6,9 @@ Letters: B images, R RoIs an image, C classes with background 0, K = C - 1, D de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.tensors import columns
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 def decode_boxes(

@@ -7,15 +7,11 @@ R RoIs, L levels. A pyramid is a list of maps, finest first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv
 from symnet.parts.norms import conv_norm
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 PREFIX = "backbone.fpn."
 

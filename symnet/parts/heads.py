@@ -5,9 +5,9 @@ Letters: B images, R RoIs an image, C classes with background 0, K = C - 1, D de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, deconv, fc, relu, row_side
 from symnet.parts.losses import (
@@ -20,15 +20,42 @@ from symnet.parts.losses import (
     smooth_l1,
 )
 
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
+
+def sample_rois(
+    config: Any, proposals: Symbol, gt_boxes: Symbol, images: int, **options: Any
+) -> list[Symbol]:
+    """The RoIs that the box head learns from, sampled of proposals (B*P, 5) and the objects.
+
+    rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C), and what `options` add; see
+    symnet/ops/proposal_target.py.
+    """
+    from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
+
+    sampled = mx.sym.Custom(
+        rois=proposals,
+        gt_boxes=gt_boxes,
+        op_type="proposal_target",
+        name="proposal_target",
+        num_classes=config.num_classes,
+        batch_images=images,
+        batch_rois=config.box_batch_size_per_image * images,
+        fg_fraction=config.box_positive_fraction,
+        fg_overlap=config.box_fg_iou_thresh,
+        box_stds=tuple(config.box_bbox_stds),
+        ignore_overlap=config.ignore_overlap,
+        seed=config.sampling_seed,
+        **options,
+    )
+    return list(sampled)
 
 
-def roi_head(feature: Symbol, num_classes: int) -> tuple[Symbol, Symbol]:
-    """Class logits (B*R, C) and class-specific box deltas (B*R, 4C) from features (B*R, _)."""
-    cls_score = fc(feature, "cls_score", num_classes, predicts=True)
-    bbox_pred = fc(feature, "bbox_pred", 4 * num_classes, predicts=True)
-    return float32(cls_score), float32(bbox_pred)
+def box_predictor(
+    feature: Symbol, num_classes: int, unused: int = 0, prefix: str = "roi_heads.box_predictor."
+) -> tuple[Symbol, Symbol]:
+    """Class logits (R, C + unused) and class-specific box deltas (R, 4C) from features (R, _)."""
+    cls_logits = fc(feature, f"{prefix}cls_score", num_classes + unused, predicts=True)
+    bbox_deltas = fc(feature, f"{prefix}bbox_pred", 4 * num_classes, predicts=True)
+    return float32(cls_logits), float32(bbox_deltas)
 
 
 def roi_losses(
@@ -69,14 +96,6 @@ def fc_head(pooled: Symbol, units: int, convs: int = 0, channels: int = 256) -> 
     for layer, side in layers:
         pooled = relu(fc(pooled, f"{name}.{layer}", units, side), f"{name}.{layer}_relu")
     return pooled
-
-
-def box_predictor(feature: Symbol, num_classes: int, unused: int = 0) -> tuple[Symbol, Symbol]:
-    """Class logits (R, C + unused) and class-specific box deltas (R, 4C) from features (R, _)."""
-    name = "roi_heads.box_predictor."
-    cls_logits = fc(feature, f"{name}cls_score", num_classes + unused, predicts=True)
-    bbox_deltas = fc(feature, f"{name}bbox_pred", 4 * num_classes, predicts=True)
-    return float32(cls_logits), float32(bbox_deltas)
 
 
 def box_head_losses(

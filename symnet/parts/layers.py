@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import BFLOAT16, PREDICTS, as_input, current, float32, is_low
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: the parameters of the graph being built, by name, where layers may share them
 _shared: ContextVar[dict[str, Symbol] | None] = ContextVar("shared", default=None)

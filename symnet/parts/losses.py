@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.tensors import softplus
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 _partial: ContextVar[bool] = ContextVar("partial", default=False)
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import as_input, current, float32
 from symnet.parts.layers import conv, convolution, layer_parameters, variable
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 #: what `norm` and `conv_norm` take: trained by batch or by groups of channels, or on stored
 #: statistics; "folded" is "frozen" for training graphs, where it saves the pass over the maps

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from symnet.geometry.anchors import Anchors, AnchorSpec
-from symnet.machine import mx
+from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.ops.tensors import (
     best,
@@ -34,9 +33,6 @@ from symnet.parts.losses import (
     smooth_l1,
     with_share,
 )
-
-if TYPE_CHECKING:
-    from symnet.ops.precision import Symbol
 
 
 @dataclass(frozen=True)

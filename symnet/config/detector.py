@@ -1,0 +1,141 @@
+"""What the configs of detectors have in common: classes and body; of two-stage ones, regions too.
+
+Fields stand in the order in which data flow through the network; those of a detector's own class
+follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from symnet.bodies import get_body
+from symnet.config.ranges import check_order, check_ranges, refuse
+from symnet.geometry.targets import RPNSampling
+from symnet.machine import Symbol
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Classes and body; ValueError names a field and its value if it cannot be."""
+
+    #: classes, with the background
+    num_classes: int = 21
+    #: the network that makes feature maps of the image; `symnet.bodies.list_bodies()` has all names
+    body: str = "resnet50"
+    #: normalisation of the body: stored statistics (frozen), or trained by batch or by group
+    norm: Literal["frozen", "batch", "group"] = "frozen"
+    #: trained stages of the body, of five, counted from the last
+    trainable_layers: int = 3
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        try:
+            body = get_body(self.body)
+        except KeyError as error:
+            refuse(self, "body", error.args[0])
+        missing = set(self.body_strides()) - set(body.channels)
+        if missing:
+            has = ", ".join(map(str, sorted(body.channels)))
+            refuse(self, "body", f"has no map of stride {min(missing)}; its strides are {has}")
+        if self.norm not in body.norms:
+            refuse(self, "norm", f"{self.body} has {' and '.join(body.norms)}")
+        for option, unset in (("width", 1.0), ("units", ())):
+            if option not in body.options and getattr(self, option, unset) != unset:
+                refuse(self, option, f"{self.body} has no such setting")
+
+    def body_strides(self) -> Iterable[int]:
+        """The strides of the maps that the detector takes from its body."""
+        return ()
+
+    def body_options(self) -> dict[str, Any]:
+        """The settings of this config that the body takes, without those left empty."""
+        options = {name: getattr(self, name, ()) for name in get_body(self.body).options}
+        return {name: value for name, value in options.items() if value != ()}
+
+    def body_norm(self, train: bool) -> str:
+        """`norm` as the layers take it: training graphs fold stored statistics into the weights."""
+        return "folded" if train and self.norm == "frozen" else self.norm
+
+    def feature_maps(self, data: Symbol, train: bool) -> dict[int, Symbol]:
+        """The body's maps of images (B, 3, H, W), by stride."""
+        return get_body(self.body).maps(data, self.body_norm(train), **self.body_options())
+
+
+@dataclass(frozen=True)
+class RegionConfig(DetectorConfig):
+    """What all two-stage detectors have; the values of the original MXNet example."""
+
+    #: height over width of the anchors
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    #: an anchor is foreground if its IoU with an object is at least this
+    rpn_fg_iou_thresh: float = 0.7
+    #: an anchor is background if its IoU with every object is below this
+    rpn_bg_iou_thresh: float = 0.3
+    #: an anchor or RoI is not background if more than this share of its area lies in a crowd or
+    #: difficult object; 0: off
+    ignore_overlap: float = 0.0
+    #: sampled anchors of an image for the RPN's losses
+    rpn_batch_size_per_image: int = 256
+    #: the largest share of foreground among them
+    rpn_positive_fraction: float = 0.5
+    #: proposals with a side below this are left out: pixels of the network's input, in the classic
+    #: graph of the original image
+    rpn_min_size: float = 16
+    #: the best anchors that go into NMS (of each level, where each has its own NMS), in training;
+    #: -1, in the classic graph: all
+    rpn_pre_nms_top_n_train: int = 12000
+    #: the same in testing
+    rpn_pre_nms_top_n_test: int = 6000
+    #: NMS removes a proposal whose IoU with a better one is above this
+    rpn_nms_thresh: float = 0.7
+    #: proposals of an image after NMS, in training
+    rpn_post_nms_top_n_train: int = 2000
+    #: the same in testing
+    rpn_post_nms_top_n_test: int = 300
+    #: a proposal is foreground if its IoU with an object is at least this, else background
+    box_fg_iou_thresh: float = 0.5
+    #: sampled RoIs of an image for the box head's losses
+    box_batch_size_per_image: int = 128
+    #: the largest share of foreground among them
+    box_positive_fraction: float = 0.25
+    #: seed of the sampling
+    sampling_seed: int = 0
+    #: the side of a pooled RoI, in cells
+    box_roi_size: int = 7
+    #: the box head's targets dx, dy, dw, dh are divided by these
+    box_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    #: detections must score above this
+    score_thresh: float = 1e-3
+    #: the best candidates of an image that go into NMS; -1: all
+    pre_nms_top_n: int = 2000
+    #: NMS removes a detection whose IoU with a better one of its class is above this
+    nms_thresh: float = 0.3
+    #: the most detections of an image
+    detections_per_img: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self, "rpn_bg_iou_thresh", "rpn_fg_iou_thresh")
+
+    def rpn_sampling(self, **options: bool) -> RPNSampling:
+        """Which anchors the RPN learns from; options as of RPNSampling."""
+        return RPNSampling(
+            self.rpn_batch_size_per_image,
+            self.rpn_positive_fraction,
+            self.rpn_fg_iou_thresh,
+            self.rpn_bg_iou_thresh,
+            ignore_overlap=self.ignore_overlap,
+            **options,
+        )
+
+
+def is_frozen(config: DetectorConfig, name: str) -> bool:
+    """True if a parameter of the body is not trained, see `Body.is_frozen`."""
+    return get_body(config.body).is_frozen(name, config.trainable_layers, config.norm)
+
+
+def is_of_body(config: DetectorConfig, name: str) -> bool:
+    """True for the parameters of the body, which --pretrained is expected to supply."""
+    return name.startswith(get_body(config.body).prefixes)
