@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from mxrcnn.config import make_config, override, parse_settings
-from mxrcnn.data import check as checking
-from mxrcnn.data import check_twins as twins
-from mxrcnn.data.check import check_data, network_objects
-from mxrcnn.data.check_anchors import Objects, best_overlaps, coverage, kmeans, point_reach, suggest
-from mxrcnn.data.check_pictures import draw_check
-from mxrcnn.data.check_report import table, to_json
-from mxrcnn.data.check_twins import fingerprint
+from mxrcnn.data.check import check_data, twins
+from mxrcnn.data.check.anchors import best_overlaps, coverage
+from mxrcnn.data.check.faults import KINDS
+from mxrcnn.data.check.objects import Objects, network_objects
+from mxrcnn.data.check.pictures import draw_check
+from mxrcnn.data.check.reach import find_reach, point_reach
+from mxrcnn.data.check.report import table, to_json
+from mxrcnn.data.check.suggest import kmeans, suggest
+from mxrcnn.data.check.twins import fingerprint
 from symnet import get_detector, list_detectors
 from symnet.geometry.boxes import iou
 from symnet.geometry.targets import candidate_anchors
@@ -291,7 +293,7 @@ def test_table_and_json_tell_the_same(checked):
     assert report["passed"] is False
     assert sum(report["fault_counts"].values()) == len(report["faults"]) == 12
     for kind, count in report["fault_counts"].items():
-        level, what = checking.KINDS[kind]
+        level, what = KINDS[kind]
         assert f"{level}: {count} {what}" in text
     assert report["splits"]["2007_train"]["objects"] == 13
     assert [Path(p).stem for p in report["images_without_objects"]["2007_train"]] == ["empty"]
@@ -350,7 +352,7 @@ def test_a_coco_image_of_another_size_is_an_error(tmp_path):
 def test_every_network_has_a_reach(network):
     records = [make_record(boxes=[(10, 20, 50, 60)])]
     objects = network_objects(records, ("dog",), ("dog",), config_of(network))
-    reach = checking._reach(config_of(network), objects, objects)
+    reach = find_reach(config_of(network), objects, objects)
     assert (reach.points is None) == (not network.startswith("fcos"))
     assert reach.points or reach.overlaps.shape == (1,)
 

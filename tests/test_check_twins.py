@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.data import check as checking
-from mxrcnn.data import check_twins as twins
-from mxrcnn.data.check import Split
-from mxrcnn.data.check_twins import alike_groups
+from mxrcnn.data.check import twins
+from mxrcnn.data.check.faults import alike_images
+from mxrcnn.data.check.objects import Split, network_objects
+from mxrcnn.data.check.twins import alike_groups
 from tests.factories import make_dataset, make_record, tiny_config
 
 BITS = twins.BITS**2
@@ -95,7 +95,7 @@ def test_a_video_is_one_group_in_little_memory():
 def split(name, prints):
     records = [make_record(f"{i}", path=Path(f"{name}/{i}.jpg")) for i in range(len(prints))]
     dataset = make_dataset(records)
-    objects = checking.network_objects(records, ("dog",), ("dog",), tiny_config())
+    objects = network_objects(records, ("dog",), ("dog",), tiny_config())
     return Split(replace(dataset, name=name), list(prints), objects)
 
 
@@ -105,14 +105,14 @@ def test_a_group_is_one_fault():
     frame, pair, leaked = rng.random((3, BITS)) < 0.5
     train = split("train", [frame] * 400 + [pair, leaked])
     test = split("test", [leaked, frame, flipped(leaked, 3, rng), frame])
-    alone = list(checking._twins([split("train", [frame] * 400)], False))
+    alone = list(alike_images([split("train", [frame] * 400)], False))
     assert [(fault.kind, fault.detail) for fault in alone] == [
         (
             "same image",
             "one of 400 alike (400 of train): train/1.jpg, train/2.jpg, train/3.jpg, ...",
         )
     ]
-    frames, three = checking._twins([train, test], False)
+    frames, three = alike_images([train, test], False)
     assert (frames.kind, frames.file, frames.other) == ("leak", "train/0.jpg", "test/1.jpg")
     assert frames.detail.startswith("one of 402 alike (400 of train, 2 of test): test/1.jpg, train")
     assert len(frames.members) == 402
@@ -122,5 +122,5 @@ def test_a_group_is_one_fault():
         ("test", "test/2.jpg"),
     )
     assert three.detail == "one of 3 alike (1 of train, 2 of test): test/0.jpg, test/2.jpg"
-    (two,) = checking._twins([split("train", [pair, flipped(pair, 9, rng)])], False)
+    (two,) = alike_images([split("train", [pair, flipped(pair, 9, rng)])], False)
     assert two.detail == "like train/1.jpg (9 of 256 bits differ)"

@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from mxrcnn.data.check import check_data
-    from mxrcnn.data.check_report import table, to_json
+    from mxrcnn.data.check.report import table, to_json
     from mxrcnn.errors import report_user_errors
     from mxrcnn.files import atomic_write
     from mxrcnn.training.configure import TrainRequest, build_config
@@ -59,7 +59,7 @@ def main() -> int:
             with atomic_write(args.json) as handle:
                 handle.write(to_json(check))
         if args.out:
-            from mxrcnn.data.check_pictures import draw_check
+            from mxrcnn.data.check.pictures import draw_check
 
             print("\npictures:", *draw_check(check, Path(args.out), args.pictures), sep="\n  ")
     return 0 if check.passed(args.strict) else 1

@@ -7,11 +7,11 @@ state is kept. Figures of networks live in `mxrcnn.graph_figure`.
 """
 
 from mxrcnn.viz.boxes import draw_comparison, draw_detections, draw_ground_truth
-from mxrcnn.viz.colors import PALETTE, class_color
+from mxrcnn.viz.colors import PALETTE, class_color, palette_color
 from mxrcnn.viz.figures import axis_text, new_figure, save_figure, style_axes
 from mxrcnn.viz.losses import plot_losses
 from mxrcnn.viz.precision_recall import plot_precision_recall
 
 __all__ = ["PALETTE", "axis_text", "class_color", "draw_comparison", "draw_detections"]
-__all__ += ["draw_ground_truth", "new_figure", "plot_losses", "plot_precision_recall"]
-__all__ += ["save_figure", "style_axes"]
+__all__ += ["draw_ground_truth", "new_figure", "palette_color", "plot_losses"]
+__all__ += ["plot_precision_recall", "save_figure", "style_axes"]

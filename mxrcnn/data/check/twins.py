@@ -1,7 +1,4 @@
-"""Images that look the same: their fingerprints, and groups of those that are alike.
-
-Letters: I images.
-"""
+"""Images that look the same: fingerprints, and groups of images whose fingerprints are alike."""
 
 from __future__ import annotations
 
@@ -11,16 +8,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-#: bits of a picture's fingerprint a side, and how many of them may differ in the same picture
+#: a fingerprint has BITS x BITS bits; in alike images at most ALIKE of them differ
 BITS, ALIKE = 16, 24
-_BLOCK = 2048  # images whose fingerprints are compared at once, with as many others
+_BLOCK = 2048  # images in a block; blocks are compared with each other
 
 
 def fingerprint(pixels: np.ndarray) -> np.ndarray | None:
-    """Bits (BITS * BITS,) of pixels (H, W, 3): where the small grey picture gets darker rightwards.
+    """The fingerprint (BITS * BITS,) bool of pixels (H, W, 3), or None for a plain image.
 
-    The difference hash of N. Krawetz (2013). It hardly changes with size and compression. None for
-    a picture of one colour, which would be like every other.
+    The difference hash of N. Krawetz (2013): whether each cell of a small grey copy is darker than
+    its left neighbour. Resizing and compression hardly change it. An image of one colour has none,
+    as it would be like all others.
     """
     grey = Image.fromarray(pixels).convert("L")
     small = np.asarray(grey.resize((BITS + 1, BITS), Image.Resampling.BOX), np.int64)
@@ -28,13 +26,13 @@ def fingerprint(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def alike_groups(prints: Sequence[np.ndarray | None], progress: bool = False) -> list[np.ndarray]:
-    """Groups of images that look the same: ascending indices, at least two, by their first one.
+    """Groups of images that look the same: ascending indices, sorted by the first of each group.
 
-    prints: of each image its fingerprint, or None for one that is like no other. Two images with at
-    most ALIKE different bits are in one group, so all of a group are linked, not each with each.
+    prints: the fingerprint of each image, or None for an image that is like no other. Images with
+    at most ALIKE different bits are linked; a group is a connected component of two or more.
 
-    Fingerprints are compared in blocks, as products of matrices, and only links between different
-    groups are followed: 118,000 images take 43 s of one core; beyond the prints some 100 MB.
+    Cost: fingerprints are compared in blocks, by matrix products, and only links between different
+    groups are followed. 118,000 images take 43 s on one core and 100 MB besides the prints.
     """
     places = np.array([i for i, bits in enumerate(prints) if bits is not None], np.int64)
     if len(places) < 2:
@@ -54,17 +52,17 @@ def alike_groups(prints: Sequence[np.ndarray | None], progress: bool = False) ->
 
 
 def _alike(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of some (A, bytes) and others (B, bytes) differ in at most ALIKE bits: (A, B) bool."""
+    """(A, B) bool: which of some (A, bytes) and others (B, bytes) differ in at most ALIKE bits."""
     signs = [np.unpackbits(part, axis=1).astype(np.float32) * 2 - 1 for part in (some, others)]
-    # of n bits, those that agree less those that do not: n - 2 d
+    # of n bits with d different ones, the product is n - 2 d
     return signs[0] @ signs[1].T >= BITS * BITS - 2 * ALIKE
 
 
 def _join(parents: np.ndarray, near: np.ndarray, a: int, b: int) -> None:
-    """Put images a + i and b + j into one group wherever near[i, j]; a group's root is its first.
+    """Join the groups of images a + i and b + j wherever near[i, j]; a group's root is its first.
 
-    Each round joins every group of the rows that has a link to another group with one such, so
-    there are at most as many rounds as halvings of the rows' number.
+    Each round joins every row's group that has a link to another group with one of those. So the
+    number of rounds is at most logarithmic in the number of rows.
     """
     rows, columns = np.arange(a, a + near.shape[0]), np.arange(b, b + near.shape[1])
     while True:
@@ -85,7 +83,7 @@ def _root(parents: np.ndarray, i: int) -> int:
 
 
 def _roots(parents: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """The roots of some images; the ways there are made short."""
+    """The roots of some images; compresses the paths to them."""
     roots = parents[which]
     while not np.array_equal(roots, parents[roots]):
         roots = parents[roots]

@@ -1,4 +1,4 @@
-"""Pictures of a DataCheck: how many of each class, how large, what anchors reach, what is wrong."""
+"""Pictures of a check: class balance, sizes and ratios of boxes, reach of the anchors, faults."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from PIL import Image, ImageDraw
 
 from mxrcnn import viz
 from mxrcnn.config import DataConfig
-from mxrcnn.data.check import DataCheck, Fault
-from mxrcnn.data.check_anchors import THRESHOLDS, anchor_sides
+from mxrcnn.data.check.anchors import THRESHOLDS, anchor_sides
+from mxrcnn.data.check.faults import Fault
+from mxrcnn.data.check.run import DataCheck
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset
 from mxrcnn.files import safe_name
 
-#: objects that a scatter plot shows
+#: objects in a scatter plot, at most
 MOST_DOTS = 20_000
 OWN, SUGGESTED = "black", "#D55E00"
 
 
 def draw_check(check: DataCheck, out: Path, pictures: int = 12) -> list[Path]:
-    """Write the pictures of a check into a folder, at most that many of faults; their paths."""
+    """Write the pictures of a check into a folder; their paths. pictures: of faults, at most."""
     figures = {"class_balance.png": _class_balance(check)}
     if len(check.objects):
         figures.update({"box_sizes.png": _box_sizes(check), "box_ratios.png": _box_ratios(check)})
@@ -36,7 +37,7 @@ def draw_check(check: DataCheck, out: Path, pictures: int = 12) -> list[Path]:
 
 
 def _class_balance(check: DataCheck) -> Any:
-    """Bars of each class, one for each split."""
+    """For each class a bar of each split."""
     splits, names = list(check.counts), check.class_names
     height = max(3.0, 1.4 + 0.14 * len(names) * (len(splits) + 1))
     figure = viz.new_figure(8, height)
@@ -60,7 +61,7 @@ def _class_balance(check: DataCheck) -> Any:
 
 
 def _anchor_sets(check: DataCheck) -> dict[str, tuple[Any, str, str]]:
-    """Label -> (model, colour, marker) of the anchors to show."""
+    """Label -> (model config, colour, marker) of the anchors to show."""
     model = check.config.model
     if check.reach.points is not None:
         return {}
@@ -72,13 +73,13 @@ def _anchor_sets(check: DataCheck) -> dict[str, tuple[Any, str, str]]:
 
 
 def _box_sizes(check: DataCheck) -> Any:
-    """Width and height of every object, coloured by class, and those of the anchors."""
+    """A scatter plot of the objects' widths and heights, coloured by class, and of the anchors'."""
     figure = viz.new_figure(8, 6.5)
     axes = figure.add_subplot()
     sides, classes = check.objects.sides, check.objects.classes
     rng = np.random.default_rng(0)
-    shown = rng.permutation(len(sides))[:MOST_DOTS]  # mixed, so that no class hides another
-    colors = np.array([viz.PALETTE[k % len(viz.PALETTE)] for k in range(len(check.class_names))])
+    shown = rng.permutation(len(sides))[:MOST_DOTS]  # shuffled, so that no class hides another
+    colors = np.array([viz.palette_color(k) for k in range(len(check.class_names))])
     axes.scatter(*sides[shown].T, s=9, c=colors[classes[shown]], alpha=0.45, linewidths=0)
     for name, (model, color, marker) in _anchor_sets(check).items():
         at = anchor_sides(model.anchors).T
@@ -117,7 +118,7 @@ def _box_ratios(check: DataCheck) -> Any:
 
 
 def _coverage(check: DataCheck) -> Any:
-    """The share of objects that some anchor overlaps by at least an IoU, over that IoU."""
+    """Curves of the share of objects that an anchor overlaps by at least an IoU, over that IoU."""
     figure = viz.new_figure(8, 4.6)
     axes = figure.add_subplot()
     grid = np.linspace(0.2, 1, 161)
@@ -127,15 +128,10 @@ def _coverage(check: DataCheck) -> Any:
 
     line(check.reach.overlaps, color=OWN, linewidth=2.4, label="all")
     if check.reach.suggestion is not None:
-        line(
-            check.reach.suggestion.overlaps,
-            color=SUGGESTED,
-            linewidth=2.4,
-            linestyle="--",
-            label="all, suggested anchors",
-        )
+        look = {"color": SUGGESTED, "linestyle": "--", "label": "all, suggested anchors"}
+        line(check.reach.suggestion.overlaps, linewidth=2.4, **look)
     for k in np.unique(check.objects.classes)[:12]:
-        look = {"color": viz.PALETTE[k % len(viz.PALETTE)], "linewidth": 1.3, "alpha": 0.9}
+        look = {"color": viz.palette_color(k), "linewidth": 1.3, "alpha": 0.9}
         ours = check.reach.overlaps[check.objects.classes == k]
         line(ours, **look, label=viz.axis_text(check.class_names[k]))
     for at in THRESHOLDS:
@@ -146,11 +142,8 @@ def _coverage(check: DataCheck) -> Any:
     return figure
 
 
-# Faults
-
-
 def _draw_faults(check: DataCheck, out: Path, most: int) -> Iterator[Path]:
-    """Images with faults, of each kind in turn: objects, and the faulty box in red."""
+    """Draw images with faults, one of each kind in turn: objects, and the faulty box in red."""
     datasets = {split.name: split.dataset for split in check.splits}
     kinds: dict[str, list[Fault]] = {}
     for fault in check.faults:
@@ -162,9 +155,8 @@ def _draw_faults(check: DataCheck, out: Path, most: int) -> Iterator[Path]:
         try:
             picture = _fault_picture(fault, datasets[fault.split], check)
         except DataError:
-            continue  # which is the fault, or this one has it too
-        name = f"{kind.replace(' ', '_')}_{i + 1}_{safe_name(Path(fault.file).stem)}.jpg"
-        path = out / name
+            continue  # an image that cannot be read
+        path = out / f"{kind.replace(' ', '_')}_{i + 1}_{safe_name(Path(fault.file).stem)}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=90)
         yield path
@@ -191,7 +183,7 @@ def _fault_picture(fault: Fault, dataset: Dataset, check: DataCheck) -> Image.Im
 
 
 def _beside(picture: Image.Image, fault: Fault, data: DataConfig) -> Image.Image:
-    """For two images that look the same, the other one on the right."""
+    """The picture; if two images look the same, with the other one on its right."""
     if fault.kind not in ("leak", "same image"):
         return picture
     other = Image.fromarray(read_image(fault.other, data.exif_orientation, data.max_image_pixels))

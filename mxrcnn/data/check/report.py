@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.data.check import HUGE, KINDS, LONG, TINY, DataCheck
-from mxrcnn.data.check_anchors import THRESHOLDS, coverage
+from mxrcnn.data.check.anchors import THRESHOLDS, coverage
+from mxrcnn.data.check.faults import KINDS
+from mxrcnn.data.check.objects import HUGE, LONG, TINY
+from mxrcnn.data.check.run import DataCheck
 from mxrcnn.tables import aligned, plain
 
-#: faults of a kind that the table shows; the JSON has all
+#: faults of a kind that the table shows; the JSON lists all
 SHOWN = 5
 
 
@@ -37,7 +39,7 @@ def _counts_table(check: DataCheck) -> str:
 
 
 def _class_table(check: DataCheck) -> str:
-    """By class: objects of each split, their share of all, the median side, what anchors reach."""
+    """For each class: objects of each split, share of all, median side, what anchors reach."""
     names = [split.name for split in check.splits]
     anchors = check.reach.points is None
     head = ["class", *names, "share", "median side"]
@@ -66,7 +68,7 @@ def _reach_lines(check: DataCheck) -> str:
         shares = ", ".join(f"{_percent(s)} {name}" for name, s in reach.points.levels.items())
         return (
             f"{reach.network} has points instead of anchors. Objects by the level of their size: "
-            f"{shares}\nobjects that a point stands for, in {reach.points.images} images: "
+            f"{shares}\nobjects that have a point, in {reach.points.images} images: "
             f"{_percent(reach.points.matched)}"
         )
     fields = ("anchor_sizes", "anchor_scales", "anchor_ratios")

@@ -1,0 +1,123 @@
+"""The objects of the checked image sets, as the network sees them, and their numbers.
+
+Letters: K objects of all images, I images. Boxes are xyxy in network pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mxrcnn.config import Config
+from mxrcnn.data.records import Dataset, ImageRecord
+from mxrcnn.data.transforms import padded_size, resized_size, trainable_objects
+from symnet import get_detector
+from symnet.geometry.boxes import areas
+
+#: a tiny box has a shorter side, in network pixels, below this; a huge one covers more than this
+#: share of its image; a long one has sides of more than 1 : this
+TINY, HUGE, LONG = 8, 0.9, 8
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects as the network sees them.
+
+    boxes (K, 4) float32; image (K,) index of each object's image; size (K, 2) height and width of
+    that image without padding, padded (K, 2) with it; classes (K,) index into all class names.
+    """
+
+    boxes: np.ndarray
+    image: np.ndarray
+    size: np.ndarray
+    padded: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, keep: Any) -> Objects:
+        return Objects(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Widths and heights (K, 2)."""
+        return self.boxes[:, 2:] - self.boxes[:, :2]
+
+
+@dataclass(frozen=True)
+class Split:
+    """An image set, the fingerprint (BITS * BITS,) or None of each image, and its objects."""
+
+    dataset: Dataset
+    prints: list[np.ndarray | None]
+    objects: Objects
+
+    @property
+    def name(self) -> str:
+        """The name given to --imageset."""
+        return self.dataset.name
+
+
+def network_objects(
+    records: Sequence[ImageRecord],
+    class_names: Sequence[str],
+    own_names: Sequence[str],
+    config: Config,
+) -> Objects:
+    """The objects that a detector is trained on, in network pixels.
+
+    class_names: the classes of all image sets; own_names: those of these records.
+    """
+    data = config.data
+    multiple = int(np.lcm(data.pad_multiple, get_detector(config.network).stride))
+    index = np.array([class_names.index(name) for name in own_names], np.int64)
+    boxes, images, sizes, padded, classes = [], [], [], [], []
+    for place, record in enumerate(records):
+        keep = trainable_objects(record, data)
+        height, width, _ = resized_size(record.height, record.width, data)
+        count = int(keep.sum())
+        boxes.append(record.boxes[keep] * ([width / record.width, height / record.height] * 2))
+        images.append(np.full(count, place))
+        sizes.append(np.tile((height, width), (count, 1)))
+        outer = padded_size([(height, width)], multiple, data.least_padded_side)
+        padded.append(np.tile(outer, (count, 1)))
+        classes.append(index[record.classes[keep] - 1])
+    parts = (boxes, images, sizes, padded, classes)
+    found = [np.concatenate(part) if part else np.zeros(0) for part in parts]
+    return Objects(found[0].astype(np.float32), *(part.astype(np.int64) for part in found[1:]))
+
+
+def join_objects(parts: Sequence[Objects]) -> Objects:
+    """The objects of all splits; images are numbered through."""
+    first, shifted = 0, []
+    for part in parts:
+        shifted.append(replace(part, image=part.image + first))
+        first += int(part.image.max(initial=-1)) + 1
+    names = Objects.__dataclass_fields__
+    return Objects(*(np.concatenate([getattr(p, name) for p in shifted]) for name in names))
+
+
+def count_objects(split: Split) -> dict[str, Any]:
+    """The numbers of a split: images and objects, by kind, size and class."""
+    records, objects = split.dataset.records, split.objects
+    sides, image = objects.sides, np.prod(objects.size, axis=1)
+    shorter, longer = sides.min(axis=1, initial=np.inf), sides.max(axis=1, initial=0)
+    names = split.dataset.class_names
+    per_class = Counter(names[k - 1] for record in records for k in record.classes.tolist())
+    return {
+        "images": len(records),
+        "images without objects": sum(not len(record) for record in records),
+        "objects": sum(len(record) for record in records),
+        "difficult": sum(int(record.difficult.sum()) for record in records),
+        "crowds": sum(int(record.crowd.sum()) for record in records),
+        "truncated": sum(int(record.truncated.sum()) for record in records),
+        "tiny": int((shorter < TINY).sum()),
+        "huge": int((areas(objects.boxes) > HUGE * image).sum()),
+        "long": int((longer > LONG * shorter).sum()),
+        "per class": dict(per_class.most_common()),
+    }
