@@ -186,7 +186,11 @@ def test_no_gradient_flows_to_rois_and_objects(how, left):
 @pytest.mark.parametrize(
     ("shape", "images", "message"),
     [
-        ((3, 4, 5), 3, "128 RoIs (batch_rois) cannot be shared equally by 3 images (batch_images)"),
+        (
+            (3, 4, 5),
+            3,
+            "128 RoIs (batch_rois) cannot be divided equally among 3 images (batch_images)",
+        ),
         ((3, 4, 5), 2, "gt_boxes (3, 4, 5), expected (2, G, 5)"),
         ((4, 5), 2, "gt_boxes (4, 5), expected (2, G, 5)"),
         ((1, 4, 6), 1, "gt_boxes (1, 4, 6), expected (1, G, 5) or (G, 5)"),

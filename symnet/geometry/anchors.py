@@ -1,7 +1,7 @@
-"""Where detectors start from: the anchors of region proposal networks, the points of FCOS.
+"""Anchors of region proposal networks, and points of FCOS.
 
-Letters: A anchors a position (ratios outer, scales inner), H, W the feature map's size, N all
-anchors or points of an image.
+Letters: A anchors per position (ratios outer, scales inner), H, W feature map size, N all anchors
+or points of an image.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 def classic_base_anchors(
     stride: int, scales: Sequence[float], ratios: Sequence[float], half_even: bool = False
 ) -> np.ndarray:
-    """The A anchors (A, 4) of the first cell, exactly those of contrib.MultiProposal.
+    """The anchors (A, 4) of the first cell, exactly as in contrib.MultiProposal.
 
-    Faster R-CNN, section 3.1.1, with py-faster-rcnn's rounding: widths and heights of the ratios
-    are whole pixels of a stride x stride cell, inclusive (+1), before the scale multiplies them.
-    Ratios are height over width. half_even: 22.5 pixels (stride 32) are 22, as NumPy and so gluoncv
-    have it, and not 23.
+    Faster R-CNN, section 3.1.1, with py-faster-rcnn's rounding: the width and height for a ratio
+    (height / width) are whole pixels of a stride x stride cell, inclusive (+1), and are then
+    multiplied by the scale. half_even: round half to even like NumPy, and therefore gluoncv: 22.5
+    pixels (stride 32) become 22 instead of 23.
     """
     rounded = np.round if half_even else _half_up
     centre = 0.5 * (stride - 1)
@@ -42,7 +42,7 @@ def _half_up(value: float) -> float:
 
 @dataclass(frozen=True)
 class AnchorSpec:
-    """Anchors of one feature level: stride in pixels, scales in strides, ratios height / width.
+    """The anchors of one level: stride in pixels, scales in strides, ratios height / width.
 
     half_even: see classic_base_anchors.
     """
@@ -54,7 +54,7 @@ class AnchorSpec:
 
     @property
     def num_anchors(self) -> int:
-        """A, the anchors of one position."""
+        """A, the number of anchors per position."""
         return len(self.scales) * len(self.ratios)
 
     def base(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class AnchorSpec:
         return classic_base_anchors(self.stride, self.scales, self.ratios, self.half_even)
 
     def grid(self, height: int, width: int) -> np.ndarray:
-        """All anchors (H*W*A, 4) of a map of height x width cells: row, column, anchor."""
+        """All anchors (H*W*A, 4) of a height x width map, ordered by row, column, anchor."""
         return _grid(self, height, width)
 
 
@@ -78,11 +78,11 @@ def _grid(spec: AnchorSpec, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PyramidAnchors:
-    """torchvision's anchors of a feature pyramid: sizes in pixels, one a level; ratios h / w.
+    """torchvision's anchors of a feature pyramid: one size in pixels per level; ratios h / w.
 
-    They are centred on the corners of the cells and rounded to whole pixels. The stride of a level
-    is the image's side divided by the map's, rounded down, in each direction. last_pixel: as in
-    matterport's Mask R-CNN they are not rounded, and x2 and y2 are the last pixel's, one less.
+    Anchors are centred on the cells' corners and rounded to whole pixels. In each direction, a
+    level's stride is the image's side divided by the feature map's, rounded down. last_pixel: as in
+    matterport's Mask R-CNN, anchors are not rounded, and x2 and y2 are one less (the last pixel).
     """
 
     sizes: tuple[float, ...]
@@ -91,14 +91,14 @@ class PyramidAnchors:
 
     @property
     def num_anchors(self) -> int:
-        """A, the anchors of one position."""
+        """A, the number of anchors per position."""
         return len(self.ratios)
 
     def stride(self, level: int) -> None:
-        """None: that of a level depends on the image."""
+        """None: a level's stride depends on the image."""
 
     def base(self, level: int) -> np.ndarray:
-        """The anchors (A, 4) of a level around the origin."""
+        """A level's anchors (A, 4), centred on the origin."""
         root = np.sqrt(np.float32(self.ratios))
         half = np.stack([1 / root, root], axis=1) * np.float32(self.sizes[level]) / 2
         if self.last_pixel:
@@ -106,26 +106,26 @@ class PyramidAnchors:
         return np.round(np.concatenate([-half, half], axis=1)).astype(np.float32)
 
     def grid(self, height: int, width: int) -> np.ndarray:
-        """All anchors (N, 4) of a padded image: level by level, then row, column, anchor."""
+        """All anchors (N, 4) of a padded image, ordered by level, row, column, anchor."""
         return _pyramid_grid(self, height, width)
 
 
 @dataclass(frozen=True)
 class ClassicLevels:
-    """The classic anchors of one map or several, by the interface of PyramidAnchors.
+    """The classic anchors of one or more feature maps, with the interface of PyramidAnchors.
 
-    They are centred on the cells' centres, and a map's stride is fixed.
+    Anchors are centred on the cells' centres, and each map's stride is fixed.
     """
 
     levels: tuple[AnchorSpec, ...]
 
     @property
     def num_anchors(self) -> int:
-        """A, the anchors of one position."""
+        """A, the number of anchors per position."""
         return self.levels[0].num_anchors
 
     def stride(self, level: int) -> int:
-        """The pixels from a cell of a level to the next."""
+        """A level's stride in pixels."""
         return self.levels[level].stride
 
     def base(self, level: int) -> np.ndarray:
@@ -133,17 +133,17 @@ class ClassicLevels:
         return self.levels[level].base()
 
     def grid(self, height: int, width: int) -> np.ndarray:
-        """All anchors (N, 4) of a padded image: level by level, then row, column, anchor."""
+        """All anchors (N, 4) of a padded image, ordered by level, row, column, anchor."""
         sizes = ((s, -(-height // s.stride), -(-width // s.stride)) for s in self.levels)
         return np.concatenate([spec.grid(rows, columns) for spec, rows, columns in sizes])
 
 
-#: what region proposals of built-in operators start from
+#: the anchors that proposals made of built-in operators can use
 Anchors = Union[PyramidAnchors, ClassicLevels]
 
 
 def pyramid_sizes(height: int, width: int, levels: int, finest: int = 4) -> list[tuple[int, int]]:
-    """The (h, w) of a pyramid's maps, the first of stride `finest`, each half of the last."""
+    """The (h, w) of a pyramid's levels: stride `finest` first, each twice the one before."""
     sizes = []
     for level in range(levels):
         stride = finest * 2**level
@@ -166,18 +166,18 @@ def _pyramid_grid(anchors: PyramidAnchors, height: int, width: int) -> np.ndarra
 
 @dataclass(frozen=True)
 class PyramidPoints:
-    """The locations of FCOS (Tian et al. 2019, section 3.1): one a cell of maps p3, p4, ...
+    """The locations of FCOS (Tian et al. 2019, section 3.1): one per cell of p3, p4, ...
 
-    strides: one a level, each twice the last. centred: a point is the centre of its cell, stride *
-    (i + 0.5). Otherwise it is the cell's corner, as the anchors of torchvision's FCOS are placed,
-    i times the image's side over the map's, rounded down.
+    strides: one per level, each twice the one before. centred: points are cell centres, stride * (i
+    + 0.5). Otherwise they are cell corners, like the anchors of torchvision's FCOS: i times the
+    image's side divided by the feature map's, rounded down.
     """
 
     strides: tuple[int, ...]
     centred: bool = True
 
     def grid(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """All points (N, 2) x, y of a padded image, level by level along rows; their level (N,)."""
+        """All points (N, 2) x, y of a padded image, by level and row; and their levels (N,)."""
         return _points_grid(self, height, width)
 
 

@@ -1,7 +1,7 @@
-"""Boxes in numpy: overlap, encoding, clipping, flipping.
+"""Bounding boxes in NumPy: overlap, encoding, clipping, flipping.
 
-Letters: N, M boxes. A box is xyxy. `offset` is 0 where a width is x2 - x1, and 1 in the classic
-detector, whose operator (contrib.MultiProposal) counts a width as x2 - x1 + 1.
+Letters: N, M boxes. A box is xyxy. A width is x2 - x1 + offset. `offset` is 0, except in the
+classic detector, whose operator (contrib.MultiProposal) needs 1.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 
 
 def areas(boxes: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Areas (...) of boxes (..., 4); an inverted box has area 0."""
+    """Areas (...) of boxes (..., 4); inverted boxes have area 0."""
     sides = np.maximum(boxes[..., 2:4] - boxes[..., 0:2] + offset, 0)
     return sides[..., 0] * sides[..., 1]
 
 
 def intersections(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Shared areas (N, M) of boxes (N, 4) and others (M, 4)."""
+    """Intersection areas (N, M) of boxes (N, 4) and others (M, 4)."""
     return paired_intersections(boxes[:, None], others, offset)
 
 
 def paired_intersections(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Shared areas (...) of each of boxes (..., 4) with its partner in others (..., 4)."""
+    """Intersection areas (...) of boxes (..., 4) and others (..., 4), element by element."""
     width = np.minimum(boxes[..., 2], others[..., 2])
     width -= np.maximum(boxes[..., 0], others[..., 0])
     height = np.minimum(boxes[..., 3], others[..., 3])
@@ -38,25 +38,25 @@ def iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarra
 
 
 def paired_iou(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """Intersection over union (...) of each of boxes (..., 4) with its partner in others."""
+    """Intersection over union (...) of boxes (..., 4) and others (..., 4), element by element."""
     shared = paired_intersections(boxes, others, offset)
     union = areas(boxes, offset) + areas(others, offset) - shared
     return shared / np.maximum(union, np.finfo(np.float32).tiny)
 
 
 def paired_coverage(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) -> np.ndarray:
-    """The share (...) of each of boxes (..., 4) that lies in its partner in others (..., 4)."""
+    """The fraction (...) of each box (..., 4) that lies in its partner in others (..., 4)."""
     shared = paired_intersections(boxes, others, offset)
     return shared / np.maximum(areas(boxes, offset), np.finfo(np.float32).tiny)
 
 
 def clip_boxes(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
-    """Boxes (N, 4) cut to 0..width and 0..height."""
+    """Clip boxes (N, 4) to 0..width and 0..height."""
     return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
 
 
 def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Boxes (N, 4) mirrored left to right in an image of that width."""
+    """Flip boxes (N, 4) horizontally in an image of this width."""
     flipped = boxes.copy()
     flipped[:, 0] = width - boxes[:, 2]
     flipped[:, 2] = width - boxes[:, 0]
@@ -65,9 +65,10 @@ def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Boxes as differences to reference boxes (Fast R-CNN, section 3.1; R-CNN, appendix C).
+    """Encodes boxes relative to reference boxes (Fast R-CNN, section 3.1; R-CNN, appendix C).
 
-    stds divide the encoded deltas (dx, dy, dw, dh); clip, if given, bounds decoded dw and dh.
+    stds: standard deviations that divide the deltas (dx, dy, dw, dh). clip: the upper bound for
+    decoded dw and dh, if given.
     """
 
     stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
@@ -79,7 +80,7 @@ class BoxCoder:
         return boxes[:, 0:2] + 0.5 * (sizes - self.offset), sizes
 
     def encode(self, references: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Deltas (N, 4) that lead from references (N, 4) to boxes (N, 4)."""
+        """The deltas (N, 4) from references (N, 4) to boxes (N, 4)."""
         ref_centres, ref_sizes = self._centres_sizes(references)
         centres, sizes = self._centres_sizes(boxes)
         shift = (centres - ref_centres) / ref_sizes
@@ -88,7 +89,7 @@ class BoxCoder:
         return deltas.astype(np.float32)
 
     def decode(self, references: np.ndarray, deltas: np.ndarray) -> np.ndarray:
-        """Boxes (N, 4) that deltas (N, 4) make of references (N, 4)."""
+        """Apply deltas (N, 4) to references (N, 4); returns boxes (N, 4)."""
         ref_centres, ref_sizes = self._centres_sizes(references)
         deltas = deltas * np.asarray(self.stds, deltas.dtype)
         scale = deltas[:, 2:4]

@@ -1,13 +1,13 @@
-"""Instance masks in numpy: polygons and RLE, packed bits, targets for RoIs, pasting into images.
+"""Instance masks in NumPy: polygons and RLE, packed bits, targets for RoIs, pasting into images.
 
-Letters: G masks (objects), D detections, F RoIs with a mask target, H, W the sides of an image,
-h, w those of a mask, M, S the sides of a square mask; K samples along one axis.
-A mask is (h, w) bool; a box or frame is xyxy. A segmentation is what COCO files hold: a list of
-polygons x1, y1, x2, y2 ..., or a run-length encoding (RLE) {"size": [h, w], "counts": runs}, the
-runs down the columns as a list of numbers or packed into text.
+Letters: G masks (objects), D detections, F RoIs with a mask target, H, W image size, h, w mask
+size, M, S side of a square mask, K samples along one axis.
+A mask is (h, w) bool; a box or frame is xyxy. A segmentation has COCO's format: a list of polygons
+x1, y1, x2, y2 ..., or a run-length encoding (RLE) {"size": [h, w], "counts": runs}. The runs go
+down the columns, and are a list of numbers or packed text.
 
-Pixel i of a mask is at i for `roi_masks`, as RoIAlign has it with `aligned=False`, and covers
-i to i + 1 for the others. Both are torchvision's ways.
+In `roi_masks`, pixel i of a mask is a sample at i, as in RoIAlign with `aligned=False`.
+Elsewhere it covers i to i + 1. Both conventions are torchvision's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-_LEAST_SIDE = np.float32(1e-6)  # of a frame that is empty, so that nothing is divided by 0
-#: polygons reach no further from the image than this many of its sides, or than that many pixels:
-#: pycocotools walks along their outlines, in 32 bits, and crashes far outside
+_LEAST_SIDE = np.float32(1e-6)  # side of an empty frame, to avoid division by 0
+#: how far polygons may reach, in image sides and in pixels: pycocotools walks along their outlines
+#: in 32-bit integers, and crashes far outside the image
 _REACH, _FARTHEST = 10, 1_000_000
 
 
@@ -28,10 +28,10 @@ _REACH, _FARTHEST = 10, 1_000_000
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask (height, width) bool of polygons or of an RLE, compressed or not.
+    """Decode polygons or an RLE, compressed or not, to a mask (height, width) bool.
 
-    Polygons are drawn by COCO's own rules and joined. Raises ValueError for an RLE of another size,
-    or whose runs do not fill it, and for polygons that are none.
+    Polygons are drawn by COCO's own rules and merged. Raises ValueError as `check_segmentation`
+    does.
     """
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, Mapping):
@@ -41,10 +41,10 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
-    """ValueError for what `decode` cannot draw into an image (height, width); draws nothing.
+    """Raise ValueError if `decode` cannot draw a segmentation into an image (height, width).
 
-    That is an RLE of another size or whose runs do not fill it, polygons that are none, and those
-    that reach more than ten images away.
+    The faults are an RLE of another size, or with runs that do not fill it; polygons of fewer than
+    3 corners; and polygons that reach more than ten image sides away. Nothing is drawn.
     """
     if isinstance(segmentation, Mapping):
         size = list(segmentation["size"])
@@ -62,16 +62,16 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (h, w) as compressed RLE: size, and counts as text, so that JSON takes it."""
+    """Encode a mask (h, w) as compressed RLE, with counts as text, so that it fits into JSON."""
     rle = coco_masks.encode(np.asfortranarray(mask, np.uint8))
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
 
 
 def rasterise(segmentation: Any, stored: tuple[int, int], wanted: tuple[int, int]) -> np.ndarray:
-    """The mask (H, W) bool, `wanted`, of a segmentation of an image of size (h, w), `stored`.
+    """Draw the segmentation of an image of size `stored` as a mask (H, W) bool of size `wanted`.
 
-    Polygons are scaled, then drawn; an RLE is decoded and resized to the nearest pixel as
-    torch.nn.functional.interpolate does: pixel i is pixel floor(i * stored / wanted).
+    Polygons are scaled, then drawn. An RLE is decoded, then resized by nearest neighbour like
+    torch.nn.functional.interpolate: pixel i is pixel floor(i * stored / wanted).
     Raises ValueError as `decode` does.
     """
     if stored == wanted:
@@ -86,12 +86,12 @@ def rasterise(segmentation: Any, stored: tuple[int, int], wanted: tuple[int, int
 
 
 def _runs(counts: Any) -> np.ndarray:
-    """The lengths of the runs, background first, of RLE counts in any of their forms."""
+    """The run lengths, background first, of RLE counts in any format."""
     if not isinstance(counts, (str, bytes)):
         return np.asarray(counts, np.float64).reshape(-1)
     text = counts.encode("utf-8") if isinstance(counts, str) else counts
     code = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((code & 32) == 0)  # five bits a letter, low ones first; 32: more follow
+    ends = np.flatnonzero((code & 32) == 0)  # five bits per letter, low first; 32: more follow
     if ((code < 0) | (code > 63)).any() or not len(ends) or ends[-1] != len(code) - 1:
         raise ValueError("RLE counts that are broken")
     starts = np.append(0, ends[:-1] + 1)
@@ -101,19 +101,19 @@ def _runs(counts: Any) -> np.ndarray:
     place = np.arange(len(code)) - np.repeat(starts, lengths)
     values = np.add.reduceat((code & 31) << (5 * place), starts)
     values -= np.where(code[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    for first in (1, 2):  # from the fourth on a run is told by its difference to the last but one
+    for first in (1, 2):  # from the fourth on, a run is stored as the difference to run i - 2
         values[first::2] = np.cumsum(values[first::2])
     return values
 
 
 def _fill_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The mask (height, width) bool of runs that fill it."""
+    """The mask (height, width) bool of these runs, which fill it."""
     bits = np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64))
     return np.ascontiguousarray(bits.reshape(width, height).T)
 
 
 def _nearest(stored: int, wanted: int) -> np.ndarray:
-    """For each of `wanted` pixels the nearest of `stored`, in float32 as torch has it."""
+    """The nearest of `stored` pixels for each of `wanted` pixels, in float32 like torch."""
     step = np.float32(stored) / np.float32(wanted)
     return np.minimum((np.arange(wanted, dtype=np.float32) * step).astype(np.int64), stored - 1)
 
@@ -122,17 +122,17 @@ def _nearest(stored: int, wanted: int) -> np.ndarray:
 
 
 def pack(masks: np.ndarray) -> np.ndarray:
-    """Masks (..., H, W) bool as bits (..., H, ceil(W / 8)) uint8, the left pixel highest."""
+    """Pack masks (..., H, W) bool into bits (..., H, ceil(W / 8)) uint8, left pixel first."""
     return np.packbits(np.asarray(masks, bool), axis=-1)
 
 
 def unpack(packed: np.ndarray, width: int) -> np.ndarray:
-    """The masks (..., H, width) bool of bits (..., H, ceil(width / 8))."""
+    """Unpack bits (..., H, ceil(width / 8)) to masks (..., H, width) bool."""
     return np.unpackbits(packed, axis=-1, count=width).view(bool)
 
 
 def flip_masks(masks: np.ndarray) -> np.ndarray:
-    """Masks (..., H, W) mirrored left to right; mini masks too, as their boxes are mirrored."""
+    """Flip masks (..., H, W) horizontally; mini masks too, because their boxes are flipped."""
     return masks[..., ::-1]
 
 
@@ -142,10 +142,10 @@ def flip_masks(masks: np.ndarray) -> np.ndarray:
 def linear_taps(
     size: int, wanted: int, start: int = 0, stop: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where pixels start..stop of `wanted` come from when `size` pixels are resized to them.
+    """The source pixels of output pixels start..stop when `size` pixels are resized to `wanted`.
 
-    Bilinear without antialiasing, `align_corners=False`, in float32 as torch has it. Returns (low
-    (K,), high (K,) indices, share (K,) float32 of high).
+    Bilinear without antialiasing, `align_corners=False`, in float32 like torch. Returns indices low
+    (K,) and high (K,), and the weight of high, share (K,) float32.
     """
     step = np.float32(size) / np.float32(wanted)
     places = np.arange(start, wanted if stop is None else stop, dtype=np.float32)
@@ -154,7 +154,7 @@ def linear_taps(
 
 
 def _taps(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The neighbours (low, high) of places (K,) float32 among `size` pixels, and high's share."""
+    """The neighbours (low, high) of places (K,) float32 among `size` pixels, and high's weight."""
     places = np.clip(places, 0, size - 1)
     low = places.astype(np.int64)
     return low, np.minimum(low + 1, size - 1), places - low
@@ -163,9 +163,9 @@ def _taps(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.nda
 def _weights(
     taps: tuple[np.ndarray, np.ndarray, np.ndarray], strength: np.ndarray, bins: int
 ) -> tuple[np.ndarray, slice]:
-    """(bins, n) float32: how much of each pixel in reach is in each bin; and which pixels they are.
+    """The weights (bins, n) float32 of the n pixels in reach for each bin, and those pixels.
 
-    Samples are in order, K / bins a bin; strength (K,) is what each counts.
+    taps: the samples in order, K / bins per bin. strength (K,): the weight of each sample.
     """
     low, high, share = taps
     first, count = int(low.min()), int(high.max() - low.min()) + 1
@@ -182,16 +182,16 @@ def _weights(
 def roi_masks(
     masks: np.ndarray, frames: np.ndarray, rois: np.ndarray, matched: np.ndarray, size: int
 ) -> np.ndarray:
-    """What each RoI sees of its object's mask: (F, size, size) float32 in 0..1.
+    """Crop each RoI from its object's mask and resize it: (F, size, size) float32 in 0..1.
 
-    masks (G, h, w) of any type, 0 and 1; frames (G, 4): where each lies in network pixels, the
-    whole image (0, 0, w, h) for one of full size, the object's box for a mini mask; rois (F, 4) in
-    network pixels; matched (F,): the mask of each RoI.
+    masks (G, h, w): 0 and 1, of any type. frames (G, 4): the area that each covers, in network
+    pixels: the whole image (0, 0, w, h) for a full-size mask, the object's box for a mini mask.
+    rois (F, 4): in network pixels. matched (F,): the mask of each RoI.
 
-    For a mask of full size this is torchvision's roi_align(masks[:, None], rois, size, 1, -1,
-    aligned=False): each bin is the mean of ceil(roi side / size) bilinear samples a side. Such a
-    mean is a product of weights of rows and weights of columns, so it is two matrix products over
-    the pixels in the RoI's reach. A mini mask is sampled at the same places in the image.
+    For a full-size mask this equals torchvision's roi_align(masks[:, None], rois, size, 1, -1,
+    aligned=False): each bin is the mean of ceil(roi side / size) bilinear samples per side. The
+    weights of such a mean are a product of row weights and column weights, so it takes two matrix
+    products over the pixels in the RoI's reach. A mini mask is sampled at the same image positions.
     """
     out = np.zeros((len(rois), size, size), np.float32)
     frames, rois = np.asarray(frames, np.float32), np.asarray(rois, np.float32)
@@ -209,10 +209,11 @@ def roi_masks(
 def _bin_weights(
     start: np.float32, side: np.float32, frame: np.float32, pixels: int, size: int
 ) -> tuple[np.ndarray, slice]:
-    """Weights (size, n) of an axis of an RoI, and the pixels of the mask that they are for.
+    """The weights (size, n) along one axis of a RoI, and the mask pixels that they apply to.
 
-    start and frame: the RoI's corner from the frame's, and the frame's side, in network pixels;
-    pixels: the mask's side. A sample more than a pixel before the frame or beyond its end is 0.
+    start: the RoI's corner relative to the frame's. side, frame: the sides of RoI and frame, all in
+    network pixels. pixels: the mask's side. A sample more than one pixel before the frame, or
+    beyond its end, is 0.
     """
     count = int(np.ceil(side / size))
     width = side / np.float32(size)
@@ -221,15 +222,15 @@ def _bin_weights(
     places = (corners[:, None] + inside).ravel()
     strength = ((places >= -1) & (places <= frame)) / np.float32(count)
     scale = np.float32(pixels) / frame
-    places = places * scale + np.float32(0.5) * (scale - 1)  # the centre of pixel i is at i + 0.5
+    places = places * scale + np.float32(0.5) * (scale - 1)  # pixel i is centred at i + 0.5
     return _weights(_taps(places, pixels), strength, size)
 
 
 def mini_masks(masks: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """Each mask cut to its box and resized, (G, size, size) bool: where the result is 0.5 or more.
+    """Crop each mask to its box, resize it and threshold at 0.5: (G, size, size) bool.
 
-    masks (G, H, W) of 0 and 1; boxes (G, 4) in their pixels. Bilinear, without antialiasing, as the
-    mini masks of matterport's Mask R-CNN.
+    masks (G, H, W): 0 and 1. boxes (G, 4): in the masks' pixels. Bilinear without antialiasing,
+    like the mini masks of matterport's Mask R-CNN.
     """
     out = np.zeros((len(masks), size, size), bool)
     for mini, mask, (x1, y1, x2, y2) in zip(out, masks, np.asarray(boxes, np.float64)):
@@ -241,7 +242,7 @@ def mini_masks(masks: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
 
 
 def _box_weights(low: float, high: float, pixels: int, size: int) -> tuple[np.ndarray, slice]:
-    """Weights (size, n) that resize low..high of an axis, and the pixels that they are for."""
+    """The weights (size, n) that resize low..high of an axis, and the pixels they apply to."""
     places = low + (np.arange(size) + 0.5) * (high - low) / size - 0.5
     first = min(max(int(np.floor(low)), 0), pixels - 1)
     last = min(max(int(np.ceil(high)) - 1, first), pixels - 1)
@@ -254,11 +255,11 @@ def _box_weights(low: float, high: float, pixels: int, size: int) -> tuple[np.nd
 def paste(
     probs: np.ndarray, boxes: np.ndarray, height: int, width: int, pad: int = 1
 ) -> Iterator[np.ndarray]:
-    """The masks (height, width) float32 in the image, one after the other, 0 outside their boxes.
+    """Paste masks into the image one by one: (height, width) float32, 0 outside their boxes.
 
-    probs (D, M, M) float32; boxes (D, 4) in image pixels. As torchvision's paste_masks_in_image:
-    masks get `pad` pixels of 0 on each side, boxes grow about their centres accordingly and are cut
-    to whole pixels, and the masks are resized to them, bilinear, without antialiasing.
+    probs (D, M, M) float32; boxes (D, 4) in image pixels. Like torchvision's paste_masks_in_image:
+    masks get `pad` pixels of 0 on each side, boxes grow accordingly around their centres and are
+    truncated to whole pixels, and the masks are resized to them, bilinear without antialiasing.
     """
     for region, rows, columns in _regions(probs, boxes, height, width, pad):
         image = np.zeros((height, width), np.float32)
@@ -269,9 +270,9 @@ def paste(
 def paste_rle(
     probs: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
 ) -> list[dict[str, Any]]:
-    """The masks in the image where they are at least `threshold`, as RLE; arguments as of `paste`.
+    """Paste masks into the image, threshold them, and encode them as RLE; arguments as for `paste`.
 
-    One mask at a time is in memory, and only its box is computed.
+    Only one mask is in memory at a time, and only its box is computed.
     """
     canvas = np.zeros((height, width), np.uint8, order="F")
     out = []
@@ -285,7 +286,7 @@ def paste_rle(
 def _regions(
     probs: np.ndarray, boxes: np.ndarray, height: int, width: int, pad: int
 ) -> Iterator[tuple[np.ndarray, slice, slice]]:
-    """For each mask its part inside the image, and the rows and columns that this part is on."""
+    """Yield the part of each mask inside the image, with its rows and columns there."""
     side = probs.shape[-1]
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     centres = (boxes[:, 2:4] + boxes[:, 0:2]) * np.float32(0.5)
@@ -305,7 +306,7 @@ def _regions(
 
 
 def _resize_weights(size: int, wanted: int, start: int, stop: int) -> np.ndarray:
-    """(stop - start, size): how much of each of `size` pixels is in pixels start..stop."""
+    """The weights (stop - start, size) of `size` pixels for output pixels start..stop."""
     low, high, share = linear_taps(size, wanted, start, stop)
     weights = np.zeros((stop - start, size), np.float32)
     rows = np.arange(stop - start)

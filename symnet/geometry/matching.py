@@ -1,12 +1,12 @@
-"""Matching of anchors to objects (Faster R-CNN, section 3.1.2), without the matrix of all overlaps.
+"""Matches anchors to objects (Faster R-CNN, section 3.1.2) without a matrix of all overlaps.
 
-Letters: A anchors, G objects, K anchors of a chunk, P pairs of a chunk and an object, O objects
-that have an anchor of their own.
+Letters: A anchors, G objects, K anchors per chunk, P pairs of a chunk and an object, O objects that
+have an anchor of their own.
 
-Most anchors of an image overlap no object, and neighbours in a grid of anchors are neighbours in
-the array too. So the anchors are cut into chunks of K. A pair is a chunk and an object that the
-chunk's hull overlaps: outside the pairs every overlap is 0. The overlaps (P, K) of the pairs are
-computed in blocks and not kept: memory grows with P, and never with A * G.
+Most anchors of an image overlap no object, and neighbouring anchors are close to each other in the
+array. So the anchors are split into chunks of K. A chunk and an object form a pair if the chunk's
+bounding box overlaps the object; outside the pairs all overlaps are 0. The overlaps (P, K) of the
+pairs are computed in blocks and not stored: memory grows with P, not with A * G.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from symnet.geometry.boxes import intersections, paired_coverage, paired_iou
 
 IGNORE = -1
 
-#: K: smaller chunks have tighter hulls, larger ones make fewer pairs
+#: K: smaller chunks have tighter bounding boxes, larger ones give fewer pairs
 CHUNK = 64
 
-#: pairs whose overlaps are computed at once: 128 KiB an array, which stays in a core's cache
+#: pairs per block: 128 KiB per array, which fits into a core's cache
 BLOCK = 512
 
 
 class Pairs:
-    """The pairs of a chunk and an object that can overlap, by chunk, then by object.
+    """The pairs of a chunk and an object that can overlap, sorted by chunk, then object.
 
-    chunks, objects (P,): who they are. highest (P,): the largest overlap of each. anchors,
-    overlaps: all overlaps of at least `least`, and whose they are. measure: what an overlap is.
+    chunks, objects (P,): the pairs' indices. highest (P,): the largest overlap of each pair.
+    anchors, overlaps: all overlaps of at least `least`, and their anchors. measure: the function
+    that computes overlaps.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Pairs:
     ) -> None:
         self._boxes, self._offset, self._count = boxes, offset, len(anchors)
         self._measure = measure
-        # the last chunk is filled up with copies of the last anchor
+        # the last chunk is padded with copies of the last anchor
         columns = np.empty((4, -(-len(anchors) // CHUNK) * CHUNK), anchors.dtype)
         columns[:, : len(anchors)] = anchors.T
         columns[:, len(anchors) :] = columns[:, len(anchors) - 1 : len(anchors)]
@@ -60,7 +61,7 @@ class Pairs:
         self.anchors, self.overlaps = (np.concatenate(parts) for parts in zip(*found))
 
     def blocks(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Some of the pairs, in blocks, and the overlaps (block, K) of each block."""
+        """Yield the given pairs in blocks, each with its overlaps (block, K)."""
         for start in range(0, len(pairs), BLOCK):
             block = pairs[start : start + BLOCK]
             anchors = np.moveaxis(self._columns[:, self.chunks[block]], 0, -1)
@@ -68,17 +69,17 @@ class Pairs:
             yield block, self._measure(anchors, boxes, self._offset)
 
     def _places(self, pairs: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The anchors in those columns of pairs; a copy is what it is a copy of."""
+        """The anchors in these columns of the pairs; padding counts as the last anchor."""
         return np.minimum(self.chunks[pairs] * CHUNK + columns, self._count - 1)
 
     def _best(self, highest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """The largest of highest (P,) of each object (G,) within some of the pairs."""
+        """The maximum of highest (P,) for each object (G,), over the given pairs."""
         best = np.zeros(len(self._boxes), highest.dtype)
         np.maximum.at(best, self.objects[pairs], highest[pairs])
         return best
 
     def best_anchors(self) -> np.ndarray:
-        """The best anchors of each object that any anchor overlaps; where they tie, all of them."""
+        """The best anchors, all ties included, of each object that any anchor overlaps."""
         best = self._best(self.highest, np.arange(len(self.objects)))[self.objects]
         tied = np.flatnonzero((self.highest == best) & (best > 0))
         found = [np.zeros(0, np.int64)]
@@ -88,11 +89,11 @@ class Pairs:
         return np.concatenate(found)
 
     def claims(self) -> tuple[np.ndarray, np.ndarray]:
-        """One anchor for each object, its best one, no anchor twice: (O,) anchors, (O,) objects.
+        """Give each object its best anchor, no anchor twice; returns anchors (O,), objects (O,).
 
-        Where objects want the same anchor, the one that overlaps it most gets it, and the others
-        take their next best. An object that no free anchor overlaps goes without. Each round
-        settles at least one object; nearly always there is one round.
+        If objects compete for an anchor, the one that overlaps it most gets it, and the others take
+        their next best. An object gets none if no free anchor overlaps it. Each round settles at
+        least one object; one round is nearly always enough.
         """
         claimed = np.full(len(self._boxes), -1, np.int64)
         taken = np.arange(self._columns[0].size).reshape(-1, CHUNK) >= self._count
@@ -115,7 +116,7 @@ class Pairs:
         return claimed[objects], objects
 
     def _first_anchors(self, pairs: np.ndarray, value: np.ndarray, taken: np.ndarray) -> np.ndarray:
-        """The first anchor of each pair that is not taken and has its object's value (G,)."""
+        """The first free anchor of each pair whose overlap is its object's value (G,)."""
         found = []
         for block, overlaps in self.blocks(pairs):
             wanted = (overlaps == value[self.objects[block], None]) & ~taken[self.chunks[block]]
@@ -125,8 +126,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class AnchorMatch:
-    """labels (A,) int8: 1, 0, or -1 for neither. own (O,): the anchors that objects claim as their
-    own, and owners (O,): those objects."""
+    """The labels of anchors, and the anchors that objects claim.
+
+    labels (A,) int8: 1 foreground, 0 background, -1 neither. own (O,): the claimed anchors.
+    owners (O,): the objects that claim them.
+    """
 
     labels: np.ndarray
     own: np.ndarray
@@ -144,11 +148,11 @@ def match_anchors(
 ) -> AnchorMatch:
     """Label anchors (A, 4) by their overlaps with objects (G, 4).
 
-    Foreground: an overlap of at least fg_thresh with some object, or an object's best overlap, ties
-    included. Background: no overlap of bg_thresh or more. With own_anchor every object that any
-    anchor overlaps has an anchor of its own, whatever the overlap. Without best_below_bg an anchor
-    whose overlaps are all below bg_thresh stays background, even if it is an object's best. Without
-    objects all anchors are background.
+    Foreground: the overlap with some object is at least fg_thresh, or is an object's best, ties
+    included. Background: all overlaps are below bg_thresh. own_anchor: every object that any anchor
+    overlaps gets an anchor of its own, however small the overlap. best_below_bg: if False, an
+    anchor whose overlaps are all below bg_thresh stays background even if it is an object's best.
+    Without objects all anchors are background.
 
     For 800 x 1344 (268,569 anchors) 20 objects take about 10 ms and 4 MB, 700 objects 0.25 s and
     60 MB.
@@ -172,9 +176,9 @@ def match_anchors(
 def anchors_within(
     anchors: np.ndarray, regions: np.ndarray, share: float, offset: float = 0.0
 ) -> np.ndarray:
-    """The anchors (A, 4) of which more than `share` of their area lies in one of regions (I, 4).
+    """Indices of the anchors (A, 4) that have more than `share` of their area in a region (I, 4).
 
-    Indices; an anchor is named once for each such region.
+    An anchor is listed once for each such region.
     """
     pairs = Pairs(anchors, regions, offset, share, paired_coverage)
     return pairs.anchors[pairs.overlaps > share]

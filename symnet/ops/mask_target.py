@@ -1,7 +1,7 @@
-"""The custom operator `mask_target`: what each foreground RoI's mask should be.
+"""The custom operator `mask_target`: the target mask of each foreground RoI.
 
-Letters: B images, R RoIs of all images, F mask RoIs of all images, G objects, S the mask's side,
-h, w a stored mask's size. What it computes is in symnet/geometry/masks.py; here are shapes alone.
+Letters: B images, R RoIs of all images, F mask RoIs of all images, G objects, S mask side, h, w
+stored mask size. The computation is in symnet/geometry/masks.py; this file only handles shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from symnet.machine import mx
 
 
 class MaskTarget(mx.operator.CustomOp):
-    """Picks the foreground RoIs and crops their objects' masks; a pure function of its inputs."""
+    """Selects foreground RoIs and crops their objects' masks; a pure function of its inputs."""
 
     def __init__(self, prop: MaskTargetProp) -> None:
         super().__init__()
@@ -48,13 +48,14 @@ class MaskTarget(mx.operator.CustomOp):
 
 @mx.operator.register("mask_target")
 class MaskTargetProp(mx.operator.CustomOpProp):
-    """Inputs rois (R, 5), label (R,), matched (R,) as of proposal_target with_matched; gt_boxes
+    """Inputs and outputs of mask_target. No gradient flows to the inputs.
+
+    Inputs: rois (R, 5), label (R,), matched (R,) from proposal_target with_matched; gt_boxes
     (B, G, 5); gt_masks, packed bits uint8: (B, G, h, w/8) of the padded image, or with mini_mask
     (B, G, mini_mask, ...) of the objects' boxes.
-
-    Outputs mask_rois (F, 5), mask_label (F,) and mask_target (F, S, S): the foreground RoIs, their
-    classes, and their objects' masks in 0..1. num_masks is F; rows left over have batch index -1
-    and label 0. No gradient flows to the inputs.
+    Outputs: mask_rois (F, 5), mask_label (F,) and mask_target (F, S, S): the foreground RoIs, their
+    classes, and their objects' masks in 0..1. num_masks is F; unused rows have batch index -1 and
+    label 0.
     """
 
     def __init__(self, num_masks="128", size="28", mini_mask="0"):

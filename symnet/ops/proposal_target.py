@@ -1,7 +1,7 @@
-"""The custom operator `proposal_target`: from proposals and objects to sampled RoIs and targets.
+"""The custom operator `proposal_target`: samples RoIs from proposals, and computes their targets.
 
-Letters: B images, P proposals an image, R RoIs an image, G objects, C classes.
-Everything that it computes is in symnet/geometry/targets.py; here are shapes and strings only.
+Letters: B images, P proposals per image, R RoIs per image, G objects, C classes.
+The computation is in symnet/geometry/targets.py; this file only handles shapes and strings.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from symnet.geometry.boxes import BoxCoder
 from symnet.geometry.targets import RoISampling, roi_targets
 from symnet.machine import mx
 
-#: places of proposals are rounded to multiples of so many pixels
+#: proposals are rounded to multiples of this many pixels before they seed the generator
 _ROUGH = 8
 
 
 class ProposalTarget(mx.operator.CustomOp):
     """Samples each image's RoIs; a pure function of its inputs and the seed.
 
-    The generator is seeded by the operator's seed, the image's objects and, so that every epoch
-    draws anew, the place of its best proposal, rounded to _ROUGH pixels. So no random state needs
-    saving, and neither threads nor a resumed run change what is drawn. Another device, whose
-    arithmetic differs in the last bit, nearly always draws the same; not where a coordinate lies so
-    close to the border between two rounded values that the bit decides.
+    The random generator is seeded by the operator's seed, the image's objects and the position of
+    its best proposal, rounded to _ROUGH pixels. The proposal makes draws differ between epochs. So
+    no random state has to be saved, and neither threads nor resuming change the draws. On another
+    device, whose arithmetic differs in the last bit, the draws are nearly always the same, unless a
+    coordinate is so close to a rounding boundary that the bit decides.
     """
 
     def __init__(self, prop: ProposalTargetProp) -> None:
@@ -58,12 +58,13 @@ class ProposalTarget(mx.operator.CustomOp):
 
 @mx.operator.register("proposal_target")
 class ProposalTargetProp(mx.operator.CustomOpProp):
-    """Inputs rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
+    """Inputs and outputs of proposal_target. No gradient flows to the inputs.
 
-    Outputs rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). batch_rois is
-    B*R, the RoIs of all images. fill_with_background, ignore_overlap: see RoISampling.
-    with_matched adds matched (B*R,): the row of gt_boxes that a foreground RoI belongs to, 0 for
-    the others. No gradient flows to the inputs.
+    Inputs: rois (B*P, 5) and gt_boxes ((G, 5) for one image, or (B, G, 5) padded with -1).
+    Outputs: rois (B*R, 5), label (B*R,), bbox_target (B*R, 4C), bbox_weight (B*R, 4C). with_matched
+    adds matched (B*R,): the row of gt_boxes assigned to each foreground RoI, 0 for the others.
+    batch_rois is B*R, the RoIs of all images. For fill_with_background and ignore_overlap, see
+    RoISampling.
     """
 
     def __init__(
@@ -110,12 +111,12 @@ class ProposalTargetProp(mx.operator.CustomOpProp):
         return in_shape, shapes + [(rois,)] * self.with_matched, []
 
     def _check(self, gt_boxes: tuple[int, ...]) -> None:
-        """Raises ValueError for what cannot work; from __init__ it would crash the process."""
+        """Raise ValueError for invalid settings. An error in __init__ would crash the process."""
         images = self.batch_images
         if self.batch_rois % images:
             raise ValueError(
-                f"proposal_target: {self.batch_rois} RoIs (batch_rois) cannot be shared equally by "
-                f"{images} images (batch_images)"
+                f"proposal_target: {self.batch_rois} RoIs (batch_rois) cannot be divided equally "
+                f"among {images} images (batch_images)"
             )
         known = all(side > 0 for side in gt_boxes)
         leading = gt_boxes[:-2] or (1,)

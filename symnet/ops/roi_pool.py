@@ -1,9 +1,8 @@
-"""RoI max pooling by tables of window maxima, for inference: ROIPooling's result, to the bit.
+"""RoI max pooling with tables of window maxima, for inference. Equals ROIPooling to the bit.
 
-MXNet's operator visits every cell of every bin, one by one. Here each bin is the maximum of four
-windows that cover it, and the maxima of all windows of a few sizes are computed
-beforehand, by ordinary poolings. Letters: B images, F channels, H, W cells of the map, R RoIs, K
-window sizes.
+MXNet's operator visits every cell of every bin. Here each bin is the maximum of four windows that
+cover it. The maxima of all windows of a few sizes are computed beforehand by ordinary poolings.
+Letters: B images, F channels, H, W cells of the feature map, R RoIs, K window sizes.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from dataclasses import dataclass
 
 from symnet.machine import Symbol, mx
 
-#: indices are float32, which counts up to here
+#: indices are float32, which is exact for integers up to here
 MOST_ROWS = 2**24
 
 
 def window_radii(cells: int, bins: int) -> list[int]:
-    """0, 1, 3, 7, ... of windows 2 r + 1 wide, which cover a map of so many cells' longest bin.
+    """The radii r = 0, 1, 3, 7, ... of the windows (2 r + 1 wide) that a feature map needs.
 
-    Two windows of width w cover bins of w to 2 w cells, so the next width is 2 w + 1. A bin of a
-    RoI of n cells, at most cells + 1 as its sides are rounded, has at most ceil(n / bins) + 1.
+    Two windows of width w cover bins of w to 2 w cells, so the next width is 2 w + 1. A RoI has n
+    cells, at most cells + 1 because its sides are rounded, and its bins at most ceil(n / bins) + 1.
     """
     radii, longest = [0], min(cells, -(-(cells + 1) // bins) + 1)
     while 2 * (2 * radii[-1] + 1) < longest:
@@ -30,7 +29,7 @@ def window_radii(cells: int, bins: int) -> list[int]:
 
 
 def table_rows(shape: tuple[int, int, int, int], size: tuple[int, int]) -> int:
-    """The rows of the tables for a map of shape (B, F, H, W) and size (bins down, bins across)."""
+    """The number of table rows for a map (B, F, H, W) and size (bins down, bins across)."""
     images, _, *sides = shape
     windows = [len(window_radii(side, bins)) for side, bins in zip(sides, size)]
     return 1 + images * sides[0] * sides[1] * windows[0] * windows[1]
@@ -43,15 +42,15 @@ def max_pool_rois(
     size: tuple[int, int],
     scale: float,
 ) -> Symbol:
-    """The same as ROIPooling(feature, rois): (R, F, bins down, bins across).
+    """Equals ROIPooling(feature, rois): (R, F, bins down, bins across).
 
-    feature has the shape (B, F, H, W), size is (bins down, bins across), rois (R, 5) are an image's
-    index and x1, y1, x2, y2, of which scale makes cells. RoIs lie in the image, as proposals do: of
-    one that is longer than the map by two cells and more, a bin may lose cells.
+    shape: that of feature, (B, F, H, W). size: (bins down, bins across). rois (R, 5): image index
+    and x1, y1, x2, y2; scale converts them to cells. RoIs must lie in the image, as proposals do:
+    if one is longer than the feature map by two cells or more, a bin may miss cells.
     """
     images, channels, height, width = shape
     radii = [window_radii(side, bins) for side, bins in zip((height, width), size)]
-    rows = [mx.sym.zeros((1, channels))]  # what empty bins are
+    rows = [mx.sym.zeros((1, channels))]  # for empty bins
     rows += [_rows(_window_maxima(feature, y, x)) for y in radii[0] for x in radii[1]]
     tables = mx.sym.concat(*rows, dim=0)
 
@@ -73,7 +72,7 @@ def max_pool_rois(
 
 
 def _window_maxima(feature: Symbol, down: int, across: int) -> Symbol:
-    """The maxima of the windows with these radii around each cell: (B, F, H, W)."""
+    """The maximum of the window with these radii around each cell: (B, F, H, W)."""
     if not down and not across:
         return feature
     kernel = (2 * down + 1, 2 * across + 1)
@@ -81,19 +80,19 @@ def _window_maxima(feature: Symbol, down: int, across: int) -> Symbol:
 
 
 def _rows(data: Symbol) -> Symbol:
-    """(B, F, H, W) as (B * H * W, F)."""
+    """Reshape (B, F, H, W) to (B * H * W, F)."""
     data = mx.sym.transpose(data, axes=(0, 2, 3, 1))
     return mx.sym.reshape(mx.sym.reshape(data, shape=(-3, -2)), shape=(-3, -2))
 
 
 def _outer(combine: Callable[..., Symbol], down: Symbol, across: Symbol) -> Symbol:
-    """(R, bins down) and (R, bins across) as (R, bins down, bins across)."""
+    """Combine (R, bins down) and (R, bins across) to (R, bins down, bins across)."""
     return combine(mx.sym.expand_dims(down, axis=2), mx.sym.expand_dims(across, axis=1))
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the map; per_radius, per_cell: the table's rows from one to the next of them."""
+    """An axis of the feature map; per_radius, per_cell: the steps in table rows."""
 
     cells: int
     bins: int
@@ -103,10 +102,11 @@ class _Axis:
 
 
 def _windows(axis: _Axis, low: Symbol, high: Symbol) -> tuple[Symbol, Symbol, Symbol]:
-    """Along an axis, of RoIs from low to high (R, 1), in cells: (R, bins) each.
+    """Choose the windows along one axis for RoIs from low to high (R, 1), in cells.
 
-    The rows of each bin's first and last window, and 1 where a bin has cells, else 0. Bins are
-    ROIPooling's: sides rounded, at least one cell; from floor to ceil; cut to the map.
+    Returns the table rows of each bin's first and last window, and 1 where a bin has cells, else 0;
+    each (R, bins). Bins are ROIPooling's: RoI sides are rounded and at least one cell; a bin goes
+    from floor to ceil, and is clipped to the map.
     """
     start = mx.sym.round(low)
     side = mx.sym.round(high) - start + 1
