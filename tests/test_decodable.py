@@ -55,7 +55,7 @@ def test_verdicts_are_remembered(data, tmp_path, tried):
     assert "bad.jpg: not a readable image" in notes.skipped[0]
     again, more, decoded = opened(data, tmp_path, tried)
     assert (again, more.skipped, decoded) == (ids, notes.skipped, [])
-    assert "3 images were decoded at an earlier start: not again" in more.lines()
+    assert "3 images were decoded at an earlier start and not again" in more.lines()
     moved = shutil.copytree(data.root, tmp_path / "moved")
     assert opened(replace(data, root=str(moved)), tmp_path, tried)[2] == []
     assert opened(data, tmp_path / "other run", tried)[2] == ["a", "b", "bad"]
@@ -133,5 +133,5 @@ def test_what_was_decoded_before_an_interruption_is_kept(data, tmp_path, tried, 
 
 def test_a_run_folder_that_cannot_be_written_costs_only_time(data, tmp_path, tried):
     (tmp_path / "run").write_text("a file")
-    with pytest.warns(UserWarning, match=r"decoded\.json: what was decoded is not remembered"):
+    with pytest.warns(UserWarning, match=r"decoded\.json: results of decoding are not stored"):
         assert opened(data, tmp_path, tried)[0] == ["a", "b"]

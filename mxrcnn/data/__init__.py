@@ -1,4 +1,11 @@
-"""Data sets: Pascal VOC, COCO and a self-made one, all as `Dataset`s of `ImageRecord`s."""
+"""Data: annotations and images on disk, and their way to the arrays of a batch.
+
+`records` holds the core types. `voc`, `coco` and `synthetic` read, write or make data sets; the
+readers share `reading`, and `images` opens image files. `decodable` finds images that cannot be
+decoded, `identity` tells whether data have changed, `check` examines data before training.
+`transforms`, `plans`, `batches` and `loader` make network inputs. Anchors, targets and boxes are
+computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +25,9 @@ ClassNames = Union[str, Sequence[str]]
 
 
 def _how(data: DataConfig) -> dict[str, Any]:
-    """How all readers read, as their arguments."""
-    return {
-        "skip_bad": data.skip_bad,
-        "exif_orientation": data.exif_orientation,
-        "max_pixels": data.max_image_pixels,
-    }
+    """The arguments that all readers take."""
+    how = {name: getattr(data, name) for name in ("skip_bad", "exif_orientation")}
+    return {**how, "max_pixels": data.max_image_pixels}
 
 
 def _open_voc(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
@@ -40,7 +44,7 @@ def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Data
 
 
 def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
-    """Its VOC files; its COCO ones, where masks are, if masks are wanted: `2007_train` is train."""
+    """The VOC files, or, if masks are wanted, the COCO files, where `2007_train` is `train`."""
     data = replace(data, root=str(ensure_synthetic(data.root)))
     if not data.masks:
         return _open_voc(data, imageset, class_names)
@@ -48,8 +52,9 @@ def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) ->
     return _open_coco(data, "+".join(splits), class_names)
 
 
-#: the kinds of data set, as in `--dataset`: a function of the settings, the image set's name and
-#: the class names (a list, or "auto" or "voc"). This table is all that the command lines look at.
+#: kinds of data set, as in `--dataset`, and their readers: functions of the settings, the image
+#: set's name, and the class names (a list, "auto" or "voc"). An entry here is all that a new kind
+#: of data set needs; all tools then accept it.
 DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
     "synthetic": _open_synthetic,
     "voc": _open_voc,
@@ -76,9 +81,9 @@ def read_annotations(data: DataConfig, imageset: str) -> Dataset:
 def open_dataset(data: DataConfig, imageset: str, remember: Path | None = None) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
-    With skip_bad every image is decoded once, so that bad ones are known (and told) at the start.
-    remember: a file, such as `decodable.FILE_NAME` in a run folder, that keeps what decoding them
-    said: files that have not changed since are not decoded again.
+    With skip_bad every image is decoded once, so that bad ones are reported at the start.
+    remember: a file that stores the results, such as `decodable.FILE_NAME` in a run folder, so that
+    unchanged images are not decoded again.
     Raises DataError for bad files, ConfigError for an unknown kind of data set.
     """
     dataset = read_annotations(data, imageset)

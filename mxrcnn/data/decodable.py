@@ -1,4 +1,4 @@
-"""Which images can be decoded, for --skip-bad; remembered, so that each file is decoded once."""
+"""Which images can be decoded, for --skip-bad. Results are stored, so a file is decoded once."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.transforms import read_pixels
 from mxrcnn.files import atomic_write
 
-#: the verdicts' file in a run folder
+#: the file of results in a run folder
 FILE_NAME = "decoded.json"
-#: a file younger than this may change once more within the resolution of its time
+#: a file younger than this may change again without a new modification time
 YOUNG_SECONDS = 2
 _SAVE_EVERY_SECONDS = 60
 
 
 class Verdicts:
-    """What decoding each file said, kept in a JSON file from one start to the next.
+    """The result of decoding each file, kept in a JSON file from one start to the next.
 
-    A verdict holds for a file of the same name, size and modification time (in ns), for the same
-    size by its annotation, and for the same settings and Pillow. It is [size, time, height, width,
-    problem], the problem null for a good image. What cannot be read counts as nothing known.
+    A verdict is [size, time, height, width, problem]; problem is null for a good image. It holds
+    for a file of the same name, size and modification time (in ns), with the same annotated height
+    and width, the same settings and the same Pillow. A file of verdicts that cannot be read is
+    ignored.
     """
 
     def __init__(self, path: Path | None, data: DataConfig) -> None:
@@ -48,29 +49,29 @@ class Verdicts:
             if document["how"] == self._how and isinstance(document["images"], dict):
                 self._known = document["images"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # no such file, or none of ours: all images are decoded
+            pass  # no file, or another one: all images are decoded
 
     def _name(self, record: ImageRecord) -> str:
-        """The file's name below the data's folder, which may move."""
+        """The image file's path relative to the data's folder, which may move."""
         try:
             return record.path.relative_to(self._root).as_posix()
         except ValueError:
             return str(record.path)
 
     def of(self, record: ImageRecord, state: list[int] | None) -> list[Any] | None:
-        """[problem or None] if it is known; state as `file_state` gives it."""
+        """[problem or None] of a record if it is known; state: its `file_state`."""
         known = self._known.get(self._name(record))
         if state is None or not isinstance(known, list) or len(known) != 5 or known[:4] != state:
             return None
         return known[4:] if known[4] is None or isinstance(known[4], str) else None
 
     def add(self, record: ImageRecord, state: list[int] | None, problem: str | None) -> None:
-        """Remember a verdict, unless the file is so new that it may be changing."""
+        """Store a verdict, unless the file is so new that it may still change."""
         if state is not None and time.time() - state[1] / 1e9 > YOUNG_SECONDS:
             self._known[self._name(record)] = [*state, problem]
 
     def save(self) -> None:
-        """Write the file; a warning if that cannot be, as only time is lost."""
+        """Write the file. If that fails only time is lost, so it is just a warning."""
         if self._path is None:
             return
         try:
@@ -78,7 +79,7 @@ class Verdicts:
                 json.dump({"how": self._how, "images": self._known}, handle)
         except OSError as error:
             warnings.warn(
-                f"{self._path}: what was decoded is not remembered: {error}", stacklevel=2
+                f"{self._path}: results of decoding are not stored: {error}", stacklevel=2
             )
 
 
@@ -92,10 +93,10 @@ def file_state(record: ImageRecord) -> list[int] | None:
 
 
 def only_decodable(dataset: Dataset, data: DataConfig, remember: Path | None = None) -> Dataset:
-    """The data set without images that cannot be decoded, which go into its notes.
+    """The data set without images that cannot be decoded; these go into its notes.
 
-    remember: the file of `Verdicts`; images that it knows are not decoded again.
-    Raises DataError if no image is left, MemoryError if there is no room to decode one.
+    remember: the file of `Verdicts`; images with a verdict are not decoded again.
+    Raises DataError if no image is left, MemoryError if there is not enough memory to decode one.
     """
     verdicts = Verdicts(remember, data)
     states = [file_state(record) for record in dataset.records]
@@ -122,7 +123,7 @@ def only_decodable(dataset: Dataset, data: DataConfig, remember: Path | None = N
 
 
 def _decoded(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[str | None]:
-    """Of each record, in order: what is wrong with its image, or None. Shows progress."""
+    """For each record, in order, what is wrong with its image, or None. Shows progress."""
 
     def problem(record: ImageRecord) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""The identity of a data set: hashes of what was read, to tell whether the data are still the same.
+"""The identity of a data set: hashes of what was read, to find out whether the data changed.
 
 Letters: I images, K objects of all images.
 """
@@ -18,19 +18,19 @@ import numpy as np
 
 from mxrcnn.data.records import Dataset, ImageId, ImageRecord
 
-#: what the hashes are made of; a change of it makes all older identities incomparable
+#: version of what is hashed; a new version cannot be compared with older identities
 FORMAT = 1
-#: images or classes that a line names
+#: images or classes that a line of `differences` names, at most
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """Class names, and of each image, in order, its id and a hash of all that was read of it.
+    """The class names, and the id and hash of each image, in order.
 
     The hash of an image (16 hex digits) covers its id, its file's name without folders, its size,
-    and its objects in order: box, class by name, area, flags, and the mask where masks are loaded.
-    It does not cover pixels, and it is the same on every machine and with every NumPy.
+    and its objects in order: box, class name, area, flags, and the mask if masks are loaded. It
+    does not cover pixels. It is the same on every machine and with every version of NumPy.
     """
 
     class_names: tuple[str, ...]
@@ -43,9 +43,9 @@ class DataIdentity:
 
     @classmethod
     def of(cls, dataset: Dataset, masks: bool = False) -> DataIdentity:
-        """The identity of a data set; masks: whether its masks count, as in `DataConfig.masks`.
+        """The identity of a data set; masks: whether masks are hashed, as in `DataConfig.masks`.
 
-        118,000 images with 860,000 objects take a second, and their polygons another four.
+        118,000 images with 860,000 objects take one second, and their polygons four more.
         """
         hashes = _hashes(dataset, masks)
         ids = tuple(record.image_id for record in dataset.records)
@@ -53,12 +53,12 @@ class DataIdentity:
 
     @cached_property
     def hash(self) -> str:
-        """One hash for the whole data set, its order and the order of its classes included."""
+        """One hash of the whole data set, including the order of images and classes."""
         document = [FORMAT, self.class_names, self.image_ids, self.hashes]
         return hashlib.blake2b(_canonical(document), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object: format, hash, class_names, images as [id, hash]; 35 bytes an image."""
+        """A JSON object: format, hash, class_names, images as [id, hash]; 35 bytes per image."""
         return {
             "format": FORMAT,
             "hash": self.hash,
@@ -68,7 +68,7 @@ class DataIdentity:
 
     @classmethod
     def from_json(cls, document: Any) -> DataIdentity:
-        """The inverse of to_json; ValueError for what is not such an object, or not whole."""
+        """The inverse of to_json; ValueError for any other object, or one that was changed."""
         try:
             names, images = document["class_names"], document["images"]
             ids, hashes = (tuple(column) for column in zip(*images)) if images else ((), ())
@@ -84,9 +84,9 @@ class DataIdentity:
 
 
 def differences(before: DataIdentity, now: DataIdentity) -> list[str]:
-    """What changed, in lines for people: classes, images added, removed and changed, the order.
+    """What changed, as sentences: classes, images added, removed and changed, and the order.
 
-    No lines if and only if the hashes are the same.
+    Empty if and only if the hashes are equal.
     """
     if before.hash == now.hash:
         return []
@@ -111,16 +111,13 @@ def differences(before: DataIdentity, now: DataIdentity) -> list[str]:
 
 
 def _class_lines(before: Sequence[str], now: Sequence[str]) -> list[str]:
-    changes = [
-        ("added", [name for name in now if name not in before]),
-        ("removed", [name for name in before if name not in now]),
-    ]
+    added = [name for name in now if name not in before]
+    removed = [name for name in before if name not in now]
+    changes = (("added", added), ("removed", removed))
     lines = [f"{_count(some, 'class')} {what}: {_first(some)}" for what, some in changes if some]
-    if not lines and tuple(before) != tuple(now):
-        lines.append(
-            f"the classes are in another order: {_first(before)} before, {_first(now)} now"
-        )
-    return lines
+    if lines or tuple(before) == tuple(now):
+        return lines
+    return [f"the classes are in another order: {_first(before)} before, {_first(now)} now"]
 
 
 def _count(some: Sequence[Any], what: str) -> str:
@@ -133,7 +130,7 @@ def _first(some: Sequence[Any]) -> str:
 
 
 def _canonical(value: Any) -> bytes:
-    """A value as JSON in ASCII: the same bytes wherever it is made."""
+    """A value as JSON in ASCII: the same bytes on every machine."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
@@ -144,14 +141,9 @@ def _hashes(dataset: Dataset, masks: bool) -> Iterable[str]:
     names = ("background", *dataset.class_names)
     for record in dataset.records:
         active = record.active_classes
-        head = [
-            record.image_id,
-            record.path.name,
-            int(record.height),
-            int(record.width),
-            len(record),
-            None if active is None else [names[k] for k in active],
-        ]
+        active = None if active is None else [names[k] for k in active]
+        size = int(record.height), int(record.width)
+        head = [record.image_id, record.path.name, *size, len(record), active]
         digest = hashlib.blake2b(_canonical(head), digest_size=8)
         end = start + len(record) * width
         digest.update(view[start:end])
@@ -162,7 +154,7 @@ def _hashes(dataset: Dataset, masks: bool) -> Iterable[str]:
 
 
 def _object_rows(dataset: Dataset) -> np.ndarray:
-    """A row of bytes for each object (K,): box, area, a hash of the class's name, flags."""
+    """A row of bytes for each object (K,): box, area, hash of the class name, flags."""
     names = [b"", *(name.encode("utf-8", "surrogatepass") for name in dataset.class_names)]
     digests = [hashlib.blake2b(name, digest_size=8).digest() for name in names]
     of_class = np.frombuffer(b"".join(digests), "<u8")
@@ -179,7 +171,7 @@ def _object_rows(dataset: Dataset) -> np.ndarray:
 
 
 def _add_masks(digest: Any, record: ImageRecord) -> None:
-    """Add the segmentations of a record, as the files give them."""
+    """Hash the segmentations of a record as they are in the files."""
     for mask in record.masks or ():
         if isinstance(mask, dict):
             counts = mask["counts"]

@@ -1,9 +1,9 @@
 """Image files: size from the header, pixels as RGB, and names that stay in their folder.
 
-Only the formats below are opened: Pillow's other readers (EPS starts Ghostscript) stay out of reach
-whatever a file's ending says. The limit against decompression bombs is an argument of each call,
-not Pillow's process-wide one. (Its plugins for GIF, TIFF and WebP look at that one, too, while they
-decode: beyond twice PIL.Image.MAX_IMAGE_PIXELS, 179 megapixels, their files are refused.)
+Only the formats below are opened, whatever a file's suffix: other readers of Pillow are unsafe
+(EPS starts Ghostscript). The limit against decompression bombs is an argument of each call, not
+Pillow's process-wide limit. (Pillow's plugins for GIF, TIFF and WebP check that one too: beyond
+twice PIL.Image.MAX_IMAGE_PIXELS, 179 megapixels, they refuse files.)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def image_size(
 
 
 def orientation(path: str | Path) -> int:
-    """How the image is to be turned, by its EXIF tag: 1 for not at all, to 8. Raises DataError."""
+    """The EXIF orientation of an image file, 1 (upright) to 8. Raises DataError."""
     with opened(path, max_pixels=0) as image:
         return image.getexif().get(ORIENTATION_TAG, 1)
 
@@ -53,23 +53,20 @@ def read_image(
 ) -> np.ndarray:
     """The pixels of an image file, (H, W, 3) uint8 RGB.
 
-    Grey, palette and CMYK images become RGB; an alpha channel is dropped, not blended; 16-bit grey
+    Grey, palette and CMYK images become RGB. An alpha channel is dropped, not blended. 16-bit grey
     keeps its high byte. With `exif_orientation` the image is turned upright first.
     Raises DataError for a file that is missing, truncated, undecodable, or of more than max_pixels
-    pixels (0: no limit); MemoryError if its pixels need more memory than there is.
+    pixels (0: no limit), and MemoryError if there is not enough memory for its pixels.
     """
     with opened(path, max_pixels) as image:
-        image = ImageOps.exif_transpose(image) if exif_orientation else image
-        pixels = as_rgb(path, image)
-    return pixels
+        return as_rgb(path, ImageOps.exif_transpose(image) if exif_orientation else image)
 
 
 def path_inside(folder: Path, name: str) -> Path:
-    """`folder / name`, for a name that comes from a data file.
+    """`folder / name`, for a name read from a data file.
 
-    Raises ValueError for a name that is empty, absolute, has a `..` part, by POSIX or Windows
-    rules, or is longer than any file's. Links are followed: a data set may link its folders to
-    another disk.
+    Raises ValueError for a name that is empty, absolute or has a `..` part, by POSIX or Windows
+    rules, or is too long. Links are followed: a data set may link folders on another disk.
     """
     ways = PurePosixPath(name), PureWindowsPath(name)
     absolute = any(way.drive or way.root for way in ways)
@@ -85,8 +82,8 @@ def size_error(
 ) -> DataError:
     """The error for an image of another (height, width) than its annotation states.
 
-    upright: whether it was turned by its EXIF orientation. Where that is what made the difference,
-    the error names the setting.
+    upright: whether the image was turned by its EXIF orientation. If that explains the difference,
+    the error names the setting to change.
     """
     sizes = f"{found[1]:g} x {found[0]:g} pixels, and {stated[1]:g} x {stated[0]:g}"
     advice = ""
@@ -114,10 +111,10 @@ def opened(
     max_pixels: int = MAX_IMAGE_PIXELS,
     formats: Sequence[str] = FORMATS,
 ) -> Iterator[Image.Image]:
-    """The image, its header read; whatever Pillow raises meanwhile becomes a DataError.
+    """Open an image and read its header; whatever Pillow raises inside becomes a DataError.
 
-    path: of a file, or the open file itself.
-    But for MemoryError, which is not the file's fault; it is only given the file's name.
+    path: a file's path, or the open file itself. MemoryError stays one, as it is not the file's
+    fault, but names the file.
     """
     try:
         with _strict(), _file(path) as file, _open(file, path, formats) as image:
@@ -147,9 +144,9 @@ def _file(path: str | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
 def _open(
     file: BinaryIO, path: str | Path | BinaryIO, formats: Sequence[str]
 ) -> ImageFile.ImageFile:
-    """As Image.open does, but for its check against decompression bombs.
+    """Image.open without its check against decompression bombs.
 
-    That one has a single limit for the process, which other threads may rely on.
+    That check has one limit for the whole process, which other threads may rely on.
     """
     head, problem = file.read(16), f"it does not begin like {', '.join(formats)}"
     for name in formats:
@@ -173,11 +170,11 @@ _flag_before = False
 
 @contextmanager
 def _strict() -> Iterator[None]:
-    """Pillow raises on truncated images meanwhile, in all threads, whatever the process had set.
+    """Inside, Pillow raises on truncated images, in all threads, whatever the process has set.
 
-    Some packages, gluoncv for one, have Pillow fill what is missing with grey. The flag is Pillow's
-    own and read while it decodes, so it stays off while any thread reads here; the last one to
-    leave puts it back.
+    Some packages, such as gluoncv, make Pillow fill missing pixels with grey. Pillow reads its
+    global flag while it decodes. So the flag stays off while any thread reads here, and the last
+    thread to leave restores it.
     """
     global _readers, _flag_before
     with _lock:
@@ -194,9 +191,9 @@ def _strict() -> Iterator[None]:
 
 
 def as_rgb(path: str | Path, image: Image.Image) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 RGB of an image of any mode, as `read_image` has them.
+    """The pixels (H, W, 3) uint8 RGB of an image of any mode, converted as in `read_image`.
 
-    path: what a DataError names.
+    path: the name in a DataError.
     """
     if image.mode == "F":
         raise DataError(path, "floating-point pixels have no agreed range")
@@ -208,7 +205,7 @@ def as_rgb(path: str | Path, image: Image.Image) -> np.ndarray:
 
 
 def _from_wide_grey(path: str | Path, grey: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 from integer grey (H, W) in 0..65535: the high byte, three times."""
+    """The high byte of integer grey (H, W) in 0..65535, three times: (H, W, 3) uint8."""
     if grey.min() < 0 or grey.max() > 65535:
         raise DataError(path, f"grey values {grey.min()}..{grey.max()} are outside 0..65535")
     return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)

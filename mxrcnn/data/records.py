@@ -1,4 +1,4 @@
-"""The data's core types: what a data set holds, and what a detector answers.
+"""The core types of data: what a data set holds, and what a detector finds.
 
 Letters: N objects of an image, D detections of an image, C classes with the background as class 0.
 Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 alone is
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ImageId = Union[int, str]
 
-#: letters of a message: what a broken file holds may be of any length
+#: characters of an error message, at most: values in broken files can be of any length
 LONGEST_MESSAGE = 2000
 
 
@@ -29,7 +29,7 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file and the field or value."""
 
     def __init__(self, path: str | Path, problem: str) -> None:
-        super().__init__(path, problem)  # both, to survive the way between processes
+        super().__init__(path, problem)  # both, so that it can be pickled between processes
         self.path = str(path)
         self.problem = problem
 
@@ -38,10 +38,12 @@ class DataError(ValueError):
         return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "..."
 
 
-def _check_lengths(owner: str, n: int, **arrays: Any) -> None:
-    for name, value in arrays.items():
-        if value is not None and len(value) != n:
-            raise ValueError(f"{owner}: {n} boxes but {len(value)} {name}")
+def _check_lengths(owner: str, fields: ImageRecord | Detections, names: str) -> None:
+    """ValueError for a field, among those named, that does not have one element a box."""
+    for name in names.split():
+        value = getattr(fields, name)
+        if value is not None and len(value) != len(fields):
+            raise ValueError(f"{owner}: {len(fields)} boxes but {len(value)} {name}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class ImageRecord:
 
     boxes (N, 4) xyxy; classes (N,) int64 in 1..C-1; crowd, difficult, truncated (N,) bool;
     areas (N,) float32 in square pixels; masks: None, or N COCO segmentations (polygons or RLE).
-    height and width are those of the image as the loader will decode it. active_classes: those that
-    the image is annotated for, with 0, or None for all.
+    height and width are those of the image as the loader decodes it. active_classes: the classes
+    that the image is annotated for, background 0 included, or None for all. Raises ValueError for
+    arrays of different lengths.
     """
 
     image_id: ImageId
@@ -68,27 +71,19 @@ class ImageRecord:
     active_classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        owner = f"ImageRecord {self.image_id}"
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
-            raise ValueError(f"ImageRecord {self.image_id}: boxes of shape {self.boxes.shape}")
-        _check_lengths(
-            f"ImageRecord {self.image_id}",
-            len(self.boxes),
-            classes=self.classes,
-            crowd=self.crowd,
-            difficult=self.difficult,
-            truncated=self.truncated,
-            areas=self.areas,
-            masks=self.masks,
-        )
+            raise ValueError(f"{owner}: boxes of shape {self.boxes.shape}")
+        _check_lengths(owner, self, "classes crowd difficult truncated areas masks")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
 
 class Mended(NamedTuple):
-    """Something that reading an image's annotation had to mend.
+    """A repair that was needed to read an image's annotation.
 
-    kind: "clipped" or "dropped", of a box (x1, y1, x2, y2) as it was, or "size mismatch".
+    kind: "clipped" or "dropped" for a box, or "size mismatch". box: (x1, y1, x2, y2) as annotated.
     """
 
     kind: str
@@ -99,9 +94,9 @@ class Mended(NamedTuple):
 
 @dataclass
 class DataNotes:
-    """What reading a data set had to mend, and the files it skipped; reported, never silent.
+    """The repairs that were needed to read a data set, and the files that were skipped.
 
-    remembered: images whose decoding was not tried, as it was at an earlier start.
+    They are reported to the user. remembered: images that an earlier start has decoded already.
     """
 
     mended: list[Mended] = field(default_factory=list)
@@ -118,41 +113,40 @@ class DataNotes:
 
     @property
     def dropped(self) -> int:
-        """Boxes that were empty, inverted or outside."""
+        """Boxes that were empty, inverted or outside their image."""
         return self._count("dropped")
 
     @property
     def size_mismatch(self) -> int:
-        """Annotations that give another image size than the file has."""
+        """Annotations with another image size than the file has."""
         return self._count("size mismatch")
 
     def note_boxes(self, kind: str, image: Path, boxes: np.ndarray) -> None:
-        """Note that boxes (N, 4), as they were in the file, are clipped or dropped."""
+        """Note that boxes (N, 4), given as annotated, are clipped or dropped."""
         for box in boxes.tolist():
             detail = f"box {' '.join(f'{side:g}' for side in box)}"
             self.mended.append(Mended(kind, image, detail, tuple(box)))
 
     def note_size(self, image: Path, stated: Sequence[float], found: Sequence[float]) -> None:
-        """Note that an annotation states another (height, width) than the file has."""
+        """Note that an annotation has another (height, width) than the file."""
         sizes = " is ".join(f"{width:g} x {height:g}" for height, width in (stated, found))
         self.mended.append(Mended("size mismatch", image, f"annotated as {sizes}"))
 
     def add(self, other: DataNotes) -> None:
-        """Count in what another data set's reading had to mend."""
+        """Add the notes of another data set."""
         self.mended += other.mended
         self.skipped += other.skipped
         self.remembered += other.remembered
 
     def lines(self) -> list[str]:
-        """Sentences for people; empty when there was nothing to mend."""
-        told = [
+        """The notes as sentences; empty if there are none."""
+        counts = [
             (self.clipped, "boxes reached outside their image and were clipped"),
             (self.dropped, "boxes were empty or inverted and were dropped"),
             (self.size_mismatch, "annotations gave another image size than the file has"),
+            (self.remembered, "images were decoded at an earlier start and not again"),
         ]
-        out = [f"{count} {what}" for count, what in told if count]
-        if self.remembered:
-            out.append(f"{self.remembered} images were decoded at an earlier start: not again")
+        out = [f"{count} {what}" for count, what in counts if count]
         if self.skipped:
             out.append(f"{len(self.skipped)} bad entries were skipped:")
             out += [f"  {reason}" for reason in self.skipped]
@@ -163,9 +157,9 @@ class DataNotes:
 class Dataset:
     """A list of records with class names. Class k is `class_names[k - 1]`; 0 is the background.
 
-    category_ids: the COCO category id of each class name, in the same order.
+    category_ids: the COCO category id of each class, in the order of class_names.
     annotation_file: the COCO JSON that the records came from, if any.
-    metric: what these data are scored by unless asked otherwise, see mxrcnn/evaluation/core.py.
+    metric: the default metric of these data, see mxrcnn/evaluation/core.py.
     """
 
     name: str
@@ -178,7 +172,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Classes with the background."""
+        """The number of classes, background included."""
         return len(self.class_names) + 1
 
     def __len__(self) -> int:
@@ -188,7 +182,7 @@ class Dataset:
         return self.records[index]
 
 
-#: which pixels an image's boxes are in: as its file stores them, or turned upright by its EXIF tag
+#: whether boxes are in the image as its file stores it, or turned upright by its EXIF tag
 Orientation = Literal["stored", "upright"]
 
 
@@ -197,9 +191,10 @@ class Detections:
     """What a detector found in one image, best score first.
 
     boxes (D, 4) xyxy float32 in the image's pixels; scores (D,) float32; classes (D,) int64 in
-    1..C-1; masks: None, or D RLE dictionaries. class_names: of classes 1, 2, ...; size: (height,
-    width) of the image; both None where nobody has told. orientation: whether that is the image as
-    its file stores it, or turned upright by its EXIF tag.
+    1..C-1; masks: None, or D RLE dictionaries. class_names: of classes 1, 2, ..., and size:
+    (height, width) of the image, or None if unknown. orientation: whether boxes and size are of the
+    image as its file stores it, or turned upright by its EXIF tag. Raises ValueError for arrays of
+    different lengths.
     """
 
     boxes: np.ndarray
@@ -211,13 +206,7 @@ class Detections:
     orientation: Orientation = "stored"
 
     def __post_init__(self) -> None:
-        _check_lengths(
-            "Detections",
-            len(self.boxes),
-            scores=self.scores,
-            classes=self.classes,
-            masks=self.masks,
-        )
+        _check_lengths("Detections", self, "scores classes masks")
 
     @classmethod
     def empty(cls) -> Detections:
@@ -228,36 +217,28 @@ class Detections:
         return len(self.boxes)
 
     def __getitem__(self, keep: Any) -> Detections:
-        """The detections that a boolean mask, a slice or an index array picks."""
-        masks = self.masks
-        if masks is not None:
-            masks = [masks[i] for i in np.arange(len(self))[keep]]
-        return replace(
-            self,
-            boxes=self.boxes[keep],
-            scores=self.scores[keep],
-            classes=self.classes[keep],
-            masks=masks,
-        )
+        """The detections that a boolean mask, a slice or an index array selects."""
+        kept = {name: getattr(self, name)[keep] for name in ("boxes", "scores", "classes")}
+        if self.masks is not None:
+            kept["masks"] = [self.masks[i] for i in np.arange(len(self))[keep]]
+        return replace(self, **kept)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each detection's class; ValueError if there are no class_names."""
         if self.class_names is None:
-            raise ValueError("these detections came without class_names")
+            raise ValueError("these detections have no class_names")
         return tuple(self.class_names[k - 1] for k in self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: `size`, `orientation`, and `detections`, a list, best first, of
-        `box` (x1, y1, x2, y2), `score`, `class` (1, 2, ...), `name`, and `mask` in COCO's RLE.
+        """A dictionary for JSON: `size`, `orientation`, and `detections`, a list, best first.
 
-        Names and masks only where there are some.
+        Each has `box` (x1, y1, x2, y2), `score`, `class` (1, 2, ...), and, if these detections have
+        them, `name` and `mask` in COCO's RLE.
         """
+        columns = (self.boxes.tolist(), self.scores.tolist(), self.classes.tolist())
         rows: list[dict[str, Any]] = [
-            {"box": box, "score": score, "class": k}
-            for box, score, k in zip(
-                self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()
-            )
+            dict(zip(("box", "score", "class"), values)) for values in zip(*columns)
         ]
         if self.class_names is not None:
             for row, name in zip(rows, self.names):
@@ -268,11 +249,11 @@ class Detections:
         return {"size": size, "orientation": self.orientation, "detections": rows}
 
     def plot(self, image: Picture) -> Image.Image:
-        """A PIL picture of the image with all of these detections on it.
+        """A PIL image with all of these detections drawn on it.
 
-        image: what was predicted on: a path, bytes, a PIL image or pixels (H, W, 3) uint8 RGB; the
-        former three are turned upright if these boxes are in the upright image. Raises ValueError
-        for an image of another size.
+        image: the image they were found in: a path, bytes, a PIL image or pixels (H, W, 3) uint8
+        RGB. All but pixels are turned upright if these boxes are in the upright image. Raises
+        ValueError for an image of another size.
         """
         from mxrcnn.inference.pictures import read_pixels
         from mxrcnn.viz import draw_detections
@@ -297,10 +278,10 @@ def clean_boxes(
     image: Path,
     stray: np.ndarray | bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes (N, 4) to their image and find those worth keeping; both go into the notes.
+    """Clip boxes (N, 4) to their image and find those to keep; what is changed goes into the notes.
 
-    Returns (clipped boxes (N, 4) float32, keep (N,) bool): a box with no area inside the image, or
-    with a coordinate that is not finite, is not kept, nor is one that is `stray` (N,) bool.
+    Returns (clipped boxes (N, 4) float32, keep (N,) bool). Boxes without area inside the image and
+    boxes with a coordinate that is not finite are not kept, nor are those in `stray` (N,) bool.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     limit = np.array([width, height, width, height], np.float64)

@@ -1,8 +1,8 @@
 """A synthetic data set: coloured shapes on textured ground, on disk as Pascal VOC and as COCO.
 
-A class is a shape, and each has shades of a hue of its own, so that a small network learns them in
-minutes; size, place and ground tell nothing about it. Boxes and masks are those of the visible
-pixels: an object drawn later covers earlier ones. A folder looks so:
+A class is a shape in shades of its own hue, so that a small network learns it in minutes. Size,
+place and ground do not depend on the class. Boxes and masks are those of the visible pixels: later
+objects cover earlier ones. The folder:
 
     VOC2007/{Annotations,ImageSets/Main,JPEGImages,SegmentationObject}
     annotations/instances_{split}.json
@@ -28,26 +28,26 @@ from mxrcnn.files import atomic_write
 
 SHAPES = ("circle", "cross", "square", "star", "triangle")
 MARKER = "synthetic.json"
-VERSION = 5  # of what is drawn: raise it whenever the pixels or the annotations change
+VERSION = 5  # raise it whenever the pixels or the annotations change
 
 MIN_SIDE = 64  # of an image
 SMALLEST, LARGEST = 48, 120  # longest side of an object's box, in pixels, before covering
 LARGEST_SHARE = 0.62  # of the image's shorter side
 MAX_OBJECTS = 4
-EMPTY_SHARE = 0.05  # of the images have no objects
-TRUNCATED_SHARE = 0.1  # of the objects may reach over the image's edge
-HUE_SPREAD = 0.05  # around the class's hue, of a full circle of 1
+EMPTY_SHARE = 0.05  # share of images without objects
+TRUNCATED_SHARE = 0.1  # share of objects that may cross the image's edge
+HUE_SPREAD = 0.05  # standard deviation around the class's hue; the full circle is 1
 MAX_TILT = 0.35  # radians, to either side
 TRIES = 12  # places tried for an object
-DIFFICULT_BELOW = 0.4  # visible share
-OVERLAP_LIMIT = 0.85  # share of an object that must stay visible ...
-LOOSE_SHARE, LOOSE_LIMIT = 0.05, 0.2  # ... but for some objects, which may cover more
-SMOOTH = 3  # oversampling of edges
+DIFFICULT_BELOW = 0.4  # visible share below which an object is difficult
+OVERLAP_LIMIT = 0.85  # share of an object that a later one must leave visible
+LOOSE_SHARE, LOOSE_LIMIT = 0.05, 0.2  # some objects may cover more: their share and their limit
+SMOOTH = 3  # oversampling, for smooth edges
 JPEG_QUALITY = 92
 
 
 class _Shape(NamedTuple):
-    """An object as drawn: alpha (h, w) float32 of the whole image, its pixels, what they show."""
+    """An object as drawn: alpha (H, W) float32, mask (H, W) bool, colour (3,) of 0-255."""
 
     name: str
     alpha: np.ndarray
@@ -57,7 +57,7 @@ class _Shape(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """An image (H, W, 3) uint8 and, for each object, its name, visible mask (H, W) and flags."""
+    """An image (H, W, 3) uint8, and the name, visible mask (H, W) and flags of each object."""
 
     pixels: np.ndarray
     names: list[str]
@@ -73,20 +73,15 @@ def ensure_synthetic(
     size: tuple[int, int] = (192, 256),
     seed: int = 0,
 ) -> Path:
-    """The synthetic data set in folder `root`, written if it is not there; returns root.
+    """Write the synthetic data set into folder `root` unless it is there already; returns root.
 
-    It has VOC image sets `2007_train` and `2007_test`, and the COCO ones `train` and `test`.
+    It has the VOC image sets `2007_train` and `2007_test`, and the COCO ones `train` and `test`.
     size is (height, width) in pixels. The folder appears whole or not at all.
-    Raises DataError if root holds anything else, such as the same with other parameters.
+    Raises DataError if root holds anything else, even a data set made with other arguments.
     """
     root = Path(root)
-    wanted = {
-        "version": VERSION,
-        "num_train": num_train,
-        "num_test": num_test,
-        "size": list(size),
-        "seed": seed,
-    }
+    wanted = {"version": VERSION, "num_train": num_train, "num_test": num_test}
+    wanted.update({"size": list(size), "seed": seed})
     if _is_written(root, wanted):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +103,12 @@ def write_synthetic(
     split: str = "train",
     size: tuple[int, int] = (192, 256),
 ) -> Path:
-    """Draw an image set of `num_images` of `size` (height, width) into folder `root`; returns root.
+    """Draw `num_images` images of `size` (height, width) as an image set in `root`; returns root.
 
-    The same seed and split give the same files; image i does not depend on how many there are, and
-    splits never share images. The list and the JSON file are written last, so an interrupted
-    call leaves files but no image set.
-    Raises ValueError for a bad size or number, DataError if root has this split already.
+    The same seed and split give the same files. Image i does not depend on num_images, and splits
+    never share images. The list and the JSON file are written last, so an interrupted call leaves
+    files but no image set.
+    Raises ValueError for a bad size, number or split, DataError if root has this split already.
     """
     if num_images < 1 or min(size) < MIN_SIDE:
         raise ValueError(f"{num_images} images of {size}: need 1 or more of {MIN_SIDE} pixels")
@@ -140,7 +135,7 @@ def write_synthetic(
 
 
 def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
-    """Whether root has the wanted data set; False where there is nothing, DataError otherwise."""
+    """True if root has the wanted data set, False if it is empty or missing; else DataError."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     marker = root / MARKER
@@ -154,13 +149,13 @@ def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
         raise DataError(
             root,
             f"holds a synthetic data set of other parameters: {found}, wanted {wanted}; "
-            "choose another folder or remove it yourself",
+            "choose another folder or remove this one",
         )
     return True
 
 
 def _move_into_place(whole: Path, root: Path, wanted: dict[str, Any]) -> None:
-    """Rename `whole` to root, unless another process has just put the same there."""
+    """Rename `whole` to root, unless another process has just written the same data set there."""
     try:
         os.rename(whole, root)
     except OSError:
@@ -190,7 +185,7 @@ def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> _Scene:
 
 
 def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A muted colour with slow patches and stripes: (H, W, 3) float32."""
+    """A muted colour with soft patches and stripes: (H, W, 3) float32."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, wavelength, phase = rng.uniform((0, 6, 0), (np.pi, 60, 2 * np.pi))
@@ -203,7 +198,7 @@ def _draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _place_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shape]:
-    """1 to 4 shapes, or none, that leave enough of each other to be seen."""
+    """Up to MAX_OBJECTS shapes that leave enough of each other visible."""
     wanted = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
     shapes: list[_Shape] = []
     for _ in range(wanted):
@@ -218,7 +213,7 @@ def _place_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shap
 
 
 def _leaves_enough(new: _Shape, shapes: list[_Shape], limit: float) -> bool:
-    """Whether every earlier shape that the new one touches keeps a visible share of `limit`."""
+    """Whether the visible share of every earlier shape that the new one covers stays >= limit."""
     before = _visible_masks([shape.mask for shape in shapes])
     for shape, seen in zip(shapes, before):
         left = (seen & ~new.mask).sum()
@@ -228,7 +223,7 @@ def _leaves_enough(new: _Shape, shapes: list[_Shape], limit: float) -> bool:
 
 
 def _visible_masks(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """What later masks (H, W) leave of earlier ones."""
+    """The masks (H, W) without what later masks cover."""
     visible = []
     covered = np.zeros_like(masks[0]) if masks else None
     for mask in reversed(masks):
@@ -238,14 +233,14 @@ def _visible_masks(masks: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _colour(rng: np.random.Generator, name: str) -> np.ndarray:
-    """A random shade of the class's hue, (3,) RGB 0-255: hue alone nearly tells the class."""
+    """A random shade of the class's hue, (3,) RGB 0-255. Hue alone nearly determines the class."""
     hue = (SHAPES.index(name) / len(SHAPES) + rng.normal(0, HUE_SPREAD)) % 1.0
     saturation, value = rng.uniform((0.6, 0.5), 1.0)
     return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
 
 
 def _draw_shape(rng: np.random.Generator, size: tuple[int, int], name: str) -> _Shape:
-    """A shape of random shade, size, tilt and place, smooth at its edges."""
+    """A shape of random shade, size, tilt and place, with smooth edges."""
     height, width = size
     points = _rotate(_outline(name), rng.uniform(-MAX_TILT, MAX_TILT))
     largest = min(LARGEST, LARGEST_SHARE * min(size))
@@ -310,7 +305,7 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _write_voc(voc: Path, stem: str, scene: _Scene) -> None:
-    """The image, its XML file and its picture of object numbers."""
+    """Write the image, its XML file and its segmentation, whose pixels are object numbers."""
     Image.fromarray(scene.pixels).save(voc / "JPEGImages" / f"{stem}.jpg", quality=JPEG_QUALITY)
     (voc / "Annotations" / f"{stem}.xml").write_text(_voc_xml(stem, scene), encoding="utf-8")
     numbers = np.zeros(scene.pixels.shape[:2], np.uint8)

@@ -1,7 +1,7 @@
-"""From a record to what a network eats: decode, resize, flip, normalise, pad; objects with it.
+"""From a record to network inputs: decode, resize, flip, normalise and pad images and objects.
 
-Letters: N objects, H, W the network image, h, w without padding, B images of a batch, S the side of
-a mini mask, K pixels.
+Letters: N objects, H, W the padded network image, h, w without padding, B images of a batch, S the
+side of a mini mask.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from symnet.geometry.targets import REGION
 class Sample:
     """One network image: image (3, h, w) float32, im_info (3,) h, w, scale, gt_boxes (N, 5).
 
-    Ignore regions are the last rows of gt_boxes, with class -2. gt_masks: None, or a row for each
-    of gt_boxes: bits (N, h, ceil(w / 8)) uint8 in the image's pixels, or mini masks
-    (N, S, ceil(S / 8)) that lie in their boxes; those of regions are empty.
+    The rows of gt_boxes are xyxy and class; ignore regions come last, with class -2. gt_masks:
+    None, or packed bits for each row, those of ignore regions empty: (N, h, ceil(w / 8)) uint8 in
+    network pixels, or mini masks (N, S, ceil(S / 8)) of the boxes' insides.
     """
 
     image: np.ndarray
@@ -41,9 +41,9 @@ class Sample:
 
 
 def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, float]:
-    """The size after resizing, and its scale: to short_side, unless that passes long_side.
+    """(height, width, scale) after resizing to short_side, or to long_side if that scales less.
 
-    At least 1 pixel a side. A side limit of 0 is none; with both 0 the image keeps its size.
+    Sides are at least 1 pixel. A limit of 0 is none; with both 0 the image keeps its size.
     """
     scale = data.short_side / min(height, width) if data.short_side else 1.0
     if data.long_side and scale * max(height, width) > data.long_side:
@@ -55,22 +55,22 @@ def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, f
 def padded_size(sizes: list[tuple[int, int]], multiple: int, least: int = 0) -> tuple[int, int]:
     """The smallest (H, W), multiples of `multiple`, that holds images of all these sizes.
 
-    least: what H and W are at least; `DataConfig.least_padded_side`, which square images need.
+    least: lower limit of H and W; `DataConfig.least_padded_side` for square images.
     """
     height, width = np.maximum(np.max(np.asarray(sizes), axis=0), least)
     return int(-(-height // multiple) * multiple), int(-(-width // multiple) * multiple)
 
 
 def normalise(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB as a network image (3, H, W) float32: minus mean, by std."""
+    """Pixels (H, W, 3) uint8 RGB as a network image (3, H, W) float32: (pixels - mean) / std."""
     mean, std = np.float32(data.mean), np.float32(data.std)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
 def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (3, h, w) float32 as (3, height, width), as torchvision's detectors resize it.
+    """Resize an image (3, h, w) float32 to (3, height, width) as torchvision's detectors do.
 
-    torch.nn.functional.interpolate(mode="bilinear", align_corners=False) without antialiasing.
+    That is torch.nn.functional.interpolate(mode="bilinear", align_corners=False), not antialiased.
     """
     for axis, wanted in ((2, width), (1, height)):
         low, high, share = linear_taps(image.shape[axis], wanted)
@@ -82,9 +82,9 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def prepare_image(pixels: np.ndarray, data: DataConfig, flip: bool = False) -> Sample:
-    """A network image of pixels (H, W, 3) uint8 RGB, without objects.
+    """The network image of pixels (H, W, 3) uint8 RGB, without objects.
 
-    A mirrored one is the exact mirror of the plain one.
+    flip: the exact mirror image of the result without it.
     """
     height, width, scale = resized_size(*pixels.shape[:2], data)
     same = (height, width) == pixels.shape[:2]
@@ -99,13 +99,13 @@ def prepare_image(pixels: np.ndarray, data: DataConfig, flip: bool = False) -> S
 
 
 def trainable_objects(record: ImageRecord, data: DataConfig) -> np.ndarray:
-    """Which objects (N,) bool a detector learns from: no crowds; difficult ones by config."""
+    """The objects (N,) bool to train on: no crowds, and difficult ones only with use_difficult."""
     keep = ~record.crowd
     return keep if data.use_difficult else keep & ~record.difficult
 
 
 def check_masks(record: ImageRecord, data: DataConfig) -> None:
-    """DataError, naming file and object, if masks are wanted and an object to learn has none."""
+    """DataError, naming file and object, if masks are wanted and an object to train on has none."""
     if not data.masks:
         return
     for i in np.flatnonzero(trainable_objects(record, data)):
@@ -118,11 +118,9 @@ def load_sample(
 ) -> Sample:
     """The network image of a record with its objects; with `regions` also its ignore regions.
 
-    Ignore regions are the boxes of the objects that are not trained on: crowds, and difficult ones
-    unless data.use_difficult.
-
-    Raises DataError if the file cannot be decoded or is of another size, and where masks are wanted
-    but missing or broken.
+    Ignore regions are the boxes of objects that are not trained on, see `trainable_objects`.
+    Raises DataError if the file cannot be decoded or has another size, and if masks are wanted but
+    missing or broken.
     """
     check_masks(record, data)
     pixels = read_pixels(record, data)
@@ -147,7 +145,7 @@ def load_sample(
 
 
 def read_pixels(record: ImageRecord, data: DataConfig) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if they have another size."""
+    """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if their size is another one."""
     pixels = read_image(record.path, data.exif_orientation, data.max_image_pixels)
     found, stated = pixels.shape[:2], (record.height, record.width)
     if found != stated:
@@ -158,7 +156,7 @@ def read_pixels(record: ImageRecord, data: DataConfig) -> np.ndarray:
 def _network_masks(
     record: ImageRecord, objects: np.ndarray, stored: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """The masks (N, h, w) bool of some objects, in network pixels of an image of that size."""
+    """The masks (N, h, w) bool of some objects. stored: size of the file; size: (h, w)."""
     masks = np.zeros((len(objects), *size), bool)
     for mask, i in zip(masks, objects):
         try:

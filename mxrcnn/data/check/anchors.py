@@ -141,23 +141,24 @@ class _Axis:
         base = level.base.astype(np.float64)
         return cls(begin, end, base[:, x], base[:, x + 2], *(value[:, None] for value in grid))
 
-    def everywhere(self) -> tuple[np.ndarray, np.ndarray]:
+    def everywhere(self) -> _Range:
         """The first and last position (K, A) of the grid."""
         shape = (len(self.begin), len(self.base_begin))
         return np.zeros(shape), np.broadcast_to(self.count - 1, shape)
 
-    def inside(self) -> tuple[np.ndarray, np.ndarray]:
+    def inside(self) -> _Range:
         """The range of positions at which the anchor begins at 0 or later and ends before limit."""
-        low, high = self.everywhere()
-        first = np.ceil(-self.base_begin / self.step)
-        last = np.ceil((self.limit - self.base_end) / self.step) - 1
-        return np.maximum(low, first), np.minimum(high, last)
+        return self._between(self.base_begin, self.base_end)
 
-    def touching(self) -> tuple[np.ndarray, np.ndarray]:
+    def touching(self) -> _Range:
         """The range of positions at which the anchor ends at 0 or later and begins before limit."""
+        return self._between(self.base_end, self.base_begin)
+
+    def _between(self, lower: np.ndarray, upper: np.ndarray) -> _Range:
+        """The range of positions at which lower is at least 0 and upper is below limit."""
         low, high = self.everywhere()
-        first = np.ceil(-self.base_end / self.step)
-        last = np.ceil((self.limit - self.base_begin) / self.step) - 1
+        first = np.ceil(-lower / self.step)
+        last = np.ceil((self.limit - upper) / self.step) - 1
         return np.maximum(low, first), np.minimum(high, last)
 
     def shared(self, low: np.ndarray, high: np.ndarray, offset: float) -> np.ndarray:

@@ -95,14 +95,10 @@ def _look(
         return fingerprint(pixels), fault
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(look, dataset.records),
-            f"looking at {dataset.name}",
-            len(dataset),
-            disable=None if progress else True,
-        )
+        found, disable = pool.map(look, dataset.records), None if progress else True
+        bar = tqdm(found, f"looking at {dataset.name}", len(dataset), disable=disable)
         prints, faults = zip(*bar)
-    return list(prints), [fault for fault in faults if fault is not None]
+    return list(prints), list(filter(None, faults))
 
 
 def alike_images(splits: Sequence[Split], progress: bool) -> Iterator[Fault]:

@@ -76,20 +76,18 @@ def network_objects(
     data = config.data
     multiple = int(np.lcm(data.pad_multiple, get_detector(config.network).stride))
     index = np.array([class_names.index(name) for name in own_names], np.int64)
-    boxes, images, sizes, padded, classes = [], [], [], [], []
-    for place, record in enumerate(records):
+    boxes, classes, sizes, padded = [np.zeros((0, 4))], [index[:0]], [], []
+    for record in records:
         keep = trainable_objects(record, data)
         height, width, _ = resized_size(record.height, record.width, data)
-        count = int(keep.sum())
         boxes.append(record.boxes[keep] * ([width / record.width, height / record.height] * 2))
-        images.append(np.full(count, place))
-        sizes.append(np.tile((height, width), (count, 1)))
-        outer = padded_size([(height, width)], multiple, data.least_padded_side)
-        padded.append(np.tile(outer, (count, 1)))
         classes.append(index[record.classes[keep] - 1])
-    parts = (boxes, images, sizes, padded, classes)
-    found = [np.concatenate(part) if part else np.zeros(0) for part in parts]
-    return Objects(found[0].astype(np.float32), *(part.astype(np.int64) for part in found[1:]))
+        sizes.append((height, width))
+        padded.append(padded_size(sizes[-1:], multiple, data.least_padded_side))
+    image = np.repeat(np.arange(len(records)), [len(part) for part in boxes[1:]])
+    sizes, padded = (np.array(part, np.int64).reshape(-1, 2)[image] for part in (sizes, padded))
+    kinds = np.concatenate(classes)
+    return Objects(np.concatenate(boxes).astype(np.float32), image, sizes, padded, kinds)
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:
