@@ -19,14 +19,13 @@ from mxrcnn.config import (
     TrainConfig,
     dump_json,
     from_dict,
-    full_name,
     load_json,
     make_config,
     override,
     parse_settings,
-    plain_config,
     to_dict,
 )
+from mxrcnn.config.overrides import full_name, plain_config
 from mxrcnn.config.sections import DATA_RANGES, TRAIN_RANGES, fields_of
 from mxrcnn.config.settings import SYNONYMS, field_docs, list_settings
 from mxrcnn.runs.checkpoint import RunFolder

@@ -12,13 +12,13 @@ from mxrcnn.config import (
     ConfigError,
     dump_json,
     from_dict,
-    full_name,
     make_config,
     override,
     parse_settings,
     renames,
     stored,
 )
+from mxrcnn.config.overrides import full_name
 from mxrcnn.config.settings import list_settings
 
 
@@ -103,12 +103,15 @@ def test_settings_by_all_their_names(config, word, name, value):
         ("train.topk=1", r"unknown setting train\.topk"),
         ("gone=1", "unknown setting gone"),
         ("topk=1 top_n=2", "topk=1 and top_n=2 are the same setting"),
-        ("lr=1 train.lr=2", r"lr=1 and train\.lr=2 are the same setting"),
     ],
 )
 def test_refused_settings(config, words, message):
     with pytest.raises(ConfigError, match=message):
         override(config, parse_settings(words.split()))
+
+
+def test_the_last_of_two_keys_wins(config):
+    assert override(config, {"lr": 1, "train.lr": 2}).train.lr == 2
     assert override(config, {"topk": 3, "model.top_n": 3}).model.top_n == 3
 
 

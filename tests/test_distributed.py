@@ -542,8 +542,10 @@ def test_environments_that_cannot_be(variables, kvstore, message, monkeypatch, d
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings = {"data.dataset": "voc", "data.root": str(data_root)}
+    if kvstore:
+        settings["train.kvstore"] = kvstore
     with pytest.raises(ConfigError, match=message):
-        build_config(TrainRequest(settings=settings, kvstore=kvstore))
+        build_config(TrainRequest(settings=settings))
 
 
 def test_started_together_means_in_step(monkeypatch, data_root):

@@ -331,7 +331,7 @@ def test_folders_that_are_no_runs(tool, tmp_path, name, config, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--network", "yolo"], "--network yolo: there are f"),
+        (["--network", "yolo"], "no network 'yolo'; there are: f"),
         (["--gpus", "a,b"], "--gpus a,b: expected numbers such as 0,1"),
         (["--imageset", "2007_tain"], "no image set '2007_tain'; there is: 2007_test, 2007_train"),
         (["--pretrained", "/no/vgg16.npz"], "/no/vgg16.npz: no such file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,9 @@ T = TypeVar("T")
 
 # `python tools/NAME.py` uses the packages of its own clone, whether or not they are installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+METRICS = ("auto", "voc07", "voc12", "coco")
+SKIP_BAD = {"data.skip_bad": (bool, "", "leave out bad files instead of stopping")}
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -29,43 +33,45 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data(parser: Any, default: str, default_root: str) -> None:
+def add_settings(group: Any, settings: Mapping[str, tuple[Any, str, str]]) -> None:
+    """Add flags that set settings, for `given_settings`: --lr for train.lr.
+
+    settings: name -> (type, metavar, help). A tuple of choices takes the type's place, and bool
+    makes a flag without a value.
+    """
+    for name, (kind, metavar, text) in settings.items():
+        flag = name if name == "data.root" else name.partition(".")[2]
+        options: dict[str, Any] = {"type": kind, "metavar": metavar}
+        if kind is bool:
+            options = {"action": "store_true", "default": None}
+        elif isinstance(kind, tuple):
+            options = {"choices": kind}
+        flag = f"--{flag.replace('.', '-').replace('_', '-')}"
+        group.add_argument(flag, dest=name, help=text, **options)
+
+
+def add_data(group: Any, default: str = "the run's", default_root: str = "the run's") -> None:
     """Add the data set and its folder."""
-    parser.add_argument(
-        "--dataset",
-        dest="data.dataset",
-        metavar="KIND",
-        help=f"voc, coco or another of mxrcnn.data.DATASETS; default: {default}",
-    )
-    parser.add_argument(
-        "--data-root",
-        dest="data.root",
-        metavar="DIR",
-        help=f"its folder; default: {default_root}",
+    kinds = "voc, coco or another of mxrcnn.data.DATASETS"
+    add_settings(
+        group,
+        {
+            "data.dataset": (str, "KIND", f"{kinds}; default: {default}"),
+            "data.root": (str, "DIR", f"its folder; default: {default_root}"),
+        },
     )
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:
     """Add the data to test a run on, by default its own, and the metric."""
-    add_data(parser, "the run's", "the run's")
+    add_data(parser)
+    add_settings(parser, SKIP_BAD)
     parser.add_argument(
         "--metric",
-        choices=("auto", "voc07", "voc12", "coco"),
+        choices=METRICS,
         default="auto",
         help="auto (default): COCO's AP@[.50:.95] of boxes and masks for COCO data, VOC07 mAP for "
         "VOC data",
-    )
-    add_skip_bad(parser)
-
-
-def add_skip_bad(parser: Any) -> None:
-    """Add the option that leaves out bad files instead of stopping."""
-    parser.add_argument(
-        "--skip-bad",
-        dest="data.skip_bad",
-        action="store_true",
-        default=None,
-        help="leave out bad files instead of stopping",
     )
 
 

@@ -16,14 +16,8 @@ import mxrcnn
 from mxrcnn.bench.report import BenchReport, Measured, Timing, operator_table
 from mxrcnn.bench.scene import LEARNING_RATE, bench_config, default_size, write_files
 from mxrcnn.bench.sides import Side
-from mxrcnn.config import (
-    Config,
-    ConfigError,
-    check_precision,
-    find_detector,
-    parse_settings,
-    resolve,
-)
+from mxrcnn.config import Config, ConfigError, check_precision, parse_settings
+from mxrcnn.config.overrides import find_detector, resolve
 from symnet.machine import has_bf16, has_int8
 from symnet.machine.cores import physical_cores
 

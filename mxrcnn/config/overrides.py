@@ -59,15 +59,14 @@ def _coerce(key: str, value: Any, wanted: Any) -> Any:
 
 def _replace(part: Any, values: Mapping[str, Any]) -> Any:
     """Replace values of a dataclass and its groups by dotted name; ConfigError if it refuses."""
-    new: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         name, _, rest = key.partition(".")
-        if rest:
-            groups.setdefault(name, {})[rest] = value
-        else:
-            new[name] = value
-    new.update({name: _replace(getattr(part, name), inner) for name, inner in groups.items()})
+        groups.setdefault(name, {})[rest] = value
+    new = {
+        name: inner[""] if "" in inner else _replace(getattr(part, name), inner)
+        for name, inner in groups.items()
+    }
     try:
         return dataclasses.replace(part, **new)  # all at once: fields may bound each other
     except ConfigError:
@@ -127,16 +126,18 @@ def _renamed(name: str, known: Collection[str]) -> str | None:
 def resolve(config: Config, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by full name, with old names and values translated (mxrcnn.config.renames).
 
-    Raises ConfigError as `full_name` does, and if two keys give one setting different values.
+    The last of two keys for a setting wins. Raises ConfigError as `full_name` does, and if an old
+    and a new name have different values.
     """
     fields = dict(fields_of(config))
-    given: dict[str, tuple[str, Any]] = {}
+    out: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for key, value in settings.items():
         name = key if key in fields else full_name(config, key)
-        other, before = given.setdefault(name, (key, value))
-        if other != key and before != value:
-            raise ConfigError(f"{other}={before!r} and {key}={value!r} are the same setting")
-    out = {name: value for name, (_, value) in given.items()}
+        other = keys.setdefault(name, key)
+        if other.rpartition(".")[2] != key.rpartition(".")[2] and out[name] != value:
+            raise ConfigError(f"{other}={out[name]!r} and {key}={value!r} are the same setting")
+        out[name] = value
     for merged in renames.MERGED:
         old = {name: f"model.{name}" for name in merged.old if f"model.{name}" in out}
         if not fields.keys() >= set(old.values()):

@@ -12,15 +12,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from mxrcnn.config import (
-    Config,
-    ConfigError,
-    find_detector,
-    override,
-    parse_settings,
-    plain_config,
-    resolve,
-)
+from mxrcnn.config import Config, ConfigError, override, parse_settings
+from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
 from mxrcnn.config.settings import list_sources
 from mxrcnn.data import check_dataset
@@ -67,7 +60,6 @@ class TrainRequest:
     out: str | None = None
     resume: str | None = None
     gpus: str | None = None
-    kvstore: str | None = None
     num_workers: int | None = None
     data_changed: bool = False
 
@@ -128,7 +120,7 @@ def build_config(request: TrainRequest) -> Configuration:
         # in the classic networks train.fixed replaces what is frozen by default
         given.setdefault("model.trainable_layers", detector.before["trainable_layers"])
         sources.setdefault("model.trainable_layers", "train.fixed")
-    made = _with_workers(made.set(given, sources), request)
+    made = _with_workers(made.set(given, sources), given)
     notes.append(f"{network}, preset {preset}, data set {dataset}")
     check_dataset(dataset)
     if dataset != "synthetic" and "data.root" not in given:
@@ -199,21 +191,19 @@ def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
     return network or DEFAULT_NETWORK, {}, []
 
 
-def _with_workers(made: Configuration, request: TrainRequest) -> Configuration:
-    """The configuration with --kvstore, and the workers that the environment announces."""
-    train = made.config.train
-    given = train.kvstore if train.kvstore != "local" else None
-    kind = request.kvstore or given or ("dist_sync" if started_together() else "local")
-    if kind == "local" and started_together():
+def _with_workers(made: Configuration, given: Mapping[str, Any]) -> Configuration:
+    """The configuration with the workers that the environment announces; given: by the user."""
+    together = started_together()
+    if together and "train.kvstore" not in given:
+        made = made.set({"train.kvstore": "dist_sync"}, "DMLC_ROLE in the environment")
+    if made.config.train.kvstore != "local":
+        workers = {"train.workers": number_of_workers()}
+        return made.set(workers, "DMLC_NUM_WORKER in the environment")
+    if together:
         raise ConfigError(
             "--kvstore local: this process is one of several, by DMLC_ROLE in its environment"
         )
-    if kind != train.kvstore:
-        source = "--kvstore" if request.kvstore else "DMLC_ROLE in the environment"
-        made = made.set({"train.kvstore": kind}, source)
-    if kind == "local":
-        return made
-    return made.set({"train.workers": number_of_workers()}, "DMLC_NUM_WORKER in the environment")
+    return made
 
 
 def with_classes(config: Config, dataset: Dataset) -> Config:
@@ -237,9 +227,7 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
     names = [name for name, _ in fields_of(config)]
     given, sources = _given(request, config)
     changes = set(given) - set(RESUMABLE)
-    changes |= {
-        f"--{name}" for name in ("preset", "out", "network", "kvstore") if getattr(request, name)
-    }
+    changes |= {f"--{name}" for name in ("preset", "out", "network") if getattr(request, name)}
     if changes:
         raise ConfigError(
             f"--resume takes the run's own settings; only {', '.join(map(_flag, RESUMABLE))}, "

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mxrcnn.config import (
-    Config,
-    ConfigError,
-    find_detector,
-    make_config,
-    override,
-    parse_settings,
-    resolve,
-)
+from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
+from mxrcnn.config.overrides import find_detector, resolve
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params

@@ -14,7 +14,7 @@ import numpy as np
 
 from mxrcnn.data.check.anchors import best_overlaps, coverage
 from mxrcnn.data.check.objects import Objects
-from symnet.classic import STRIDE
+from symnet.config.classic import STRIDE
 
 #: objects that suggestions are made from, at most
 MOST_OBJECTS = 5_000
