@@ -11,9 +11,9 @@ from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data import open_dataset
 from mxrcnn.data.check import check_data
 from mxrcnn.data.images import image_size, opened, read_image
+from mxrcnn.data.pictures import read_pixels as read_picture
 from mxrcnn.data.records import DataError
 from mxrcnn.data.transforms import load_sample
-from mxrcnn.inference.pictures import read_pixels as read_picture
 from tests.factories import Picture, make_record, make_voc, noise, tiny_config, truncate
 
 

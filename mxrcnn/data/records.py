@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mxrcnn.inference.pictures import Picture
+    from mxrcnn.data.pictures import Picture
 
 ImageId = Union[int, str]
 
@@ -255,7 +255,7 @@ class Detections:
         RGB. All but pixels are turned upright if these boxes are in the upright image. Raises
         ValueError for an image of another size.
         """
-        from mxrcnn.inference.pictures import read_pixels
+        from mxrcnn.data.pictures import read_pixels
         from mxrcnn.viz import draw_detections
 
         pixels = read_pixels(image, self.orientation == "upright")

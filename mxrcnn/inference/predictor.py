@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from mxrcnn.config import Config, ConfigError
 from mxrcnn.data.loader import Loader, test_loader
+from mxrcnn.data.pictures import Picture, read_pixels
 from mxrcnn.data.plans import BatchPlan, test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.inference.engine import Engine, Handle, Outputs
-from mxrcnn.inference.pictures import Picture, read_pixels
 from symnet import get_detector
 from symnet.geometry.masks import paste_rle
 
