@@ -31,7 +31,7 @@ ROOMS = {
     "mxrcnn": "symnet",
     "mxrcnn.files": "",
     "mxrcnn.tables": "",
-    "mxrcnn.config": "mxrcnn.files symnet symnet.config symnet.machine symnet.parts",
+    "mxrcnn.config": "mxrcnn.files symnet symnet.config symnet.machine symnet.ops",
     "mxrcnn.runs": "mxrcnn.files mxrcnn.tables mxrcnn.config symnet symnet.machine",
     "mxrcnn.viz": "mxrcnn.files mxrcnn.tables symnet.geometry",
     "mxrcnn.graph_figure": "mxrcnn.files mxrcnn.viz symnet symnet.parts",
