@@ -38,11 +38,8 @@ class Verdicts:
 
     def __init__(self, path: Path | None, data: DataConfig) -> None:
         self._path, self._root = path, Path(data.root)
-        self._how = {
-            "pillow": PIL.__version__,
-            "exif_orientation": data.exif_orientation,
-            "max_image_pixels": data.max_image_pixels,
-        }
+        names = ("exif_orientation", "max_image_pixels")
+        self._how = {"pillow": PIL.__version__, **{n: getattr(data, n) for n in names}}
         self._known: dict[str, Any] = {}
         try:
             document = json.loads(path.read_bytes()) if path else {}
@@ -78,9 +75,8 @@ class Verdicts:
             with atomic_write(self._path) as handle:
                 json.dump({"how": self._how, "images": self._known}, handle)
         except OSError as error:
-            warnings.warn(
-                f"{self._path}: results of decoding are not stored: {error}", stacklevel=2
-            )
+            message = f"{self._path}: results of decoding are not stored: {error}"
+            warnings.warn(message, stacklevel=2)
 
 
 def file_state(record: ImageRecord) -> list[int] | None:
@@ -114,12 +110,15 @@ def only_decodable(dataset: Dataset, data: DataConfig, remember: Path | None = N
     finally:
         if unknown:
             verdicts.save()
-    bad = [(r, problem) for r, (problem,) in zip(dataset.records, problems) if problem is not None]
-    dataset.notes.skipped += [str(DataError(record.path, problem)) for record, problem in bad]
-    good = tuple(r for r, (problem,) in zip(dataset.records, problems) if problem is None)
+    good = []
+    for record, (problem,) in zip(dataset.records, problems):
+        if problem is None:
+            good.append(record)
+        else:
+            dataset.notes.skipped.append(str(DataError(record.path, problem)))
     if not good:
         raise DataError(data.root, f"{dataset.name}: no image can be decoded")
-    return replace(dataset, records=good)
+    return replace(dataset, records=tuple(good))
 
 
 def _decoded(records: Sequence[ImageRecord], data: DataConfig) -> Iterator[str | None]:

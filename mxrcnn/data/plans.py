@@ -79,10 +79,9 @@ class TrainingPlan:
     def largest_size(self) -> tuple[int, int]:
         """The (H, W) of the largest area that a batch can have."""
         shapes = {self._padded([size]) for size in self._sizes}
-        if self._batch_size == 1:
-            return max(shapes, key=lambda shape: shape[0] * shape[1])
-        sides = [self._padded([self._sizes[i] for i in group[:, 0]]) for group in self._groups]
-        return max(sides, key=lambda shape: shape[0] * shape[1])
+        if self._batch_size > 1:
+            shapes = [self._padded([self._sizes[i] for i in group[:, 0]]) for group in self._groups]
+        return max(shapes, key=lambda shape: shape[0] * shape[1])
 
     def _padded(self, sizes: list[tuple[int, int]]) -> tuple[int, int]:
         return padded_size(sizes, self._multiple, self._least_side)
@@ -103,14 +102,11 @@ class TrainingPlan:
 
     def _plan(self, epoch: int, index: int, entries: np.ndarray) -> BatchPlan:
         images = entries[:, 0].tolist()
-        return BatchPlan(
-            epoch,
-            index,
-            tuple(self._records[i] for i in images),
-            tuple(bool(flip) for flip in entries[:, 1]),
-            tuple((self._seed, epoch, index, place) for place in range(len(images))),
-            self._padded([self._sizes[i] for i in images]),
-        )
+        records = tuple(self._records[i] for i in images)
+        flips = tuple(bool(flip) for flip in entries[:, 1])
+        seeds = tuple((self._seed, epoch, index, place) for place in range(len(images)))
+        size = self._padded([self._sizes[i] for i in images])
+        return BatchPlan(epoch, index, records, flips, seeds, size)
 
     def stream(self, epoch: int, index: int, rank: int = 0) -> Iterator[BatchPlan]:
         """The endless plans of training worker `rank`, from a batch of an epoch on."""

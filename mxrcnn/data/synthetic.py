@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pycocotools import mask as rle
 
 from mxrcnn.data.records import DataError
 from mxrcnn.files import atomic_write
+from symnet.geometry.masks import encode
 
 SHAPES = ("circle", "cross", "square", "star", "triangle")
 MARKER = "synthetic.json"
@@ -339,38 +339,19 @@ def _voc_xml(stem: str, scene: _Scene) -> str:
 
 
 def _empty_coco(split: str) -> dict[str, Any]:
-    return {
-        "info": {"description": f"synthetic shapes, {split}"},
-        "licenses": [],
-        "images": [],
-        "categories": [
-            {"id": k, "name": name, "supercategory": "shape"}
-            for k, name in enumerate(SHAPES, start=1)
-        ],
-        "annotations": [],
-    }
+    info = {"description": f"synthetic shapes, {split}"}
+    kinds = [{"id": k, "name": n, "supercategory": "shape"} for k, n in enumerate(SHAPES, start=1)]
+    return {"info": info, "licenses": [], "images": [], "categories": kinds, "annotations": []}
 
 
 def _append_coco(coco: dict[str, Any], image_id: int, file_name: str, scene: _Scene) -> None:
     height, width = scene.pixels.shape[:2]
-    coco["images"].append(
-        {"id": image_id, "file_name": file_name, "height": height, "width": width}
-    )
+    image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+    coco["images"].append(image)
     for name, mask, difficult in zip(scene.names, scene.masks, scene.difficult):
         x1, y1, x2, y2 = _box(mask)
-        segmentation = rle.encode(np.asfortranarray(mask, np.uint8))
-        coco["annotations"].append(
-            {
-                "id": len(coco["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": SHAPES.index(name) + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": int(mask.sum()),
-                "iscrowd": 0,
-                "ignore": int(difficult),
-                "segmentation": {
-                    "size": [height, width],
-                    "counts": segmentation["counts"].decode("ascii"),
-                },
-            }
-        )
+        number, kind = len(coco["annotations"]) + 1, SHAPES.index(name) + 1
+        entry = {"id": number, "image_id": image_id, "category_id": kind}
+        entry.update({"bbox": [x1, y1, x2 - x1, y2 - y1], "area": int(mask.sum())})
+        entry.update({"iscrowd": 0, "ignore": int(difficult), "segmentation": encode(mask)})
+        coco["annotations"].append(entry)

@@ -68,8 +68,7 @@ class Folding:
     def apply(self, rule: AnyRule) -> None:
         """Fold what the rule matches. No rule can make a cycle of boxes."""
         if isinstance(rule, Stage):
-            pattern = re.compile(rule.pattern)
-            self._merge(lambda box: self._stage(box, pattern))
+            self._merge(lambda box: self._stage(box, rule.pattern))
         elif isinstance(rule, Shared):
             self._merge(lambda box: self.nodes[box].weights)
         else:
@@ -123,11 +122,11 @@ class Folding:
         alone = self._outside(members, self.consumers) == {i} and not ends
         return host if alone or not sole else None
 
-    def _stage(self, box: int, pattern: re.Pattern[str]) -> str:
+    def _stage(self, box: int, pattern: str) -> str:
         """The stage in the box's name, or, if MXNet made that up, in the name of any member."""
         members = [n for n, b in zip(self.nodes, self.box) if b == box]
         names = [n.name for n in members] if self.nodes[box].is_automatic else []
-        matches = (pattern.match(name) for name in (self.nodes[box].name, *names))
+        matches = (re.match(pattern, name) for name in (self.nodes[box].name, *names))
         return next((match["stage"] for match in matches if match), "")
 
     def _merge(self, label: Callable[[int], Any]) -> None:

@@ -109,21 +109,15 @@ def to_json(check: DataCheck) -> str:
     reach = check.reach
     anchors: dict[str, Any] = {"network": reach.network}
     if reach.points is not None:
-        anchors["levels"] = reach.points.levels
-        anchors["matched"] = reach.points.matched
+        anchors.update({"levels": reach.points.levels, "matched": reach.points.matched})
     else:
-        anchors["coverage"] = coverage(reach.overlaps)
-        anchors["coverage_by_class"] = {
-            name: coverage(reach.overlaps[check.objects.classes == k])
-            for k, name in enumerate(check.class_names)
-        }
-    if reach.suggestion is not None:
-        best = reach.suggestion
-        anchors["suggested"] = {
-            "settings": best.settings,
-            "how": best.how,
-            "coverage": coverage(best.overlaps),
-        }
+        classes = enumerate(check.class_names)
+        by_class = {n: coverage(reach.overlaps[check.objects.classes == k]) for k, n in classes}
+        anchors.update({"coverage": coverage(reach.overlaps), "coverage_by_class": by_class})
+    best = reach.suggestion
+    if best is not None:
+        reached = coverage(best.overlaps)
+        anchors["suggested"] = {"settings": best.settings, "how": best.how, "coverage": reached}
     report = {
         "passed": check.passed(),
         "splits": check.counts,

@@ -21,19 +21,14 @@ def dataset_to_coco(dataset: Dataset) -> dict[str, Any]:
         for i in range(len(record)):
             entry = _annotation(record, i, ids[record.classes[i] - 1])
             annotations.append({"id": len(annotations) + 1, **entry})
-    return {
-        "info": {"description": dataset.name},
-        "licenses": [],
-        "images": [
-            {"id": r.image_id, "file_name": r.path.name, "height": r.height, "width": r.width}
-            for r in dataset.records
-        ],
-        "categories": [
-            {"id": category_id, "name": name, "supercategory": "none"}
-            for category_id, name in zip(ids, dataset.class_names)
-        ],
-        "annotations": annotations,
-    }
+    images = [
+        {"id": r.image_id, "file_name": r.path.name, "height": r.height, "width": r.width}
+        for r in dataset.records
+    ]
+    named = zip(ids, dataset.class_names)
+    kinds = [{"id": k, "name": name, "supercategory": "none"} for k, name in named]
+    parts = {"images": images, "categories": kinds, "annotations": annotations}
+    return {"info": {"description": dataset.name}, "licenses": [], **parts}
 
 
 def _annotation(record: ImageRecord, i: int, category_id: int) -> dict[str, Any]:
