@@ -1,7 +1,7 @@
-"""symnet: the networks. Graphs, operators, geometry and targets; imports nothing of mxrcnn.
+"""symnet: the networks. Graphs, operators, geometry and targets. Imports nothing from mxrcnn.
 
-Names are resolved when they are first used, so that geometry and targets load without mxnet. Any
-`import mxnet` that follows gets our settings (symnet.machine); that alone is done at once.
+Names are resolved on first use, so geometry and targets load without mxnet. The only thing done at
+once is installing the hook that gives any later `import mxnet` our settings (symnet.machine).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from symnet.machine.finder import install
 if TYPE_CHECKING:
     from symnet.detector import DetectorDef
 
-#: the module that has each detector of this package in its DETECTORS
+#: the module whose DETECTORS has each detector of this package
 _MODULES = {
     "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r101v2_c4": "symnet.classic",
@@ -56,9 +56,9 @@ install()
 
 
 def register_detector(detector: DetectorDef) -> None:
-    """Add a detector under its own name; ValueError if there is one of that name.
+    """Add a detector under its own name; ValueError if the name is taken.
 
-    Loader processes look it up too: register it where the module is imported, not in `main`.
+    Loader processes look it up too, so register it when the module is imported, not in `main`.
     """
     if detector.name in {*_ALIASES, *list_detectors()}:
         raise ValueError(f"there is already a network {detector.name!r}")
@@ -66,12 +66,12 @@ def register_detector(detector: DetectorDef) -> None:
 
 
 def list_detectors() -> tuple[str, ...]:
-    """The names of all detectors, sorted, without their former names."""
+    """The sorted names of all detectors, without former names."""
     return tuple(sorted({*_MODULES, *_REGISTERED}))
 
 
 def get_detector(name: str) -> DetectorDef:
-    """The detector of that name or former name; KeyError lists the names there are."""
+    """The detector with this name or former name; KeyError lists the known names."""
     name = _ALIASES.get(name, name)
     if name in _REGISTERED:
         return _REGISTERED[name]

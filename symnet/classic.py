@@ -1,16 +1,15 @@
-"""The classic graph: Faster R-CNN on one feature map (Ren et al. 2015), as in the original MXNet
-example, with any body.
+"""The classic graph: Faster R-CNN on one feature map (Ren et al. 2015), with any body.
 
     image -> feature map -> RPN -> MultiProposal -> proposal_target -> RoI pooling -> fc6, fc7
                              |                                                       |
                          two losses                                              two losses
 
-The names of inputs, parameters and outputs are those of the original graph: they are its checkpoint
-format.
+Inputs, parameters and outputs have the names of the original MXNet example's graph, because they
+are its checkpoint format.
 
-Letters: B images a device, H, W the padded image, F the feature map's channels, A anchors a
-position, R RoIs an image, S the side of a pooled RoI, C classes with background 0, G objects, D
-detections.
+Letters: B images per device, H, W padded image size, F feature map channels, A anchors per
+position, R RoIs per image, S side of a pooled RoI, C classes with background 0, G objects,
+D detections.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ LABELS = ("label", "bbox_target", "bbox_weight")
 
 
 def _rpn(config: ClassicConfig, feature: Symbol, anchors: AnchorSpec) -> RPNHead:
-    """The RPN, whose hidden layer has as many filters as the feature map (B, F, H/16, W/16)."""
+    """The RPN. Its hidden layer has as many filters as the feature map (B, F, H/16, W/16)."""
     channels = thin(get_body(config.body).channels[STRIDE], config.width)
     return rpn_head(feature, anchors.num_anchors, channels)
 
@@ -58,7 +57,7 @@ def _box_head(
 ) -> tuple[Symbol, Symbol]:
     """Class logits (B*R, C) and box deltas (B*R, 4C) of rois (B*R, 5).
 
-    Pooled RoIs go through the body's own head, stage 4 of a ResNet, or through fc6 and fc7.
+    Pooled RoIs go through the body's own head, such as a ResNet's stage 4, or through fc6 and fc7.
     """
     size, body = config.box_roi_size, get_body(config.body)
     pooled = pool_rois(feature, rois, config.roi_op, stride, size)
@@ -75,13 +74,13 @@ def _box_head(
 def classic_train_graph(
     config: ClassicConfig, images: int, anchors: AnchorSpec | None = None, stride: int = STRIDE
 ) -> Symbol:
-    """The training graph for `images` images a device.
+    """The training graph for `images` images per device.
 
     The RPN's class loss is the mean over the sampled anchors. The other losses are sums divided by
-    fixed numbers: the RPN's box loss by the anchors that are to be sampled, both of the box head by
-    the RoIs that are to be sampled.
+    fixed numbers: the RPN's box loss by the anchors to sample per batch, the box head's losses by
+    the RoIs to sample per batch.
 
-    anchors, and the stride of the RoIs' feature map, are the config's own but for get_vgg_train.
+    anchors and stride (of the RoIs' feature map) default to the config's; get_vgg_train sets them.
     """
     anchors = anchors or config.anchors
     feature = config.feature_maps(mx.sym.Variable("data"), train=True)[STRIDE]
@@ -117,7 +116,7 @@ def classic_train_graph(
 def classic_test_graph(
     config: ClassicConfig, anchors: AnchorSpec | None = None, stride: int = STRIDE
 ) -> Symbol:
-    """The test graph, for any B: detections in network pixels, and their proposals."""
+    """The test graph for any B: detections in network pixels, and the proposals."""
     anchors = anchors or config.anchors
     im_info = mx.sym.Variable("im_info")
     feature = config.feature_maps(mx.sym.Variable("data"), train=False)[STRIDE]
@@ -180,9 +179,10 @@ def init(
     rng: np.random.Generator,
     scratch: bool,
 ) -> np.ndarray:
-    """New layers N(0, 0.01), bbox_pred N(0, 0.001), biases 0; from scratch the body as He et al.
+    """Initial values of new layers: N(0, 0.01), bbox_pred N(0, 0.001), biases 0.
 
-    Normalisations begin as the identity.
+    From scratch, all layers but the box predictors follow He et al. Normalisations start as the
+    identity.
     """
     if name.endswith(("_bias", "_beta", "_moving_mean")):
         return np.zeros(shape, np.float32)
@@ -195,7 +195,7 @@ def init(
 
 
 def classic_detector(name: str, config: type[ClassicConfig], **settings: Any) -> DetectorDef:
-    """A detector of this family; `settings` are the fields that its members differ in."""
+    """Make a detector of this family; `settings`: the fields in which members differ."""
     settings["quick"] = {"model.anchor_scales": (2, 4, 8), **settings["quick"]}
     return DetectorDef(
         name=name,
@@ -215,7 +215,7 @@ def classic_detector(name: str, config: type[ClassicConfig], **settings: Any) ->
     )
 
 
-#: older runs said in train.fixed what is frozen
+#: older runs list what is frozen in train.fixed
 BEFORE = {"trainable_layers": 5}
 
 
@@ -224,7 +224,7 @@ def _c4_detector(name: str, config: type, units: tuple[int, ...]) -> DetectorDef
         name,
         config,
         quick={"model.width": 0.25, "model.units": units, "model.box_batch_size_per_image": 32},
-        # the files expect RGB 0-255 as it is: bn_data, the first layer, normalises it
+        # the files expect unchanged RGB 0-255: bn_data, the first layer, normalises it
         defaults={"data.mean": (0.0, 0.0, 0.0), "data.std": (1.0, 1.0, 1.0)},
         scratch={"model.trainable_layers": 5, "model.norm": "batch"},
         before=BEFORE,

@@ -1,4 +1,4 @@
-"""What a detector supplies to the toolkit: its config, graphs, targets, initial values, metrics."""
+"""The interface of a detector: its config, graphs, targets, initial values and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-#: the side of an image that suits every network, as all strides divide it
+#: an image side that suits every network, because all strides divide it
 SIDE = 256
 
 
@@ -29,10 +29,10 @@ def parameter_shapes(test: mx.sym.Symbol) -> tuple[dict[str, Shape], dict[str, S
 
 @dataclass(frozen=True)
 class ImageTargetsInput:
-    """One image as `DetectorDef.assign_targets` gets it.
+    """The input of `DetectorDef.assign_targets` for one image.
 
-    gt_boxes (G, 5) xyxy and class in network pixels, class -2 for ignore regions; image_size (h, w)
-    without padding; padded_size (H, W) as the network sees it.
+    gt_boxes (G, 5): xyxy in network pixels and class, which is -2 for ignore regions. image_size:
+    (h, w) without padding. padded_size: (H, W) of the network input.
     """
 
     gt_boxes: np.ndarray
@@ -42,35 +42,34 @@ class ImageTargetsInput:
 
 @dataclass(frozen=True)
 class DetectorDef:
-    """A detector of the registry; everything else in the toolkit is the same for all of them.
+    """A detector of the registry. The rest of the toolkit works the same for all detectors.
 
-    name: the registry's name, as in `--network`.
-    config: a frozen dataclass with a default for every field. The toolkit reads num_classes, and
-        ignore_overlap: above 0, gt_boxes have rows for ignore regions (docs/targets.md).
-    train_symbol(config, images): the training graph for that many images a device; its data inputs
-        are `data`, `im_info`, `gt_boxes`, its labels those that assign_targets returns.
-    test_symbol(config): the test graph, for any number of images; outputs det_boxes, det_scores,
-        det_classes.
-    assign_targets(config, image, rng): label arrays of one image, by the graph's input names.
+    name: the name in the registry, as in `--network`.
+    config: a frozen dataclass with a default for every field. The toolkit reads num_classes and
+        ignore_overlap: if that is above 0, gt_boxes have rows for ignore regions (docs/targets.md).
+    train_symbol(config, images): the training graph for this many images per device. Its data
+        inputs are `data`, `im_info`, `gt_boxes`; its labels are those of assign_targets.
+    test_symbol(config): the test graph, for any number of images. Its outputs are det_boxes,
+        det_scores, det_classes.
+    assign_targets(config, image, rng): the label arrays of one image, by input name.
     label_names: the names of those arrays.
-    init(config, name, shape, rng, scratch): first values of a parameter that was not loaded;
-        scratch says that nothing at all was loaded.
-    metrics(outputs, labels): for each metric a pair (sum, count) of NDArrays (1,), not waited for.
-    counts(outputs, labels): for each loss that the graph divides by a number of samples of its own,
-        by its output's name: that number, an NDArray (1,), not waited for. See
+    init(config, name, shape, rng, scratch): the initial values of a parameter that was not loaded.
+        scratch is True if nothing was loaded at all.
+    metrics(outputs, labels): a pair (sum, count) of NDArrays (1,) per metric, without waiting.
+    counts(outputs, labels): the number of samples, an NDArray (1,), of each loss that the graph
+        divides by a number it computes itself, by output name, without waiting. See
         symnet.parts.losses.with_share.
-    losses: the metrics that are losses: a value that is not finite stops the run.
-    stride: image sides are padded to a multiple of it.
+    losses: the metrics that are losses; a non-finite value stops the run.
+    stride: image sides are padded to a multiple of this.
     of_body(config, name): True for the parameters that --pretrained is expected to supply.
     quick: settings (`section.field`) of the quick preset.
     presets: settings of other presets, by name.
-    defaults: settings that differ from the toolkit's own defaults.
-    scratch: settings for a training without pretrained parameters, unless the user gives others.
-    before: values of fields of the config, by name, for runs that are older than these fields: not
-        the defaults, but what those runs were trained with.
-    frozen(config, name): True for the parameters that are not trained, whatever train.fixed says.
-    data_names: the graph's inputs that are not labels; masks and active_classes come with
-        data.masks.
+    defaults: settings that differ from the toolkit's defaults.
+    scratch: settings for training without pretrained parameters, unless the user sets them.
+    before: values of config fields, by name, for runs older than these fields: what those runs were
+        trained with, which may differ from the defaults.
+    frozen(config, name): True for the parameters that are never trained, whatever train.fixed says.
+    data_names: the graph's inputs that are not labels; masks and active_classes require data.masks.
     """
 
     name: str

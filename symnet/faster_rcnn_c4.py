@@ -2,9 +2,9 @@
 
     image -> stages 1 to 3 of a ResNet = c4 -> RPN; each RoI of c4 -> stage 4 -> average
 
-Widths are x2 - x1, objectness is a sigmoid, RoIAlign samples 2 x 2 points a bin, and boxes are
+Widths are x2 - x1, objectness is a sigmoid, RoIAlign samples 2 x 2 points per bin, and boxes are
 clipped to the image after NMS. The classic graph on c4, with MultiProposal and ResNet v2, is in
-classic.py. Letters as in two_stage.py.
+classic.py. Letters are those of two_stage.py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def c4(config: C4Config, data: Symbol, train: bool) -> list[Symbol]:
 
 
 def roi_maps(config: C4Config, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
-    """Stage 4 of each of rois (R, 5): (R, 2048, 7, 7), half the side that they are pooled to.
+    """Stage 4 of pooled rois (R, 5): (R, 2048, 7, 7), half the side of the pooled RoIs.
 
-    RoIs with batch index -1 are pooled from image 0; nothing that comes of them counts.
+    RoIs with batch index -1 are pooled from image 0; their results are ignored.
     """
     image = mx.sym.relu(mx.sym.slice_axis(rois, axis=1, begin=0, end=1))
     rois = mx.sym.concat(image, mx.sym.slice_axis(rois, axis=1, begin=1, end=5), dim=1)
@@ -34,12 +34,12 @@ def roi_maps(config: C4Config, maps: list[Symbol], rois: Symbol, train: bool) ->
 
 
 def box_features(config: C4Config, maps: list[Symbol], rois: Symbol, train: bool) -> Symbol:
-    """The average of stage 4 of each of rois (R, 5): (R, 2048, 1, 1)."""
+    """The average of stage 4 of pooled rois (R, 5): (R, 2048, 1, 1)."""
     feature = roi_maps(config, maps, rois, train)
     return mx.sym.Pooling(feature, pool_type="avg", global_pool=True, name="box_avg_pool")
 
 
-#: older runs were trained with torchvision's rules
+#: older runs were trained by torchvision's rules
 BEFORE = {"rpn_inside_only": False, "rpn_best_below_bg": True, "box_smooth_l1_beta": 1 / 9}
 
 DETECTORS = {

@@ -2,7 +2,7 @@
 
     image -> c2, c3, c4, c5 -> p2, p3, p4, p5, p6 -> RPN; each RoI from its level -> fc6, fc7
 
-Letters as in two_stage.py.
+Letters are those of two_stage.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pool_from_levels(
     sampling_ratio: int,
     name: str,
 ) -> Symbol:
-    """RoIs (R, 5) cut out of their level, p2 to p5: (R, channels, size, size)."""
+    """Pool each of rois (R, 5) from its level, p2 to p5: (R, channels, size, size)."""
     form = config.form
     return roi_align_levels(
         maps[:4],

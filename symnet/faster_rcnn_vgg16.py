@@ -1,7 +1,7 @@
-"""The graphs of Faster R-CNN with VGG16 by the functions of the original MXNet example.
+"""Faster R-CNN with VGG16 through the functions of the original MXNet example.
 
-Letters: B images a device, H, W the padded image, A anchors a position, R RoIs an image, C classes
-with background 0, G objects, D detections.
+Letters: B images per device, H, W padded image size, A anchors per position, R RoIs per image,
+C classes with background 0, G objects, D detections.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def get_vgg_train(
 ) -> Symbol:
     """The classic training graph with the original example's arguments.
 
-    rcnn_batch_size is B, the images a device; rpn_batch_rois and rcnn_batch_rois are samples an
+    rcnn_batch_size is B, the images per device; rpn_batch_rois and rcnn_batch_rois are samples per
     image. Inputs: data (B, 3, H, W), im_info (B, 3) as height, width, scale, gt_boxes (G, 5) for
     one image or (B, G, 5) padded with -1, label (B, A*H/16*W/16), bbox_target and bbox_weight
     (B, 4A, H/16, W/16). Outputs in order: rpn_cls_prob, rpn_bbox_loss, cls_prob (B, R, C),
@@ -75,9 +75,8 @@ def get_vgg_test(
 ) -> Symbol:
     """The classic test graph: det_boxes (B, D, 4), det_scores and det_classes (B, D), proposals.
 
-    The arguments are those of get_vgg_train; the graph takes any number of images, whatever
-    rcnn_batch_size says, which stands here for the original's sake. Inputs are data (B, 3, H, W)
-    and im_info (B, 3).
+    The arguments are those of get_vgg_train. rcnn_batch_size is unused and only kept for
+    compatibility: the graph takes any number of images. Inputs: data (B, 3, H, W), im_info (B, 3).
     """
     config = ClassicConfig(
         num_classes=num_classes,

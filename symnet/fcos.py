@@ -1,12 +1,12 @@
-"""FCOS (Tian et al. 2019, and its second form of 2020): one stage, and points instead of anchors.
+"""FCOS (Tian et al. 2019, and its second version of 2020): one stage, points instead of anchors.
 
-Letters: B images a device, H, W the padded image or a map, N points of an image (all levels, each
-along its rows), C classes with background 0, K = C - 1 sigmoid channels, L levels, P the points
-kept a level, D detections. Parameters have torchvision's names; every default is torchvision's.
+Letters: B images per device, H, W size of the padded image or a feature map, N points per image
+(all levels, each row by row), C classes with background 0, K = C - 1 sigmoid channels, L levels,
+P points kept per level, D detections. Parameter names and defaults are torchvision's.
 
-One rule of training is not: of the objects that a point may belong to it gets the smallest. So it
-does in torchvision, which compares 1e8 - area in float32, whose steps there are 8 square pixels: of
-objects that differ by less it takes the first.
+Training differs from torchvision in one detail. If a point may belong to several objects, it is
+assigned to the smallest. torchvision does the same, but compares 1e8 - area in float32, which has
+steps of 8 square pixels there: among objects whose areas differ by less, it takes the first.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ LABELS = ("fcos_label", "fcos_ltrb", "fcos_centerness")
 
 @dataclass(frozen=True)
 class FCOSHead:
-    """Of each level: class logits (B, K or C, H, W), distances to the four sides in strides, at
-    least 0, ltrb (B, 4, H, W), and centerness as logits (B, 1, H, W)."""
+    """The head's outputs for each level.
+
+    cls_logits (B, K or C, H, W); ltrb (B, 4, H, W): the distances to the four sides in strides, at
+    least 0; centerness: logits (B, 1, H, W).
+    """
 
     cls_logits: list[Symbol]
     ltrb: list[Symbol]
@@ -53,7 +56,7 @@ class FCOSHead:
 
 
 def tower(config: FCOSConfig, pyramid: list[Symbol], name: str) -> list[Symbol]:
-    """3x3 convolutions, group normalisation and ReLU over each level (B, channels, H, W)."""
+    """3x3 convolutions, group normalisation and ReLU for each level (B, channels, H, W)."""
     for layer in range(config.head_layers):
         place = [f"{name}.conv.{3 * layer + part}" for part in range(3)]
         pyramid = conv_levels(pyramid, place[0], config.fpn_channels)
@@ -64,7 +67,7 @@ def tower(config: FCOSConfig, pyramid: list[Symbol], name: str) -> list[Symbol]:
 
 
 def fcos_head(config: FCOSConfig, data: Symbol, train: bool) -> FCOSHead:
-    """Image (B, 3, H, W) -> body -> pyramid -> two towers, shared by the levels (figure 2)."""
+    """Images (B, 3, H, W) -> body -> pyramid -> two towers, shared by all levels (figure 2)."""
     maps = config.feature_maps(data, train)
     pyramid = fpn.fpn(
         [maps[stride] for stride in config.body_strides()],
@@ -89,11 +92,11 @@ def fcos_head(config: FCOSConfig, data: Symbol, train: bool) -> FCOSHead:
 
 
 def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> list[Symbol]:
-    """The three losses (1,), sums divided by the foreground points of all images, and their number.
+    """The three losses (1,), divided by the number of foreground points of all images, and it.
 
     labels: label (B, N), k - 1 for class k, -1 for background and, with ignore_overlap, -2 for
-    points without any loss; ltrb (B, N, 4) in strides; centerness (B, N). Only foreground points
-    have a box and a centerness loss.
+    points without a loss; ltrb (B, N, 4) in strides; centerness (B, N). Only foreground points have
+    a box loss and a centerness loss.
     """
     label, ltrb_target, centerness_target = labels
     first = int(config.form.background_channel)
@@ -122,7 +125,7 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
 
 
 def train_symbol(config: FCOSConfig, images: int) -> Symbol:
-    """The training graph; the losses are divided by the foreground points of all its images."""
+    """The training graph; losses are divided by the foreground points of all images."""
     head = fcos_head(config, mx.sym.Variable("data"), train=True)
     return mx.sym.Group(fcos_losses(config, head, [mx.sym.Variable(name) for name in LABELS]))
 
@@ -130,8 +133,10 @@ def train_symbol(config: FCOSConfig, images: int) -> Symbol:
 def level_rows(
     config: FCOSConfig, head: FCOSHead, level: int, data: Symbol, im_info: Symbol
 ) -> Symbol:
-    """The best of a level: (B, P, 6) class, score = sqrt(class * centerness), and box, cut to the
-    image."""
+    """A level's best candidates (B, P, 6): class, score and box, clipped to the image.
+
+    The score is sqrt(class probability * centerness).
+    """
     logits, channels = head.cls_logits[level], config.num_classes - 1
     if config.form.background_channel:
         logits = mx.sym.slice_axis(logits, axis=1, begin=1, end=None)
@@ -159,7 +164,7 @@ def level_rows(
 
 
 def test_symbol(config: FCOSConfig) -> Symbol:
-    """The test graph: the best of each level, and NMS a class over all levels."""
+    """The test graph: the best candidates of each level, then NMS per class over all levels."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
     head = fcos_head(config, data, train=False)
     levels = range(len(head.ltrb))
@@ -182,8 +187,10 @@ def assign_targets(
 def init(
     config: FCOSConfig, name: str, shape: tuple[int, ...], rng: np.random.Generator, scratch: bool
 ) -> np.ndarray:
-    """Head N(0, 0.01); the bias of the classes so that each has the prior probability; the pyramid
-    uniform with variance 1 / fan in; the rest as in two_stage.py."""
+    """Initial values: head N(0, 0.01), pyramid uniform with variance 1 / fan in.
+
+    The class bias gives each class the prior probability. The rest is as in two_stage.py.
+    """
     if name.endswith("cls_logits_bias"):
         return np.full(shape, -math.log((1 - config.prior) / config.prior), np.float32)
     if name.endswith("_weight") and name.startswith("head."):
@@ -195,7 +202,10 @@ def init(
 
 
 def make_detector(name: str, defaults: dict[str, Any], quick: dict[str, Any]) -> DetectorDef:
-    """A detector of this family, with settings besides torchvision's and the quick preset's."""
+    """Make a detector of this family.
+
+    defaults, quick: its settings in addition to torchvision's and the quick preset's.
+    """
     return DetectorDef(
         name=name,
         config=FCOSConfig,

@@ -1,8 +1,8 @@
 """Mask R-CNN on c4 (He et al. 2017, figure 4 left), as in gluoncv.
 
-Faster R-CNN on c4; the mask branch runs stage 4 again with the same parameters: in training on the
-foreground RoIs, in testing on the detections before they are clipped to the image. Letters as in
-two_stage.py.
+The mask branch runs Faster R-CNN's stage 4 again with the same parameters: in training on the
+foreground RoIs, in testing on the detections before they are clipped to the image. Letters are
+those of two_stage.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Mask R-CNN with a feature pyramid (He et al. 2017, figure 4 right), as in torchvision.
 
-Faster R-CNN with a pyramid, and a mask head of convolutions for each foreground RoI. Inputs besides
-Faster R-CNN's: gt_masks, packed bits uint8 (see ops/mask_target.py), and active_classes (B, C), 1
-for the classes of the image's data set. Letters as in two_stage.py.
+It adds a mask head of convolutions for each foreground RoI to Faster R-CNN with a pyramid. It has
+two more inputs: gt_masks, packed bits uint8 (see ops/mask_target.py), and active_classes (B, C), 1
+for the classes that the image is annotated for. Letters are those of two_stage.py.
 """
 
 from __future__ import annotations

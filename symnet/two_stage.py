@@ -4,12 +4,12 @@
                               |                               -> mask head -> mask loss
                          two losses
 
-A detector says how it makes its maps and its heads (`Stages`); everything else is here. Parameters
+A detector supplies its feature maps and its heads (`Stages`); everything else is here. Parameters
 have torchvision's names.
 
-Letters: B images a device, H, W the padded image, A anchors a position, N anchors of an image,
-P proposals an image, R RoIs an image, C classes with background 0, K = C - 1, G objects,
-D detections, F mask RoIs of all images, S the side of a mask.
+Letters: B images per device, H, W padded image size, A anchors per position, N anchors per image,
+P proposals per image, R RoIs per image, C classes with background 0, K = C - 1, G objects,
+D detections, F mask RoIs of all images, S mask side.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Stages:
-    """What detectors of this family differ in.
+    """The parts in which detectors of this family differ.
 
-    maps(config, data, train): images (B, 3, H, W) -> the maps that the RPN looks at, finest first.
-    box_features(config, maps, rois, train): rois (B*R, 5) -> the features (B*R, _) that classes and
-        boxes are predicted from.
+    maps(config, data, train): images (B, 3, H, W) -> the RPN's feature maps, finest first.
+    box_features(config, maps, rois, train): rois (B*R, 5) -> features (B*R, _) for predicting
+        classes and boxes.
     mask_logits(config, maps, rois, train): rois (F, 5) -> (F, C, S, S); None without masks.
     """
 
@@ -60,12 +60,12 @@ class Stages:
 
 
 def _sharing(stages: Stages) -> AbstractContextManager:
-    """A mask branch may run layers of the box head again, with the same parameters."""
+    """Let a mask branch reuse layers of the box head with the same parameters."""
     return shared_parameters() if stages.mask_logits else nullcontext()
 
 
 def train_graph(stages: Stages, config: TwoStageConfig, images: int) -> Symbol:
-    """The training graph with four losses, five with masks, for `images` images a device."""
+    """The training graph, with four losses or five with masks, for `images` images per device."""
     with _sharing(stages):
         maps, rpn, proposals, _ = _propose(stages, config, train=True)
         gt_boxes = mx.sym.Variable("gt_boxes")
@@ -106,7 +106,7 @@ def train_graph(stages: Stages, config: TwoStageConfig, images: int) -> Symbol:
 def _propose(
     stages: Stages, config: TwoStageConfig, train: bool
 ) -> tuple[list[Symbol], Any, Symbol, Symbol]:
-    """Image -> maps -> RPN -> proposals (B, P, 5), with batch index -1 in empty rows; im_info."""
+    """Image -> maps -> RPN -> proposals (B, P, 5), batch index -1 in empty rows; and im_info."""
     data, im_info = mx.sym.Variable("data"), mx.sym.Variable("im_info")
     maps = stages.maps(config, data, train)
     channels = config.rpn_channels or config.fpn_channels
@@ -124,7 +124,7 @@ def box_head(
 
 
 def _active_classes(rois: Symbol) -> Symbol:
-    """(B*R, C): 1 for the classes of the data set that the RoI's image belongs to."""
+    """(B*R, C): 1 for the classes that the RoI's image is annotated for."""
     index = mx.sym.slice_axis(rois, axis=1, begin=0, end=1)
     active = mx.sym.take(mx.sym.Variable("active_classes"), index)
     return mx.sym.reshape(active, shape=(-3, 0))
@@ -133,7 +133,7 @@ def _active_classes(rois: Symbol) -> Symbol:
 def _mask_targets(
     config: Any, rois: Symbol, label: Symbol, matched: Symbol, gt_boxes: Symbol, images: int
 ) -> list[Symbol]:
-    """The foreground RoIs (F, 5), their label (F,), and what their masks should be (F, S, S)."""
+    """The foreground RoIs (F, 5), their labels (F,) and target masks (F, S, S)."""
     from symnet.ops import mask_target  # noqa: F401 - registers the operator, needs mxnet
 
     targets = mx.sym.Custom(
@@ -152,8 +152,11 @@ def _mask_targets(
 
 
 def test_graph(stages: Stages, config: TwoStageConfig) -> Symbol:
-    """The test graph: det_boxes (B, D, 4), det_scores and det_classes (B, D), proposals (B, P, 4),
-    and with masks det_masks (B, D, S, S), probabilities within the boxes."""
+    """The test graph.
+
+    Outputs det_boxes (B, D, 4), det_scores and det_classes (B, D), proposals (B, P, 4), and with
+    masks det_masks (B, D, S, S), probabilities inside the boxes.
+    """
     with _sharing(stages):
         maps, _, rois, im_info = _propose(stages, config, train=False)
         logits, deltas = box_head(
@@ -169,10 +172,10 @@ def test_graph(stages: Stages, config: TwoStageConfig) -> Symbol:
 def _detections(
     config: TwoStageConfig, rois: Symbol, logits: Symbol, deltas: Symbol, im_info: Symbol
 ) -> tuple[Symbol, ...]:
-    """From the box head's outputs for rois (B, P, 5) to detections.
+    """Turn the box head's outputs for rois (B, P, 5) into detections.
 
-    Boxes (B, D, 4) before they are clipped, with form.box_cut_last; det_boxes, det_scores,
-    det_classes.
+    Returns boxes (B, D, 4), not yet clipped if form.box_cut_last is set; then det_boxes,
+    det_scores, det_classes.
     """
     form, proposals = config.form, config.proposal_filter(train=False).post_nms_top_n
     deltas = mx.sym.reshape(deltas, shape=(-1, proposals, config.num_classes, 4))
@@ -203,7 +206,7 @@ def _detections(
 
 
 def _scores(config: TwoStageConfig, rois: Symbol, logits: Symbol, proposals: int) -> Symbol:
-    """The scores (B, P, K) of each proposal's classes, 0 in rows without a proposal."""
+    """The class scores (B, P, K) of each proposal; 0 in rows without a proposal."""
     form, rows = config.form, config.num_classes + config.form.unused_classes
     scores = mx.sym.softmax(logits, axis=1, name="cls_prob")
     scores = mx.sym.reshape(scores, shape=(-1, proposals, rows))
@@ -219,12 +222,12 @@ def _scores(config: TwoStageConfig, rois: Symbol, logits: Symbol, proposals: int
 def _masks(
     stages: Stages, config: TwoStageConfig, maps: list[Symbol], boxes: Symbol, classes: Symbol
 ) -> Symbol:
-    """det_masks (B, D, S, S) of detections: boxes (B, D, 4) and classes (B, D)."""
+    """det_masks (B, D, S, S) for detections with boxes (B, D, 4) and classes (B, D)."""
     found = mx.sym.expand_dims(classes > 0, axis=2)
     rois = mx.sym.reshape(with_batch_index(boxes, found), shape=(-3, 0))
     logits = stages.mask_logits(config, maps, rois, False)
     masks = mx.sym.sigmoid(of_class(logits, mx.sym.relu(mx.sym.reshape(classes, shape=(-1,)))))
-    # as many rows as det_boxes has
+    # give it as many rows as det_boxes
     return mx.sym.reshape_like(
         masks, mx.sym.expand_dims(classes, axis=2), lhs_end=1, rhs_end=2, name="det_masks"
     )
@@ -255,8 +258,8 @@ def init(
 ) -> np.ndarray:
     """torchvision's initial values.
 
-    Body and masks as He et al. (fan out), RPN N(0, 0.01), the rest uniform with variance
-    1 / (3 fan in); biases 0, scales 1.
+    Body and masks: He et al. (fan out). RPN: N(0, 0.01). The rest: uniform with variance
+    1 / (3 fan in). Biases are 0, scales 1.
     """
     if name.endswith(("_gamma", "_moving_var")):
         return np.ones(shape, np.float32)
@@ -274,7 +277,7 @@ def init(
 
 
 def make_detector(name: str, config: type, stages: Stages, **fields: Any) -> DetectorDef:
-    """A detector of this family; `fields` are those of DetectorDef that its members differ in."""
+    """Make a detector of this family; `fields`: those of DetectorDef in which members differ."""
     masks = ("gt_masks", "active_classes") if stages.mask_logits else ()
     return DetectorDef(
         name=name,

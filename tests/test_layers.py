@@ -191,7 +191,7 @@ def test_precision_ends_with_an_exception():
 
 
 def test_an_unknown_precision_is_answered_with_those_there_are():
-    message = "'fp16': there are fp32, bf16, bf16_stored"
+    message = "'fp16': choose from fp32, bf16, bf16_stored"
     with pytest.raises(ValueError, match=message), precision("fp16"):
         pass
     assert not has_casts()
@@ -438,7 +438,7 @@ def test_norms_of_two_passes_are_folded_once():
 
 
 def test_an_unknown_normalisation_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="'layer': there are batch, group, frozen, folded"):
+    with pytest.raises(ValueError, match="'layer': choose from batch, group, frozen, folded"):
         norm(mx.sym.Variable("data"), "n", "layer", 4)
 
 

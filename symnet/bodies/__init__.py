@@ -1,7 +1,7 @@
 """Bodies: networks that turn an image into feature maps, in one registry.
 
-Any body works in any detector that finds the strides it needs: `--set body=NAME`. A body of your
-own is a `Body` given to `register_body`.
+Any body works in any detector if it has the strides that the detector needs: `--set body=NAME`. To
+add your own, pass a `Body` to `register_body`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BODIES: dict[str, Body] = {}
 
 
 def register_body(name: str, body: Body) -> None:
-    """Add a body under a name of its own; ValueError if there is one of that name."""
+    """Add a body to the registry; ValueError if the name is taken."""
     if name in _BODIES:
         raise ValueError(f"there is already a body {name!r}")
     _BODIES[name] = body
@@ -27,7 +27,7 @@ def list_bodies() -> tuple[str, ...]:
 
 
 def get_body(name: str) -> Body:
-    """The body of that name; KeyError lists the names there are."""
+    """The body with this name; KeyError lists the known names."""
     if name not in _BODIES:
         raise KeyError(f"no body {name!r}; there are: {', '.join(list_bodies())}")
     return _BODIES[name]

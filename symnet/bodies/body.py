@@ -1,4 +1,4 @@
-"""What a body is: one signature for all of them, and one rule for what is frozen."""
+"""The interface of a body, and the rule for which of its parameters are frozen."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _STATISTICS = tuple(f"_{leaf}" for leaf in STATISTICS)
 class Body:
     """A network that turns an image into feature maps.
 
-    maps(data, norm, **options): an image (B, 3, H, W) -> its feature maps by stride, such as
+    maps(data, norm, **options): images (B, 3, H, W) -> feature maps by stride, such as
         {4: c2, 8: c3, 16: c4, 32: c5}, each (B, channels[stride], H / stride, W / stride). norm is
         one of symnet.parts.norms.NORMS; bodies without normalisation ignore it.
-    channels: the channels of the map of each stride.
-    stages: for each of five stages, stem first, how the names of its parameters begin. They are
-        what `trainable_layers` counts. All these names together tell the body's own parameters.
-    unstaged: beginnings of parameters that belong to no stage.
-    head(pooled, norm, **options): the body's own layers for a pooled RoI, (R, F, S, S) ->
+    channels: the number of channels at each stride.
+    stages: name prefixes of the parameters of each of the five stages, stem first. These are the
+        stages that `trainable_layers` counts.
+    unstaged: name prefixes of the body's parameters that belong to no stage.
+    head(pooled, norm, **options): the body's layers for pooled RoIs, (R, F, S, S) ->
         (R, F', S', S'), such as stage 4 of a ResNet; None if it has none.
-    options: the settings of a config that `maps` and `head` take, such as width.
-    norms: the settings of `norm` that it supports.
+    options: the config settings that `maps` and `head` take, such as width.
+    norms: the supported values of `norm`.
     fixed: parameters that are never trained.
     """
 
@@ -39,15 +39,15 @@ class Body:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """How the names of the body's parameters begin."""
+        """The name prefixes of all the body's parameters."""
         return sum(self.stages, self.unstaged)
 
     def is_frozen(self, name: str, trainable_layers: int, norm: str) -> bool:
-        """True if a parameter of the body is not trained; False for all other parameters.
+        """True if a parameter belongs to the body and is not trained.
 
-        trainable_layers counts the trained stages from the end, 0 to 5, as in torchvision: 5 trains
-        all, 3 freezes the stem and the first stage. With norm "frozen" the statistics of
-        normalisations and the scales and shifts that belong to them are frozen in every stage.
+        trainable_layers is the number of trained stages, 0 to 5, counted from the end as in
+        torchvision: 5 trains all, 3 freezes the stem and the first stage. With norm "frozen", the
+        statistics, scales and shifts of normalisations are frozen in every stage.
         """
         if not name.startswith(self.prefixes):
             return False

@@ -1,7 +1,7 @@
-"""MobileNet (Howard et al. 2017) of width 1.0: 3x3 layers of one filter a channel, then 1x1 layers.
+"""MobileNet (Howard et al. 2017), width 1.0: depthwise 3x3 layers, each followed by a 1x1 layer.
 
-Letters: B images, H, W the image size. Parameters are named like those of resnet.py: in a block,
-conv1 and bn1 are the 3x3 layer, conv2 and bn2 the 1x1 layer.
+Letters: B images, H, W image size. Parameters are named as in resnet.py: in a block, conv1 and bn1
+are the 3x3 layer, conv2 and bn2 the 1x1 layer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from symnet.machine import Symbol
 from symnet.parts.layers import relu
 from symnet.parts.norms import conv_norm
 
-#: filters of the stem; filters and stride of each block of the four stages (the paper's table 1)
+#: filters of the stem; (filters, stride) of each block in the four stages (the paper's table 1)
 STEM = 32
 BLOCKS = (
     ((64, 1), (128, 2), (128, 1)),
@@ -23,7 +23,7 @@ BLOCKS = (
 
 
 def mobilenet(data: Symbol, norm: str) -> dict[int, Symbol]:
-    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
+    """c2, c3, c4, c5 of images (B, 3, H, W), by stride."""
     stem = (f"{PREFIX}conv1", f"{PREFIX}bn1")
     data = relu(conv_norm(data, *stem, STEM, 3, 2, kind=norm, channels=3), f"{PREFIX}relu")
     maps, channels = {}, STEM

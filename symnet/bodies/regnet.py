@@ -1,6 +1,6 @@
 """RegNetX (Radosavovic et al. 2020) as in torchvision: stages of X blocks, figure 4 of the paper.
 
-Letters: B images, H, W the image size. Parameters have torchvision names, as in resnet.py: its
+Letters: B images, H, W image size. Parameters have torchvision's names, translated as in resnet.py:
 trunk_output.block1.block1-0.f.a.0.weight is PREFIX + trunk_output.block1.block1-0.f.a.0_weight.
 """
 
@@ -20,20 +20,20 @@ STEM = 32
 
 @dataclass(frozen=True)
 class Stages:
-    """Blocks and channels of the four stages, and the channels of a group of their 3x3 layers."""
+    """Blocks and channels of the four stages, and the channels per group of their 3x3 layers."""
 
     depths: tuple[int, int, int, int]
     widths: tuple[int, int, int, int]
     group_width: int
 
 
-#: the paper's, in its appendix D; and torchvision's, which rounds 392 to a multiple of 16 upwards
+#: the paper's (appendix D), and torchvision's, which rounds 392 up to a multiple of 16
 X_400MF = Stages((1, 2, 7, 12), (32, 64, 160, 384), 16)
 X_400MF_TORCHVISION = Stages((1, 2, 7, 12), (32, 64, 160, 400), 16)
 
 
 def regnet(data: Symbol, norm: str, stages: Stages) -> dict[int, Symbol]:
-    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
+    """c2, c3, c4, c5 of images (B, 3, H, W), by stride."""
     data = conv_norm(data, f"{PREFIX}stem.0", f"{PREFIX}stem.1", STEM, 3, 2, kind=norm, channels=3)
     data = relu(data, f"{PREFIX}stem.2")
     maps, channels = {}, STEM
@@ -55,7 +55,7 @@ def regnet(data: Symbol, norm: str, stages: Stages) -> dict[int, Symbol]:
 def _x_block(
     data: Symbol, name: str, channels: int, width: int, stride: int, groups: int, norm: str
 ) -> Symbol:
-    """1x1, 3x3 in groups and with the stride, 1x1, each normalised, with ReLU between them."""
+    """1x1, grouped 3x3 with the stride, 1x1; each is normalised, with a ReLU in between."""
     layers = (("a", 1, 1, 1), ("b", 3, stride, groups), ("c", 1, 1, 1))
     for letter, kernel, step, parts in layers:
         place = f"{name}f.{letter}."
@@ -76,7 +76,7 @@ def _x_block(
     return data
 
 
-#: the stem, and the four stages
+#: name prefixes of the stem and the four stages
 _STAGES = (
     (f"{PREFIX}stem.",),
     *((f"{PREFIX}trunk_output.block{stage}.",) for stage in (1, 2, 3, 4)),

@@ -1,13 +1,13 @@
-"""ResNet (He et al. 2015) in torchvision form: a bottleneck strides in its 3x3 layer.
+"""ResNet (He et al. 2015) in three forms, which differ in where they stride.
 
-In Keras' form it strides in its first 1x1 layer, and the stem's pooling pads after the last pixel
-only. In form v1d (ResNet-D; T. He et al. 2018, section 4.2) the stem is three 3x3 layers, and
-shortcuts average before their 1x1 layer, which does not stride.
+torchvision: a bottleneck strides in its 3x3 layer. keras: it strides in its first 1x1 layer, and
+the stem's pooling only pads after the last pixel. v1d (ResNet-D; T. He et al. 2018, section 4.2):
+the stem has three 3x3 layers, and shortcuts use average pooling before a 1x1 layer of stride 1.
 
-Letters: B images, H, W the image size. Parameters have torchvision names: its layer1.0.conv1.weight
-is PREFIX + layer1.0.conv1_weight here, its bn1.weight, bias, running_mean and running_var are
-bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var. Those of v1d, which it has not, have
-gluoncv's names.
+Letters: B images, H, W image size. Parameters have torchvision's names: layer1.0.conv1.weight is
+PREFIX + layer1.0.conv1_weight here, and bn1.weight, bias, running_mean and running_var are
+bn1_gamma, bn1_beta, bn1_moving_mean and bn1_moving_var. Layers that only v1d has have gluoncv's
+names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from symnet.parts.norms import conv_norm
 
 Form = Literal["torchvision", "keras", "v1d"]
 
-#: residual blocks of the four stages, and whether they are bottlenecks
+#: residual blocks in the four stages; True if they are bottlenecks
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -31,12 +31,12 @@ DEPTHS = {
     101: ((3, 4, 23, 3), True),
 }
 PREFIX = "backbone.body."
-#: how the names of the parameters of the stem and the four stages begin
+#: name prefixes of the parameters of the stem and the four stages
 STAGES = (
     (f"{PREFIX}conv1", f"{PREFIX}bn1"),
     *((f"{PREFIX}layer{number}.",) for number in (1, 2, 3, 4)),
 )
-#: the stem: names of convolution, normalisation and ReLU; channels, filters, kernel, stride
+#: the stem's layers: names of convolution, normalisation, ReLU; channels, filters, kernel, stride
 _STEM = (("conv1", "bn1", "relu", 3, 64, 7, 2),)
 _DEEP_STEM = (
     ("conv1.0", "conv1.1", "conv1.2", 3, 32, 3, 2),
@@ -46,7 +46,7 @@ _DEEP_STEM = (
 
 
 def resnet(data: Symbol, norm: str, depth: int, form: Form = "torchvision") -> dict[int, Symbol]:
-    """c2, c3, c4, c5 of an image (B, 3, H, W), by stride."""
+    """c2, c3, c4, c5 of images (B, 3, H, W), by stride."""
     for layer, normed, active, channels, *sizes in _DEEP_STEM if form == "v1d" else _STEM:
         names = (f"{PREFIX}{layer}", f"{PREFIX}{normed}")
         data = conv_norm(data, *names, *sizes, kind=norm, channels=channels)
@@ -65,7 +65,7 @@ def resnet(data: Symbol, norm: str, depth: int, form: Form = "torchvision") -> d
 def stage(
     data: Symbol, norm: str, depth: int, form: Form = "torchvision", number: int = 4
 ) -> Symbol:
-    """Stage 1 ... 4, whose output is c2 ... c5. All but the first halve the map."""
+    """Stage 1 ... 4, whose output is c2 ... c5. All but the first halve the feature map."""
     blocks, bottleneck = DEPTHS[depth]
     width, block = 32 * 2**number, _basic_block
     if bottleneck:
@@ -87,7 +87,7 @@ def stage(
 def projection(
     data: Symbol, name: str, channels: int, filters: int, stride: int, norm: str
 ) -> Symbol:
-    """A shortcut that changes the shape: a normalised 1x1 convolution, NAME.0 and NAME.1."""
+    """A shortcut that changes the shape: a 1x1 convolution NAME.0, normalised by NAME.1."""
     return conv_norm(
         data, f"{name}.0", f"{name}.1", filters, 1, stride, kind=norm, channels=channels
     )
@@ -96,14 +96,14 @@ def projection(
 def _averaged_projection(
     data: Symbol, name: str, channels: int, filters: int, stride: int, norm: str
 ) -> Symbol:
-    """As `projection`, of averages of stride x stride cells: NAME.1 and NAME.2 after NAME.0."""
+    """Like `projection`, after pooling: NAME.0 averages, NAME.1 convolves, NAME.2 normalises."""
     if stride > 1:
         data = mx.sym.Pooling(
             data,
             pool_type="avg",
             kernel=(stride, stride),
             stride=(stride, stride),
-            pooling_convention="full",  # a last window of fewer cells, which alone count
+            pooling_convention="full",  # a last, smaller window averages its own cells
             count_include_pad=False,
             name=f"{name}.0",
         )
@@ -133,7 +133,7 @@ def _basic_block(
 def _layers(
     data: Symbol, name: str, layers: Sequence[tuple[int, int, int, int]], norm: str
 ) -> Symbol:
-    """Normalised convolutions of (channels, filters, kernel, stride), with ReLU between them."""
+    """Normalised convolutions (channels, filters, kernel, stride), with a ReLU in between."""
     for number, (channels, filters, kernel, stride) in enumerate(layers, start=1):
         data = conv_norm(
             data,

@@ -1,9 +1,9 @@
 """ResNet v2 (He et al. 2016, "Identity mappings in deep residual networks"), with bottlenecks.
 
-Letters: B images, H, W the image's size, R RoIs. Names, strides (on the 3x3 convolutions) and the
-normalisation of the input itself are those of MXNet's own ImageNet models and the original MXNet
-example: files of both load. `units` are the units of the four stages. `width` thins every
-convolution (1.0 is ResNet). `norm` is "frozen" (or "folded", which means the same here), on stored
+Letters: B images, H, W image size, R RoIs. Names, strides (on the 3x3 convolutions) and the
+normalisation of the input are those of MXNet's ImageNet models and the original MXNet example, so
+files of both load. `units`: the units of the four stages. `width` scales the filters of every
+convolution (1.0 is ResNet). `norm`: "frozen" (or "folded", which means the same here) for stored
 statistics, or "batch", trained.
 """
 
@@ -38,8 +38,10 @@ def _norm(data: Symbol, name: str, norm: str, fix_gamma: bool = False) -> Symbol
 def _unit(
     data: Symbol, name: str, filters: int, width: float, stride: int, project: bool, norm: str
 ) -> Symbol:
-    """A bottleneck: normalisation and relu before each convolution; its shortcut is a convolution
-    of the first relu's output, or nothing."""
+    """A bottleneck with normalisation and ReLU before each convolution.
+
+    project: the shortcut is a convolution of the first ReLU's output, instead of the identity.
+    """
 
     def active(data: Symbol, number: int) -> Symbol:
         return relu(_norm(data, f"{name}_bn{number}", norm), f"{name}_relu{number}")
@@ -67,7 +69,7 @@ def _stage(data: Symbol, number: int, units: int, width: float, norm: str) -> Sy
 def resnet_v2(
     data: Symbol, norm: str, units: Sequence[int], width: float = 1.0
 ) -> dict[int, Symbol]:
-    """c2, c3, c4, sums without relu, and c5 of an image (B, 3, H, W), by stride."""
+    """c2, c3, c4 (sums without ReLU) and c5 of images (B, 3, H, W), by stride."""
     data = _norm(data, "bn_data", norm, fix_gamma=True)
     data = conv(data, "conv0", thin(STEM, width), kernel=7, stride=2, bias=False)
     data = relu(_norm(data, "bn0", norm), "relu0")
@@ -81,7 +83,7 @@ def resnet_v2(
 
 
 def last_stage(data: Symbol, norm: str, units: Sequence[int], width: float = 1.0) -> Symbol:
-    """Stage 4 with its last normalisation and relu: (R, 1024, 14, 14) -> (R, 2048, 7, 7)."""
+    """Stage 4 with the last normalisation and ReLU: (R, 1024, 14, 14) -> (R, 2048, 7, 7)."""
     return relu(_norm(_stage(data, 4, units[3], width, norm), "bn1", norm), "relu1")
 
 

@@ -1,6 +1,7 @@
-"""VGG16 (Simonyan and Zisserman, configuration D), as Faster R-CNN uses it.
+"""VGG16 (Simonyan and Zisserman, configuration D), as used by Faster R-CNN.
 
-Letters: B images, H, W the image's size, R RoIs. `width` thins every convolution (1.0 is VGG16).
+Letters: B images, H, W image size, R RoIs. `width` scales the filters of every convolution (1.0 is
+VGG16).
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, fc, relu, row_side, thin
 
-#: convolutions of each block and their filters; blocks are separated by 2x2 max-pooling
+#: (convolutions, filters) of each block; 2x2 max-pooling separates the blocks
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 #: outputs of fc6 and fc7
 FC_DIM = 4096
 
 
 def vgg16(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
-    """The maps before each pooling, and conv5_3; there is no pool5 and no normalisation."""
+    """The feature maps before each pooling, and conv5_3, by stride. No pool5, no normalisation."""
     maps = {}
     for block, (layers, filters) in enumerate(BLOCKS, start=1):
         for layer in range(1, layers + 1):

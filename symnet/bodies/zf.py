@@ -1,6 +1,6 @@
-"""ZF (Zeiler and Fergus 2013), as Faster R-CNN uses it (py-faster-rcnn, models/pascal_voc/ZF).
+"""ZF (Zeiler and Fergus 2013), as used by Faster R-CNN (py-faster-rcnn, models/pascal_voc/ZF).
 
-Letters: B images, H, W the image's size. `width` thins every convolution (1.0 is ZF).
+Letters: B images, H, W image size. `width` scales the filters of every convolution (1.0 is ZF).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, relu, thin
 
-#: convolutions with normalisation and pooling after them: filters, kernel; strides are 2
+#: (filters, kernel) of convolutions with stride 2, followed by normalisation and pooling
 REDUCING = ((96, 7), (256, 5))
-#: 3x3 convolutions: filters
+#: filters of 3x3 convolutions
 KEEPING = (384, 384, 256)
 
 
 def _local_norm(data: Symbol, name: str) -> Symbol:
     """Caffe's normalisation within a channel: x / (1 + alpha * mean of x^2 over 3x3) ^ beta.
 
-    Outside the map x is 0 and counts.
+    Cells outside the feature map count as 0.
     """
     data = float32(data)
     mean = mx.sym.Pooling(
@@ -37,8 +37,8 @@ def _local_norm(data: Symbol, name: str) -> Symbol:
 def zf(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
     """conv1 ... conv5: (B, 3, H, W) -> {16: (B, 256, H/16, W/16)}.
 
-    Pooling rounds sizes down. Caffe's rounds up, which adds a row and a column at the end; here a
-    map has one cell for each 16 pixels, as in all other bodies.
+    Pooling rounds sizes down, so that there is one cell per 16 pixels, as in all other bodies.
+    Caffe's rounds up, which adds a row and a column at the end.
     """
     for number, (filters, kernel) in enumerate(REDUCING, start=1):
         data = conv(data, f"conv{number}", thin(filters, width), kernel=kernel, stride=2)

@@ -1,1 +1,1 @@
-"""The detectors' configurations: their fields, and which values are allowed."""
+"""The detectors' configurations: fields, allowed values, presets."""

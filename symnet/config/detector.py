@@ -1,7 +1,7 @@
-"""What the configs of detectors have in common: classes and body; of two-stage ones, regions too.
+"""The config fields that detectors share: classes and body, and the regions of two-stage detectors.
 
-Fields stand in the order in which data flow through the network; those of a detector's own class
-follow.
+Fields are in the order in which data flow through the network. The fields of a detector's own class
+come after them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from symnet.machine import Symbol
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Classes and body; ValueError names a field and its value if it cannot be."""
+    """Classes and body. Raises ValueError that names an invalid field and its value."""
 
-    #: classes, with the background
+    #: number of classes, background included
     num_classes: int = 21
-    #: the network that makes feature maps of the image; `symnet.bodies.list_bodies()` has all names
+    #: network that computes feature maps; `symnet.bodies.list_bodies()` lists all names
     body: str = "resnet50"
-    #: normalisation of the body: stored statistics (frozen), or trained by batch or by group
+    #: the body's normalisation: stored statistics (frozen), or trained batch or group normalisation
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    #: trained stages of the body, of five, counted from the last
+    #: how many of the body's five stages are trained, counted from the last
     trainable_layers: int = 3
 
     def __post_init__(self) -> None:
@@ -46,73 +46,73 @@ class DetectorConfig:
                 refuse(self, option, f"{self.body} has no such setting")
 
     def body_strides(self) -> Iterable[int]:
-        """The strides of the maps that the detector takes from its body."""
+        """The strides of the feature maps that the detector uses."""
         return ()
 
     def body_options(self) -> dict[str, Any]:
-        """The settings of this config that the body takes, without those left empty."""
+        """This config's settings for the body, without empty ones."""
         options = {name: getattr(self, name, ()) for name in get_body(self.body).options}
         return {name: value for name, value in options.items() if value != ()}
 
     def body_norm(self, train: bool) -> str:
-        """`norm` as the layers take it: training graphs fold stored statistics into the weights."""
+        """`norm` for the layers: training graphs fold stored statistics into the weights."""
         return "folded" if train and self.norm == "frozen" else self.norm
 
     def feature_maps(self, data: Symbol, train: bool) -> dict[int, Symbol]:
-        """The body's maps of images (B, 3, H, W), by stride."""
+        """The body's feature maps for images (B, 3, H, W), by stride."""
         return get_body(self.body).maps(data, self.body_norm(train), **self.body_options())
 
 
 @dataclass(frozen=True)
 class RegionConfig(DetectorConfig):
-    """What all two-stage detectors have; the values of the original MXNet example."""
+    """The fields of all two-stage detectors, with the original MXNet example's values."""
 
-    #: height over width of the anchors
+    #: aspect ratios of the anchors, height / width
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     #: an anchor is foreground if its IoU with an object is at least this
     rpn_fg_iou_thresh: float = 0.7
     #: an anchor is background if its IoU with every object is below this
     rpn_bg_iou_thresh: float = 0.3
-    #: an anchor or RoI is not background if more than this share of its area lies in a crowd or
+    #: an anchor or RoI is not background if more than this fraction of its area lies in a crowd or
     #: difficult object; 0: off
     ignore_overlap: float = 0.0
-    #: sampled anchors of an image for the RPN's losses
+    #: anchors sampled per image for the RPN's losses
     rpn_batch_size_per_image: int = 256
-    #: the largest share of foreground among them
+    #: largest fraction of foreground among them
     rpn_positive_fraction: float = 0.5
-    #: proposals with a side below this are left out: pixels of the network's input, in the classic
-    #: graph of the original image
+    #: drop proposals with a side below this, in pixels of the network's input; in the classic
+    #: graphs, in pixels of the original image
     rpn_min_size: float = 16
-    #: the best anchors that go into NMS (of each level, where each has its own NMS), in training;
-    #: -1, in the classic graph: all
+    #: how many of the best anchors go into NMS, in training, per level if each has its own NMS;
+    #: -1, only in the classic graphs: all
     rpn_pre_nms_top_n_train: int = 12000
     #: the same in testing
     rpn_pre_nms_top_n_test: int = 6000
     #: NMS removes a proposal whose IoU with a better one is above this
     rpn_nms_thresh: float = 0.7
-    #: proposals of an image after NMS, in training
+    #: proposals per image after NMS, in training
     rpn_post_nms_top_n_train: int = 2000
     #: the same in testing
     rpn_post_nms_top_n_test: int = 300
     #: a proposal is foreground if its IoU with an object is at least this, else background
     box_fg_iou_thresh: float = 0.5
-    #: sampled RoIs of an image for the box head's losses
+    #: RoIs sampled per image for the box head's losses
     box_batch_size_per_image: int = 128
-    #: the largest share of foreground among them
+    #: largest fraction of foreground among them
     box_positive_fraction: float = 0.25
     #: seed of the sampling
     sampling_seed: int = 0
-    #: the side of a pooled RoI, in cells
+    #: side of a pooled RoI, in cells
     box_roi_size: int = 7
     #: the box head's targets dx, dy, dw, dh are divided by these
     box_bbox_stds: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    #: detections must score above this
+    #: drop detections whose score is not above this
     score_thresh: float = 1e-3
-    #: the best candidates of an image that go into NMS; -1: all
+    #: how many of an image's best candidates go into NMS; -1: all
     pre_nms_top_n: int = 2000
     #: NMS removes a detection whose IoU with a better one of its class is above this
     nms_thresh: float = 0.3
-    #: the most detections of an image
+    #: largest number of detections per image
     detections_per_img: int = 100
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class RegionConfig(DetectorConfig):
         check_order(self, "rpn_bg_iou_thresh", "rpn_fg_iou_thresh")
 
     def rpn_sampling(self, **options: bool) -> RPNSampling:
-        """Which anchors the RPN learns from; options as of RPNSampling."""
+        """The rule for which anchors the RPN trains on; options: further ones of RPNSampling."""
         return RPNSampling(
             self.rpn_batch_size_per_image,
             self.rpn_positive_fraction,
@@ -132,7 +132,7 @@ class RegionConfig(DetectorConfig):
 
 
 def is_frozen(config: DetectorConfig, name: str) -> bool:
-    """True if a parameter of the body is not trained, see `Body.is_frozen`."""
+    """True if a parameter belongs to the body and is not trained; see `Body.is_frozen`."""
     return get_body(config.body).is_frozen(name, config.trainable_layers, config.norm)
 
 

@@ -1,6 +1,6 @@
-"""Settings of the detectors, by name: defaults, quick presets, and other projects' forms.
+"""Presets: the detectors' defaults, quick presets, and other projects' settings.
 
-Keys are `section.field`. A preset only holds what differs from the config's own values.
+Keys are `section.field`. A preset only lists what differs from the config's defaults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TORCHVISION = {
     "train.warmup_factor": 0.001,
 }
 
-#: of all quick presets without pretrained weights: a short warm-up, clipped gradients
+#: for quick presets without pretrained weights: a short warm-up, clipped gradients
 _QUICK_TRAINING = {
     "train.warmup_steps": 100,
     "train.warmup_factor": 0.1,
@@ -56,7 +56,7 @@ C4_QUICK = {
     "model.box_batch_size_per_image": 32,
 }
 
-#: a small head, and time to learn: one loss a point needs more steps than regions do
+#: a small head, and more epochs: a loss per point needs more steps than a loss per region
 FCOS_QUICK = {
     "model.fpn_channels": 64,
     "model.head_layers": 2,
@@ -66,7 +66,7 @@ FCOS_QUICK = {
     **_QUICK_TRAINING,
 }
 
-#: FCOS with RegNet: three levels, points at the centres of cells, no channel for the background
+#: FCOS with RegNet: three levels, points at cell centres, no background channel
 FCOS_REGNET = {
     "model.body": "regnetx_400mf",
     "model.fpn_channels": 128,
@@ -75,7 +75,7 @@ FCOS_REGNET = {
     "model.form.background_channel": False,
 }
 
-#: gluoncv's pyramid: its form and its settings for COCO; docs/weights.md lists what still differs
+#: gluoncv's pyramid, with its settings for COCO; docs/weights.md lists the remaining differences
 GLUONCV_PYRAMID = {
     "model.rpn_channels": 1024,
     "model.rpn_pre_nms_top_n_train": 12000,
@@ -114,7 +114,7 @@ GLUONCV_C4 = {
     "train.warmup_steps": 0,
 }
 
-#: how gluoncv trains its C4 detectors on COCO
+#: gluoncv's training settings for C4 detectors on COCO
 GLUONCV_COCO_TRAINING = {
     "data.short_side": 800,
     "data.long_side": 1333,
@@ -133,8 +133,8 @@ GLUONCV_C4_COCO = {
     **GLUONCV_COCO_TRAINING,
 }
 
-#: matterport's settings: square images, RPN targets divided too, fewer RoIs, box losses that are
-#: means over the foreground, masks stored as 56 x 56 squares in their boxes
+#: matterport's settings: square images, RPN targets divided by standard deviations, fewer RoIs, box
+#: losses averaged over the foreground, masks stored as 56 x 56 crops of their boxes
 MATTERPORT = {
     "data.short_side": 800,
     "data.long_side": 1024,
@@ -160,7 +160,7 @@ MATTERPORT = {
     "train.warmup_steps": 0,
 }
 
-#: with the form of its network, for its own weights: levels of RoIs are rounded, not floored, and
+#: the same plus what its own weights need: levels of RoIs are rounded, not floored, and are
 #: relative to the last pixel of an image of 1024
 MATTERPORT_FORM = {
     **MATTERPORT,

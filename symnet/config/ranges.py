@@ -1,4 +1,4 @@
-"""What the numbers of a detector's config may be: one table for the configs of all networks."""
+"""Allowed values of the numbers in detector configs: one table for all networks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` to `greatest`, all finite.
+    """The finite numbers from `least` to `greatest`.
 
-    above, below: the end itself is excluded. count: how many numbers a field that is a tuple must
-    have; 0: any, but at least one. optional: the tuple may also be empty.
+    above, below: exclude the end itself. count: the length of a tuple field; 0: any, but at least
+    one. optional: the tuple may also be empty.
     """
 
     least: float
@@ -23,7 +23,7 @@ class Range:
     optional: bool = False
 
     def allows(self, value: Any) -> bool:
-        """True if a field may have that value, a number or a tuple of numbers."""
+        """True if a field may have this value, a number or a tuple of numbers."""
         if not isinstance(value, (tuple, list)):
             return self._has(value)
         right = len(value) == self.count if self.count else len(value) > 0
@@ -38,7 +38,7 @@ class Range:
         return not ((self.above and at_least) or (self.below and at_greatest))
 
     def __str__(self) -> str:
-        """The range in words that follow "must be"."""
+        """The range in words, to follow "must be"."""
         text = f"{'above' if self.above else 'at least'} {self.least:g}"
         if self.greatest < math.inf:
             text += f" and {'below' if self.below else 'at most'} {self.greatest:g}"
@@ -52,9 +52,9 @@ _WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
 POSITIVE = Range(0, above=True)
 FROM_0 = Range(0)
 FROM_1 = Range(1)
-#: -1 stands for "all"
+#: -1 means "all"
 COUNT_OR_ALL = Range(-1)
-#: a share of something, an overlap, or a threshold of scores
+#: a fraction, an overlap, or a score threshold
 SHARE = Range(0, 1)
 STDS = Range(0, above=True, count=4)
 
@@ -125,14 +125,14 @@ RANGES = {
 
 
 def refuse(config: Any, name: str, reason: str, where: str = "model") -> None:
-    """ValueError that names a field of a config, its value, and what is wrong with it."""
+    """Raise ValueError that names a config field, its value, and what is wrong with it."""
     raise ValueError(f"{where}.{name}={getattr(config, name)!r}: {reason}")
 
 
 def check_ranges(config: Any, where: str = "model", **ranges: Range) -> None:
-    """ValueError that names the first field outside its range, its value, and the range.
+    """Raise ValueError that names the first field outside its range, its value, and the range.
 
-    ranges: those of a config that differ from RANGES.
+    ranges: ranges of this config that differ from RANGES.
     """
     for name, allowed in {**RANGES, **ranges}.items():
         if hasattr(config, name) and not allowed.allows(getattr(config, name)):
@@ -140,7 +140,7 @@ def check_ranges(config: Any, where: str = "model", **ranges: Range) -> None:
 
 
 def check_order(config: Any, lower: str, upper: str) -> None:
-    """ValueError if one field is above another that bounds it."""
+    """Raise ValueError if the field `lower` is above the field `upper`."""
     bound = getattr(config, upper)
     if getattr(config, lower) > bound:
         refuse(config, lower, f"must not be above model.{upper}={bound!r}")

@@ -1,6 +1,7 @@
-"""The configs of the two-stage detectors whose RPN has a sigmoid, in torchvision's vocabulary.
+"""Configs of the two-stage detectors whose RPN has a sigmoid, in torchvision's vocabulary.
 
-What only makes the weights of another project fit (gluoncv's, matterport's) is in the group `form`.
+The group `form` has the settings that only make another project's weights fit (gluoncv's,
+matterport's).
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ C4_STRIDE = 16
 
 @dataclass(frozen=True)
 class Form:
-    """How projects differ in what they compute; torchvision's form."""
+    """Differences between projects; the defaults are torchvision's."""
 
-    #: rows of class logits that only take part in the softmax, such as those of ids COCO leaves out
+    #: class logits that only take part in the softmax, such as those of COCO's unused ids
     unused_classes: int = 0
-    #: leave anchors that cross the image's border out of training (gluoncv)
+    #: do not train anchors that cross the image's border (gluoncv)
     rpn_inside_only: bool = False
-    #: an object's best anchor is foreground even below rpn_bg_iou_thresh (gluoncv: it is not)
+    #: an object's best anchor is foreground even below rpn_bg_iou_thresh (gluoncv: False)
     rpn_best_below_bg: bool = True
     #: the RPN's targets dx, dy, dw, dh are divided by these (matterport: 0.1, 0.1, 0.2, 0.2)
     rpn_bbox_stds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    #: one NMS over the proposals of all levels, not one a level (gluoncv, matterport)
+    #: one NMS over the proposals of all levels instead of one per level (gluoncv, matterport)
     rpn_nms_all: bool = False
     #: upper limit of dw and dh when boxes are decoded; 0: none
     bbox_log_clip: float = math.log(1000 / 16)
-    #: box losses are divided by the number of all samples, or are the mean over the four numbers of
-    #: each foreground sample (matterport)
+    #: divide box losses by the number of all samples, or average them over the four numbers of each
+    #: foreground sample (matterport)
     box_loss_mean: Literal["samples", "foreground"] = "samples"
-    #: a RoI is only detected as its best class (matterport)
+    #: detect a RoI only as its best class (matterport)
     box_best_class: bool = False
-    #: detections with a side below this, in pixels, are left out
+    #: drop detections with a side below this, in pixels
     box_min_size: float = 1e-2
-    #: clip boxes to the image after NMS (gluoncv), not before
+    #: clip boxes to the image after NMS (gluoncv) instead of before
     box_cut_last: bool = False
 
     def __post_init__(self) -> None:
@@ -51,10 +52,10 @@ class Form:
 
 @dataclass(frozen=True)
 class TwoStageConfig(RegionConfig):
-    """What all detectors of this family have; torchvision's values.
+    """The fields of all detectors of this family, with torchvision's values.
 
-    Only pre_nms_top_n is not torchvision's, which has no such limit: MXNet's NMS of all 90,000
-    candidates takes 3 s, of the best 5,000 16 ms.
+    Only pre_nms_top_n differs: torchvision has no such limit, but MXNet's NMS takes 3 s for all
+    90,000 candidates, and 16 ms for the best 5,000.
     """
 
     num_classes: int = 91
@@ -67,15 +68,15 @@ class TwoStageConfig(RegionConfig):
     pre_nms_top_n: int = 5000
     nms_thresh: float = 0.5
 
-    #: give each object an anchor of its own to learn it, whatever their IoU
+    #: match each object with an anchor of its own, whatever their IoU
     rpn_own_anchor: bool = False
-    #: where the RPN's smooth L1 loss turns from square to linear
+    #: the RPN's smooth L1 loss is quadratic below this, linear above
     rpn_smooth_l1_beta: float = 1 / 9
-    #: proposals must score above this
+    #: drop proposals whose score is not above this
     rpn_score_thresh: float = 0.0
-    #: where the box head's smooth L1 loss turns from square to linear
+    #: the box head's smooth L1 loss is quadratic below this, linear above
     box_smooth_l1_beta: float = 1 / 9
-    #: what fits the weights of torchvision or of another project
+    #: settings that only make another project's weights fit
     form: Form = Form()
 
     def __post_init__(self) -> None:
@@ -88,7 +89,7 @@ class TwoStageConfig(RegionConfig):
         return 1
 
     def proposal_filter(self, train: bool) -> ProposalFilter:
-        """Which boxes become proposals, and how many at most."""
+        """The rule for which boxes become proposals, and how many."""
         best = self.rpn_pre_nms_top_n_train if train else self.rpn_pre_nms_top_n_test
         kept = self.rpn_post_nms_top_n_train if train else self.rpn_post_nms_top_n_test
         return ProposalFilter(
@@ -105,21 +106,21 @@ class TwoStageConfig(RegionConfig):
 
 @dataclass(frozen=True)
 class PyramidForm(Form):
-    """What projects' pyramids and their heads differ in; torchvision's form."""
+    """Differences between projects' pyramids and heads; the defaults are torchvision's."""
 
-    #: how p6 is made: by subsampling p5, or by a convolution (gluoncv)
+    #: p6 is p5 subsampled (pool), or a convolution (gluoncv)
     fpn_extra: Literal["pool", "conv"] = "pool"
-    #: anchors on the cells' centres ("classic", gluoncv), or in matterport's form ("last_pixel")
+    #: anchors centred on cell corners, on cell centres (classic: gluoncv), or matterport's
     anchor_form: Literal["torchvision", "classic", "last_pixel"] = "torchvision"
-    #: RoIAlign's samples a bin in each direction; 0: crop_and_resize (matterport)
+    #: RoIAlign's samples per bin in each direction; 0: crop_and_resize (matterport)
     box_sampling_ratio: int = 2
-    #: the side in pixels of a RoI that belongs to box_canonical_level
+    #: side in pixels of a RoI on box_canonical_level
     box_canonical_size: float = 224
-    #: the level of such a RoI; a RoI of twice its side is one level higher
+    #: level of such a RoI; a RoI with twice its side is one level higher
     box_canonical_level: float = 4
     #: added to a RoI's width x2 - x1 when its level is chosen (gluoncv: 1)
     box_level_offset: float = 0
-    #: halve pooled RoIs by 3x3 averages before the box head (gluoncv's Mask R-CNN)
+    #: halve pooled RoIs by 3x3 average pooling before the box head (gluoncv's Mask R-CNN)
     box_avg_pool: bool = False
 
 
@@ -129,18 +130,18 @@ class PyramidConfig(TwoStageConfig):
 
     #: channels of every level of the pyramid
     fpn_channels: int = 256
-    #: the anchors' sizes in pixels, one for each of the five levels
+    #: anchor sizes in pixels, one for each of the five levels
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-    #: channels of the RPN's convolution; 0: as many as the pyramid's
+    #: channels of the RPN's convolution; 0: the same as the pyramid's
     rpn_channels: int = 0
-    #: 3x3 convolutions before the box head's one fully connected layer; 0: two such layers
+    #: 3x3 convolutions before one fully connected layer in the box head; 0: two such layers only
     box_head_convs: int = 0
     #: outputs of the box head's fully connected layers
     box_head_dim: int = 1024
     form: PyramidForm = PyramidForm()
 
     def body_strides(self) -> tuple[int, ...]:
-        """c2 to c5."""
+        """The strides of c2 to c5."""
         return (4, 8, 16, 32)
 
     @property
@@ -162,15 +163,15 @@ class PyramidConfig(TwoStageConfig):
 
 @dataclass(frozen=True)
 class C4Config(TwoStageConfig):
-    """A detector on c4 alone; gluoncv's values for Pascal VOC, and its form.
+    """A detector on c4 alone, with gluoncv's values for Pascal VOC.
 
-    gluoncv has no bbox_log_clip for Pascal VOC, where untrained layers make boxes that are not
-    finite.
+    Unlike here, gluoncv has no bbox_log_clip for Pascal VOC, so untrained layers produce non-finite
+    boxes.
     """
 
     num_classes: int = 21
 
-    #: the anchors' sizes, in strides of 16 pixels
+    #: anchor sizes in strides of 16 pixels
     anchor_scales: tuple[float, ...] = (2, 4, 8, 16, 32)
     #: channels of the RPN's convolution
     rpn_channels: int = 1024
@@ -197,7 +198,7 @@ class C4Config(TwoStageConfig):
             refuse(self, "body", "has no layers for RoIs, such as stage 4 of a ResNet")
 
     def body_strides(self) -> tuple[int, ...]:
-        """c4."""
+        """The stride of c4."""
         return (C4_STRIDE,)
 
     @property
@@ -209,9 +210,9 @@ class C4Config(TwoStageConfig):
 
 @dataclass(frozen=True)
 class MaskFields:
-    """What a mask branch adds to a config."""
+    """The fields that a mask branch adds."""
 
-    #: side of masks that are stored in their boxes, as data.mini_mask; 0: masks of the image's size
+    #: side of masks that are cropped to their boxes, same as data.mini_mask; 0: full-size masks
     mini_mask: int = 0
     #: channels of the mask head
     mask_channels: int = 256
@@ -223,15 +224,15 @@ class MaskFields:
             refuse(self, "box_positive_fraction", f"leaves none of {rois} RoIs to learn masks from")
 
     def num_masks(self, images: int) -> int:
-        """F: the most RoIs that can be foreground."""
+        """F, the largest number of foreground RoIs."""
         return images * round(self.box_batch_size_per_image * self.box_positive_fraction)
 
 
 @dataclass(frozen=True)
 class MaskPyramidForm(PyramidForm):
-    """The same for a detector with masks."""
+    """PyramidForm with masks."""
 
-    #: as box_sampling_ratio, for masks
+    #: like box_sampling_ratio, for masks
     mask_sampling_ratio: int = 2
 
 
@@ -239,7 +240,7 @@ class MaskPyramidForm(PyramidForm):
 class MaskPyramidConfig(MaskFields, PyramidConfig):
     """Mask R-CNN with a feature pyramid; torchvision's values."""
 
-    #: the side of a RoI pooled for its mask, in cells; the mask has twice as many
+    #: side of a RoI pooled for its mask, in cells; the mask has twice the side
     mask_roi_size: int = 14
     #: 3x3 convolutions of the mask head
     mask_layers: int = 4

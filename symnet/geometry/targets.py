@@ -1,10 +1,10 @@
-"""What the losses should ask for: matching anchors and proposals to objects, and sampling.
+"""Training targets: matching anchors, proposals and points to objects, and sampling.
 
 Letters: A anchors (all of an image), P proposals, R RoIs, N points, G objects, I ignore regions,
-C classes with background 0. Labels: -1 ignored, 0 background, k > 0 class k (the RPN knows only 1,
-object). Those of FCOS alone are -2 ignored, -1 background, k - 1 class k.
+C classes with background 0. Labels: -1 ignored, 0 background, k > 0 class k (the RPN only has 1,
+object). FCOS differs: -2 ignored, -1 background, k - 1 class k.
 gt_boxes (G, 5): xyxy and class. Rows of class -2 are ignore regions: crowds and difficult objects,
-in which nothing is known to be background. Other rows of class <= 0 are padding.
+inside which nothing counts as background. Other rows of class <= 0 are padding.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from symnet.geometry.boxes import BoxCoder, areas, iou
 from symnet.geometry.matching import IGNORE, anchors_within, match_anchors
 
-#: the class of an ignore region in gt_boxes, and the label of FCOS's points in one
+#: the class of an ignore region in gt_boxes, and FCOS's label of points inside one
 REGION = -2
 
 
 def real_objects(gt_boxes: np.ndarray) -> np.ndarray:
-    """The rows of gt_boxes (G, 5) that are objects, without the padding."""
+    """The rows of gt_boxes (G, 5) that are objects."""
     return gt_boxes[gt_boxes[:, 4] > 0]
 
 
@@ -32,14 +32,14 @@ def ignore_regions(gt_boxes: np.ndarray) -> np.ndarray:
 
 
 def choose(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `count` of the candidates (indices), at random and without repetition."""
+    """Sample at most `count` of the candidates (indices) without replacement."""
     if len(candidates) <= count:
         return candidates
     return rng.choice(candidates, size=count, replace=False, shuffle=False)
 
 
 def candidate_anchors(anchors: np.ndarray, height: float, width: float) -> np.ndarray:
-    """Indices of anchors (A, 4) inside the image; of those that touch it where none is inside."""
+    """Indices of the anchors (A, 4) inside the image; if there are none, of those touching it."""
     x1, y1, x2, y2 = anchors.T
     inside = np.flatnonzero((x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height))
     if len(inside):
@@ -49,14 +49,14 @@ def candidate_anchors(anchors: np.ndarray, height: float, width: float) -> np.nd
 
 @dataclass(frozen=True)
 class RPNSampling:
-    """How many anchors the RPN learns from, and which overlaps make them fore- or background.
+    """How many anchors the RPN trains on, and which overlaps make them foreground or background.
 
-    inside_only: anchors that cross the image's border are left out. own_anchor: every object that
-    any anchor overlaps has an anchor matched to it; without, as in torchvision, an object's best
-    anchor is foreground but belongs to the object that it overlaps most. best_below_bg: such an
-    anchor is foreground even if it overlaps less than bg_thresh; without, as in gluoncv, it is
-    background. ignore_overlap: an anchor is not background if more than that share of its area lies
-    in an ignore region; 0 is off.
+    inside_only: ignore anchors that cross the image's border. own_anchor: match every object that
+    any anchor overlaps with an anchor of its own. If False, as in torchvision, an object's best
+    anchor is foreground, but assigned to the object that it overlaps most. best_below_bg: such an
+    anchor is foreground even if its overlap is below bg_thresh. If False, as in gluoncv, it is
+    background. ignore_overlap: an anchor is not background if more than this fraction of its area
+    lies in an ignore region; 0: off.
     """
 
     num_samples: int = 256
@@ -79,8 +79,8 @@ def rpn_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (A,), box targets (A, 4) and weights (A, 4), float32, for one image's anchors (A, 4).
 
-    image_size is (height, width) without padding. Most of 256 anchors are background when there is
-    little foreground; each object's own anchor is sampled before the other foreground.
+    image_size: (height, width) without padding. If there is little foreground, background fills up
+    the sample. Each object's own anchor is sampled before other foreground anchors.
     """
     labels = np.full(len(anchors), IGNORE, np.float32)
     targets = np.zeros((len(anchors), 4), np.float32)
@@ -126,13 +126,13 @@ def rpn_targets(
 
 @dataclass(frozen=True)
 class RoISampling:
-    """How many RoIs of an image the box head learns from, and what counts as foreground.
+    """How many RoIs per image the box head trains on, and what counts as foreground.
 
-    fill_with_background: with fewer candidates than num_samples, background RoIs are repeated and
-    every row counts, as in the original MXNet graph, whose class loss divides by all rows. Off, the
-    remaining rows have label -1: for losses that divide by the number of counted rows.
-    ignore_overlap: a RoI is not background if more than that share of its area lies in an ignore
-    region; 0 is off.
+    fill_with_background: if there are fewer candidates than num_samples, repeat background RoIs and
+    count every row, as in the original MXNet graph, whose class loss divides by all rows. If False,
+    the remaining rows get label -1, for losses that divide by the number of rows that count.
+    ignore_overlap: a RoI is not background if more than this fraction of its area lies in an ignore
+    region; 0: off.
     """
 
     num_samples: int = 128
@@ -144,7 +144,7 @@ class RoISampling:
 
 
 def _distinct(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) float32 without repetitions and without rows that are not finite."""
+    """Boxes (N, 4) float32 without duplicates and non-finite rows."""
     boxes = np.ascontiguousarray(boxes[np.isfinite(boxes).all(axis=1)] + np.float32(0))
     rows = boxes.view(np.dtype((np.void, boxes.itemsize * 4))).ravel()
     _, first = np.unique(rows, return_index=True)
@@ -161,12 +161,12 @@ def roi_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """RoIs (R, 4), labels (R,), box targets (R, 4C) and weights (R, 4C), and matched objects (R,).
 
-    All are float32, and for one image; foreground comes first.
+    All are float32, for one image, with foreground first.
 
-    Fast R-CNN, section 2.3: the objects join the proposals (P, 4); a quarter of the RoIs is
-    foreground, and each RoI has targets only in the four columns of its class. Repeated proposals
-    count once. Where there are fewer candidates than RoIs, the remaining rows repeat the sampled
-    background in turn (see RoISampling). Without background they repeat the first box with label
+    Fast R-CNN, section 2.3: the objects are added to the proposals (P, 4), a quarter of the RoIs is
+    foreground, and each RoI only has targets in the four columns of its class. Duplicate proposals
+    count once. If there are fewer candidates than RoIs, the remaining rows repeat the sampled
+    background in turn (see RoISampling). Without background they repeat the first box, with label
     -1 and weights 0.
     """
     count = sampling.num_samples
@@ -208,7 +208,7 @@ def roi_targets(
 def expand_by_class(
     deltas: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Box targets and weights (R, 4C) from the deltas (F, 4) of the first F rows' classes."""
+    """Box targets and weights (R, 4C) from the deltas (F, 4) of the first F rows, by class."""
     count = len(deltas)
     targets = np.zeros((len(labels), num_classes, 4), np.float32)
     weights = np.zeros_like(targets)
@@ -220,12 +220,12 @@ def expand_by_class(
 
 @dataclass(frozen=True)
 class PointMatching:
-    """Which object a point of FCOS belongs to; lengths are in strides of the point's level.
+    """The rule that assigns FCOS's points to objects; lengths are in strides of the point's level.
 
-    size_range: a point's largest distance to the sides of its object lies strictly between these
-    bounds, as in torchvision; from 0 on the first level, to infinity on the last. A distance that
-    equals a bound fits neither level. center_sampling_radius: a point is nearer than that to the
-    object's centre, in x and in y; 0 is off.
+    size_range: a point's largest distance to its object's sides lies strictly between these bounds,
+    as in torchvision; the first level starts at 0, the last has no upper bound. A distance that
+    equals a bound fits neither level. center_sampling_radius: a point must be closer than this to
+    the object's centre, in x and in y; 0: off.
     """
 
     size_range: tuple[float, float] = (4.0, 8.0)
@@ -239,12 +239,12 @@ def match_points(
     boxes: np.ndarray,
     rule: PointMatching,
 ) -> np.ndarray:
-    """The object (N,) of points (N, 2), -1 for none.
+    """The object (N,) of each point (N, 2), -1 for none.
 
-    levels (N,) are the points' levels, strides one a level, boxes (G, 4) the objects. FCOS, section
-    3.2: of the objects that contain the point and are of its level's size, the smallest. With
+    levels (N,): the points' levels. strides: one per level. boxes (G, 4): the objects. FCOS,
+    section 3.2: the smallest of the objects that contain the point and have its level's size. With
     centre sampling (the second FCOS paper) the point must also be near the object's centre.
-    Points are taken in blocks: 700 objects on 800 x 1344 take 0.15 s and 2 MB.
+    Points are processed in blocks: 700 objects on 800 x 1344 take 0.15 s and 2 MB.
     """
     if not len(boxes):
         return np.full(len(points), -1)
@@ -254,7 +254,7 @@ def match_points(
     return np.concatenate(parts)
 
 
-#: pairs of a point and an object that are looked at together
+#: pairs of a point and an object that are processed at once
 _BLOCK = 1 << 15
 
 
@@ -275,7 +275,7 @@ def _match_block(
     farthest = np.maximum(np.maximum(left, right), np.maximum(top, bottom))
     ours = (nearest > 0) & (farthest > low) & (farthest < high)
     if rule.center_sampling_radius > 0:
-        # half the difference of left and right is the distance to the centre
+        # half the difference of the left and right distances is the distance to the centre
         away = np.maximum(np.abs(left - right), np.abs(top - bottom)) / 2
         ours &= away < rule.center_sampling_radius * stride
     matched = np.where(ours, areas(boxes), np.inf).argmin(axis=1)
@@ -291,9 +291,9 @@ def fcos_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (N,), LTRB targets (N, 4) in strides and centerness (N,), float32, of the points.
 
-    points (N, 2), levels (N,), strides one a level. Background has label -1, and 0 otherwise. A
-    point has no area: one that belongs to no object and lies inside an ignore region has label -2.
-    Centerness is equation 3 of FCOS: sqrt(min(l, r) min(t, b) / (max(l, r) max(t, b))).
+    points (N, 2), levels (N,), strides: one per level. Background has label -1 and zeros elsewhere.
+    A point that belongs to no object and lies inside an ignore region has label -2. Centerness is
+    equation 3 of FCOS: sqrt(min(l, r) min(t, b) / (max(l, r) max(t, b))).
     """
     objects = real_objects(gt_boxes)
     matched = match_points(points, levels, strides, objects[:, :4], rule)
@@ -314,7 +314,7 @@ def fcos_targets(
 
 
 def pad_objects(objects: Sequence[np.ndarray], capacity: int) -> np.ndarray:
-    """gt_boxes (B, capacity, 5) of B images' objects (G_b, 5), padded with rows of -1."""
+    """Stack the objects (G_b, 5) of B images as gt_boxes (B, capacity, 5), padded with -1."""
     padded = np.full((len(objects), capacity, 5), -1, np.float32)
     for row, boxes in zip(padded, objects):
         row[: len(boxes)] = boxes

@@ -16,7 +16,7 @@ from symnet.machine.changes import MISSED, PATCHED
 from symnet.machine.cores import has_bf16, has_int8, local_workers, logical_cores, physical_cores
 from symnet.machine.finder import mx
 
-#: what type hints call a graph, without loading MXNet
+#: the type of a graph, for type hints that do not load MXNet
 Symbol = "mx.sym.Symbol"
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""The one place that decides precision: which layers compute in bfloat16 or int8.
+"""Decides which layers compute in bfloat16 or int8.
 
-Precision belongs to the graph being built: `with precision("bf16"): symbol = ...`. Convolutions
-(and, for inference, fully connected layers) then take inputs and weights in bfloat16 and return
-bfloat16; `float32` casts back where losses, proposals or normalisation begin. int8 leaves grouped
-convolutions and the layers that predict (class scores, boxes, masks) in float32.
+The precision applies to the graph being built: `with precision("bf16"): symbol = ...`.
+Convolutions (and, for inference, fully connected layers) then take inputs and weights in bfloat16
+and return bfloat16. `float32` casts back where losses, proposals or normalisation begin. int8
+leaves grouped convolutions and prediction layers (class scores, boxes, masks) in float32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import numpy as np
 from symnet.machine import Symbol, mx
 from symnet.machine.engine import uses_amx
 
-#: what `precision` takes. bf16: parameters stay float32 and are cast in the graph, as training
-#: needs it. bf16_stored: the parameters are bfloat16 themselves, as inference wants it. int8: still
-#: a float32 graph, in the form that MXNet's quantization takes
+#: bf16: parameters stay float32 and are cast in the graph, for training. bf16_stored: parameters
+#: are stored as bfloat16, for inference. int8: a float32 graph, ready for MXNet's quantization
 PRECISIONS = ("fp32", "bf16", "bf16_stored", "int8")
 
-#: as MXNet's Python spells bfloat16
+#: MXNet's Python notation of bfloat16
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 _current: ContextVar[str] = ContextVar("precision", default="fp32")
@@ -30,9 +29,9 @@ _current: ContextVar[str] = ContextVar("precision", default="fp32")
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Graphs built meanwhile compute in that precision; ValueError for an unknown one."""
+    """Graphs built inside this context use this precision; ValueError for an unknown one."""
     if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r}: there are {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
     token = _current.set(name)
     try:
         yield
@@ -45,32 +44,32 @@ def current() -> str:
     return _current.get()
 
 
-#: layers with fewer outputs stay float32: bfloat16 gains nothing there
+#: layers with fewer outputs stay float32, because bfloat16 gains nothing there
 LEAST_BF16_FILTERS = 16
 
-#: maps of so many cells that oneDNN 2.4, using AMX, writes beyond its memory in a 1x1 convolution
+#: feature map sizes, in cells, for which oneDNN 2.4's 1x1 convolutions with AMX corrupt memory
 UNSAFE_CELLS = range(33, 49)
 
 
-#: on a layer that int8 leaves in float32, as its outputs are the network's predictions
+#: attribute of prediction layers, which int8 leaves in float32
 PREDICTS_ATTRIBUTE = "__predicts__"
 PREDICTS = {PREDICTS_ATTRIBUTE: "True"}
 
 
 def is_low(filters: int) -> bool:
-    """Whether a layer with that many outputs computes in bfloat16."""
+    """True if a layer with this many outputs computes in bfloat16."""
     return _current.get().startswith("bf16") and filters >= LEAST_BF16_FILTERS
 
 
 def as_input(data: Symbol, filters: int) -> Symbol:
-    """Data, or a weight, as a layer with that many outputs takes it."""
+    """Cast data, or a weight, to the type that a layer with this many outputs needs."""
     return mx.sym.amp_cast(data, dtype=BFLOAT16) if is_low(filters) else float32(data)
 
 
 def unsafe_layers(symbol: Symbol, name: str, **shapes: tuple[int, ...]) -> list[str]:
-    """The 1x1 convolutions that would corrupt memory in that precision with these input shapes.
+    """The 1x1 convolutions that would corrupt memory in this precision with these input shapes.
 
-    symbol: a graph built for it; for int8, not yet quantized.
+    symbol: a graph built for the precision; for int8, not yet quantized.
     """
     if name == "fp32" or not uses_amx():
         return []
@@ -89,10 +88,11 @@ def unsafe_layers(symbol: Symbol, name: str, **shapes: tuple[int, ...]) -> list[
 
 
 def exact_layers(symbol: Symbol) -> list[str]:
-    """The names of the layers that int8 leaves in float32: those that predict, and grouped ones.
+    """The layers that int8 leaves in float32: prediction layers and grouped convolutions.
 
-    Grouped convolutions are a small part of the work, and cost RegNet most of what int8 costs it:
-    FCOS on BCCD loses 5 points of mAP with them, half a point without; they gain a tenth of speed.
+    Grouped convolutions are a small part of the work, but cause most of RegNet's loss in int8: FCOS
+    on BCCD loses 5 points of mAP with them in int8, and half a point without. They would only add a
+    tenth of the speed.
     """
     return [
         name
@@ -102,7 +102,7 @@ def exact_layers(symbol: Symbol) -> list[str]:
 
 
 def as_stored(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
-    """Parameters in the types that the graph takes them in: float32 or bfloat16."""
+    """Convert parameters to the types that the graph needs: float32 or bfloat16."""
     types, _, _ = symbol.infer_type(data=np.float32)
     low = {name for name, dtype in zip(symbol.list_arguments(), types) if dtype == BFLOAT16}
     return {
@@ -112,7 +112,7 @@ def as_stored(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, 
 
 
 def float32(data: Symbol) -> Symbol:
-    """The result of a convolution or fully connected layer in float32."""
+    """Cast the result of a convolution or fully connected layer to float32."""
     if not _current.get().startswith("bf16"):
         return data
     return mx.sym.amp_cast(data, dtype="float32")

@@ -1,6 +1,6 @@
-"""RoIs cut out of feature maps: RoI pooling, RoIAlign, crop and resize, on one map or a pyramid.
+"""Pooling RoIs from one feature map or a pyramid: RoI pooling, RoIAlign, crop and resize.
 
-Letters: B images, H, W a map's size, F its channels, R RoIs of all images.
+Letters: B images, H, W feature map size, F its channels, R RoIs of all images.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from symnet.ops.tensors import columns, side
 
 
 def pool_rois(feature: Symbol, rois: Symbol, op: str, stride: float, size: int) -> Symbol:
-    """RoIs (B*R, 5), in pixels, cut out of a map (B, F, H/stride, W/stride): (B*R, F, size, size).
+    """Pool rois (R, 5), in pixels, from a map (B, F, H/stride, W/stride): (R, F, size, size).
 
-    roi_pool: the maximum over the cells of each bin, whole cells (Fast R-CNN, section 2.1).
+    roi_pool: the maximum over the whole cells of each bin (Fast R-CNN, section 2.1).
     roi_align: the mean of 2 x 2 bilinear samples of each bin (Mask R-CNN, section 3).
     crop_resize: bilinear samples on a grid of twice the size, then 2x2 max-pooling.
     """
@@ -35,14 +35,14 @@ def pool_rois(feature: Symbol, rois: Symbol, op: str, stride: float, size: int) 
             name="roi_align",
         )
     if op != "crop_resize":
-        raise ValueError(f"RoI operator {op!r}: there are roi_pool, roi_align, crop_resize")
+        raise ValueError(f"unknown RoI operator {op!r}: choose roi_pool, roi_align or crop_resize")
     return _crop_resize(feature, rois, scale, size)
 
 
 def _crop_resize(feature: Symbol, rois: Symbol, scale: float, size: int) -> Symbol:
     """crop_and_resize to 2 size x 2 size, then 2x2 max-pooling (Chen and Gupta 2017).
 
-    A sample beyond the last cell's centre repeats the map's edge, where TensorFlow gives 0.
+    A sample beyond the last cell's centre repeats the edge; in TensorFlow it is 0.
     """
     index, boxes = (
         mx.sym.slice_axis(rois, axis=1, begin=begin, end=end) for begin, end in ((0, 1), (1, 5))
@@ -54,11 +54,10 @@ def _crop_resize(feature: Symbol, rois: Symbol, scale: float, size: int) -> Symb
 def roi_levels(
     rois: Symbol, levels: int, canonical_size: float, canonical_level: float, offset: float = 0
 ) -> Symbol:
-    """The level (R,) in 0..levels-1 of rois (R, 5), level 0 having stride 4.
+    """The level (R,) of rois (R, 5), in 0..levels-1; level 0 has stride 4 (p2).
 
-    FPN paper, equation 1: floor(canonical_level + log2(sqrt(area) / canonical_size)), which for 224
-    and 4 takes a RoI of ImageNet's size to p4; the paper's p2 is level 0. A width is x2 - x1 +
-    offset.
+    FPN paper, equation 1: floor(canonical_level + log2(sqrt(area) / canonical_size)). With 224 and
+    4, a RoI of ImageNet's size is on p4. A width is x2 - x1 + offset.
     """
     x1, y1, x2, y2 = (mx.sym.slice_axis(rois, axis=1, begin=i, end=i + 1) for i in range(1, 5))
     side = mx.sym.sqrt(mx.sym.relu((x2 - x1 + offset) * (y2 - y1 + offset)))
@@ -78,16 +77,17 @@ def roi_align_levels(
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
 
-    sampling_ratio 0: crop_and_resize, see `_crop`. ValueError for a size below 2.
+    sampling_ratio: samples per bin in each direction; 0: crop_and_resize, see `_crop`. Raises
+    ValueError for a size below 2.
 
-    Each level pools its own RoIs and skips the others, whose batch index is -1 for it. For row n
-    that it skips, MXNet's operator sets element n of its whole output to 0 and leaves the row as it
-    was in memory: so rows are chosen, not added, and guard rows stand before them. A RoI that has
-    batch index -1 itself is pooled from image 0: what comes of it must not be used.
+    Each level pools its own RoIs and skips the others by giving them batch index -1. If MXNet's
+    operator skips row n, it sets element n of its whole output to 0, and leaves row n
+    uninitialised. So rows are selected instead of added, and guard rows are put in front of them. A
+    RoI whose own batch index is -1 is pooled from image 0; its result must not be used.
 
-    Of R RoIs and G guard rows, elements 0 to R + G - 1 may be set to 0, and they must all belong to
-    guard rows, which have G * channels * size * size. One guard row for every size * size - 1 RoIs
-    is enough, whatever the number of channels.
+    With R RoIs and G guard rows, elements 0 to R + G - 1 may be set to 0. They must all lie in the
+    guard rows, which have G * channels * size * size elements. One guard row for every size * size
+    - 1 RoIs is enough for any number of channels.
     """
     if size < 2:
         raise ValueError(f"RoIs pooled to {size} x {size}: at least 2 x 2 is needed")
@@ -124,7 +124,8 @@ def _crop(
 ) -> Symbol:
     """crop_and_resize of boxes (R, 4), in pixels, in images index (R, 1): (R, _, size, size).
 
-    The image's last pixel is the map's last cell. The image is four times the finest map.
+    The image's last pixel is at the feature map's last cell. The image is four times as large as
+    the finest map.
     """
     scale = mx.sym.concat(
         *(
@@ -139,12 +140,12 @@ def _crop(
 def crop_and_resize(
     data: Symbol, index: Symbol, boxes: Symbol, size: int, name: str, scale: float = 1.0
 ) -> Symbol:
-    """TensorFlow's crop_and_resize: boxes (R, 4) of maps index (R, 1) as (R, _, size, size).
+    """TensorFlow's crop_and_resize of boxes (R, 4) in images index (R, 1): (R, _, size, size).
 
-    Bilinear samples at x1 + i * (x2 - x1) / (size - 1), in cells, scale being cells a unit of the
-    boxes: the outer ones are on the box's edges. ROIAlign with one sample a bin takes the bins'
-    centres, up to half a bin from there, so boxes grow by half a bin on each side. A box narrower
-    than about one cell is sampled over one cell. No gradient goes to the boxes.
+    scale: cells per unit of the boxes. Bilinear samples are at x1 + i * (x2 - x1) / (size - 1), so
+    the outer ones are on the box's edges. ROIAlign with one sample per bin samples the bins'
+    centres, so boxes are enlarged by half a bin on each side. A box narrower than about one cell is
+    sampled over one cell. No gradient flows to the boxes.
     """
     first, last = columns(boxes, 0, 2), columns(boxes, 2, 4)
     half_bin = (last - first) * (0.5 / (size - 1))

@@ -1,6 +1,6 @@
 """Small tensor helpers that MXNet's symbols lack: rows of maps, top k, gathers, constants.
 
-Letters: B images, H, W a map's size, A values at a position, M = H*W*A, K the best of them, R rois.
+Letters: B images, H, W feature map size, A values per position, M = H*W*A, K the best of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from symnet.machine import Symbol, mx
 
 
 def rows(data: Symbol, columns: int) -> Symbol:
-    """(B, A * columns, H, W) -> (B, M, columns), along the map's rows: row, column, A."""
+    """Reshape (B, A * columns, H, W) to (B, M, columns), ordered by row, column, A."""
     return mx.sym.reshape(mx.sym.transpose(data, axes=(0, 2, 3, 1)), shape=(0, -1, columns))
 
 
@@ -27,10 +27,10 @@ def _length(data: Symbol, axis: int) -> Symbol:
 
 
 def best(scores: Symbol, count: int, filling: float) -> tuple[Symbol, Symbol]:
-    """The K = count highest of scores (B, M), and their places in 0..M-1, int32: (B, K) each.
+    """The K = count highest of scores (B, M), and their indices in 0..M-1, int32: (B, K) each.
 
-    Where M is less than K the rest has the score `filling`, and the last place. Places are whole
-    numbers: float32 would round those from 2^24 on, as 1,200 classes on 100 x 168 cells have them.
+    If M is less than K, the rest has the score `filling` and the last index. float32 indices would
+    be rounded from 2^24 on, which 1,200 classes on 100 x 168 cells exceed.
     """
     rest = mx.sym.broadcast_like(
         mx.sym.full((1, count), filling), scores, lhs_axes=(0,), rhs_axes=(0,)
@@ -43,17 +43,17 @@ def best(scores: Symbol, count: int, filling: float) -> tuple[Symbol, Symbol]:
 
 
 def quotient(index: Symbol, count: int) -> tuple[Symbol, Symbol]:
-    """Places (B, K) int32 divided by a number: quotient and remainder, (B, K) float32 each."""
+    """Divide indices (B, K) int32 by a number: quotient and remainder, (B, K) float32 each."""
     divisor = mx.sym.full((1, 1), count, dtype="int32")
-    whole = mx.sym.broadcast_div(index, divisor)  # of int32: rounded down
+    whole = mx.sym.broadcast_div(index, divisor)  # int32 division rounds down
     rest = mx.sym.broadcast_sub(index, mx.sym.broadcast_mul(whole, divisor))
     return tuple(mx.sym.cast(x, dtype="float32") for x in (whole, rest))
 
 
 def take_rows(data: Symbol, index: Symbol) -> Symbol:
-    """The rows (B, K, columns) of data (B, M, columns) at places (B, K), each image its own.
+    """The rows (B, K, columns) of data (B, M, columns) at indices (B, K), per image.
 
-    Rows are counted in int32: a batch may have more of them than float32 can count.
+    Indices are int32, because a batch may have more rows than float32 can count.
     """
     image = mx.sym.reshape(mx.sym.contrib.arange_like(data, axis=0), shape=(-1, 1))
     image, index = (mx.sym.cast(x, dtype="int32") for x in (image, index))
@@ -62,14 +62,14 @@ def take_rows(data: Symbol, index: Symbol) -> Symbol:
 
 
 def columns_and_rows(cell: Symbol, feature: Symbol) -> tuple[Symbol, Symbol]:
-    """Column and row (B, K) of cells (B, K), counted along the rows of a map (B, _, H, W)."""
+    """Column and row (B, K) of cells (B, K), which count row by row, in a map (B, _, H, W)."""
     columns = side(feature, 3)
     y = mx.sym.floor(mx.sym.broadcast_div(cell, columns))
     return cell - mx.sym.broadcast_mul(y, columns), y
 
 
 def cell_size(feature: Symbol, data: Symbol) -> tuple[Symbol, Symbol]:
-    """torchvision's stride (1,) across and down: the image's side over the map's, rounded down."""
+    """torchvision's stride (1,) in x and y: image side / feature map side, rounded down."""
     return tuple(mx.sym.floor(side(data, axis) / side(feature, axis)) for axis in (3, 2))
 
 

@@ -1,1 +1,1 @@
-"""The parts that detectors are built of: layers, pyramid, RPN, heads, losses, metrics."""
+"""The building blocks of detectors: layers, norms, pyramid, RPN, heads, losses, metrics."""

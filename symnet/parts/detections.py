@@ -1,6 +1,6 @@
-"""From deltas and scores to boxes: decoding, cutting to the image, NMS.
+"""From deltas and scores to boxes: decoding, clipping to the image, NMS.
 
-Letters: B images, R RoIs an image, C classes with background 0, K = C - 1, D detections an image.
+Letters: B images, R RoIs per image, C classes with background 0, K = C - 1, D detections per image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def decode_boxes(
     offset: float,
     clip: float | None = None,
 ) -> Symbol:
-    """Boxes (B, R, K, 4) from rois (B, R, 5) or boxes (B, R, 4) and deltas (B, R, K, 4).
+    """Decode boxes (B, R, K, 4) from rois (B, R, 5) or boxes (B, R, 4), and deltas (B, R, K, 4).
 
-    They are cut to the image, if im_info (B, 3), height, width, scale, is given. The same formula
-    as BoxCoder.decode, which the tests hold it to; `clip` bounds dw and dh.
+    im_info (B, 3), height, width, scale: clip the boxes to the image, if given. clip: the upper
+    bound of dw and dh. The formula is that of BoxCoder.decode; tests compare the two.
     """
     boxes = mx.sym.expand_dims(boxes, axis=2)
     top_left = columns(boxes, -4, -2)
@@ -42,7 +42,7 @@ def decode_boxes(
 
 
 def cut_to_image(boxes: Symbol, im_info: Symbol) -> Symbol:
-    """Boxes (B, R, K, 4) cut to 0..width and 0..height; im_info (B, 3): h, w, scale."""
+    """Clip boxes (B, R, K, 4) to 0..width and 0..height; im_info (B, 3): h, w, scale."""
     width_height = mx.sym.reverse(columns(im_info, 0, 2), axis=1)
     limit = mx.sym.reshape(mx.sym.concat(width_height, width_height, dim=1), shape=(-1, 1, 1, 4))
     return mx.sym.broadcast_minimum(mx.sym.relu(boxes), limit)
@@ -58,11 +58,11 @@ def detections(
     offset: float,
     boxes_name: str = "det_boxes",
 ) -> tuple[Symbol, Symbol, Symbol]:
-    """NMS a class, best first: det_boxes (B, D, 4), det_scores (B, D), det_classes (B, D).
+    """NMS per class: det_boxes (B, D, 4), det_scores (B, D), det_classes (B, D), best first.
 
-    boxes (B, R, K, 4) and scores (B, R, K), without the background; the pre_nms_top_n best of an
-    image take part; D is max_detections, or R * K if that is less. Empty rows have class -1.
-    Overlaps count a width as x2 - x1 + offset.
+    boxes (B, R, K, 4) and scores (B, R, K) have no background class. Only the pre_nms_top_n best
+    candidates of an image take part. D is max_detections, or R * K if that is less. Empty rows have
+    class -1. For overlaps, a width is x2 - x1 + offset.
     """
     classes = mx.sym.cumsum(mx.sym.ones_like(scores), axis=2)  # 1, 2, ... K
     parts = [mx.sym.expand_dims(part, axis=3) for part in (classes, scores)]
@@ -82,7 +82,7 @@ def suppressed(
     offset: float = 0,
     boxes_name: str = "det_boxes",
 ) -> tuple[Symbol, Symbol, Symbol]:
-    """`detections` of rows (B, N, 6): class, score and xyxy, whose x2 and y2 are up by offset."""
+    """`detections` for rows (B, N, 6): class, score, xyxy with offset added to x2 and y2."""
     kept = mx.sym.contrib.box_nms(
         rows,
         overlap_thresh=nms_thresh,
@@ -107,7 +107,7 @@ def large(boxes: Symbol, min_size: float) -> Symbol:
 
 
 def with_batch_index(boxes: Symbol, valid: Symbol) -> Symbol:
-    """rois (B, R, 5) of boxes (B, R, 4): the image's index, or -1 where valid (B, R, 1) is 0."""
+    """Make rois (B, R, 5) from boxes (B, R, 4): image index, or -1 where valid (B, R, 1) is 0."""
     index = mx.sym.reshape(mx.sym.contrib.arange_like(boxes, axis=0), shape=(-1, 1, 1))
     index = mx.sym.broadcast_add(mx.sym.zeros_like(valid), index)
     return mx.sym.concat(mx.sym.where(valid, index, -mx.sym.ones_like(index)), boxes, dim=2)

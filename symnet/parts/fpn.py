@@ -1,7 +1,6 @@
-"""Feature pyramids (Lin et al. 2017), as in torchvision: the neck, and RoIAlign over its levels.
+"""Feature pyramids (Lin et al. 2017), as in torchvision.
 
-Letters: B images, H, W a map's size, A what a map has at a position, M = H*W*A, K the best of them,
-R RoIs, L levels. A pyramid is a list of maps, finest first.
+A pyramid is a list of feature maps (B, channels, H, W), finest first.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ PREFIX = "backbone.fpn."
 def fpn(
     maps: Sequence[Symbol], channels: int = 256, norm: str = "", extra: str = "pool"
 ) -> list[Symbol]:
-    """The pyramid of maps such as c2..c5, each half the size of the one before it.
+    """The pyramid of feature maps such as c2..c5, each half the size of the one before it.
 
-    Every level has `channels`; norm: a kind of normalisation after the convolutions, or none.
-    extra: "pool" adds a subsampled last level (p6 of Faster R-CNN), "conv" one by a convolution of
-    stride 2 on what p5 is made of (gluoncv's), "p6p7" two by such convolutions on p5 (FCOS;
-    RetinaNet), "" none.
+    Every level has `channels` channels. norm: the normalisation after the convolutions, if any.
+    extra: additional levels. "pool": the last level subsampled (p6 of Faster R-CNN). "conv": a
+    convolution with stride 2 on the input of p5's last layer (gluoncv). "p6p7": two convolutions
+    with stride 2, starting from p5 (FCOS; RetinaNet). "": none.
     """
 
     def layer(data: Symbol, name: str, kernel: int) -> Symbol:

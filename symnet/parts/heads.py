@@ -1,6 +1,7 @@
-"""The second stage: RoI pooling, class and box heads, final detections (Fast R-CNN, section 2).
+"""The second stage: box, class and mask heads with their losses (Fast R-CNN, section 2).
 
-Letters: B images, R RoIs an image, C classes with background 0, K = C - 1, D detections an image.
+Letters: B images, R RoIs per image (or of all images), F mask RoIs, S mask side, C classes with
+background 0.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from symnet.parts.losses import (
 def sample_rois(
     config: Any, proposals: Symbol, gt_boxes: Symbol, images: int, **options: Any
 ) -> list[Symbol]:
-    """The RoIs that the box head learns from, sampled of proposals (B*P, 5) and the objects.
+    """Sample the RoIs that the box head trains on from proposals (B*P, 5) and the objects.
 
-    rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C), and what `options` add; see
-    symnet/ops/proposal_target.py.
+    Returns rois (B*R, 5), label (B*R,), bbox_target and bbox_weight (B*R, 4C), and what `options`
+    add; see symnet/ops/proposal_target.py.
     """
     from symnet.ops import proposal_target  # noqa: F401 - registers the operator, needs mxnet
 
@@ -68,7 +69,7 @@ def roi_losses(
 ) -> tuple[Symbol, Symbol]:
     """The class loss and the box loss, each summed over RoIs and divided by num_samples = B*R.
 
-    label (B*R,), -1 for rows that add nothing to the class loss, though it is divided by all rows;
+    label (B*R,): -1 for rows that add nothing to the class loss; it is still divided by all rows.
     bbox_target, bbox_weight (B*R, 4C).
     """
     cls_prob = mx.sym.SoftmaxOutput(
@@ -88,7 +89,8 @@ def _convolutions(pooled: Symbol, name: str, layers: int, channels: int) -> Symb
 def fc_head(pooled: Symbol, units: int, convs: int = 0, channels: int = 256) -> Symbol:
     """torchvision's TwoMLPHead: (R, channels, 7, 7) -> (R, units).
 
-    With so many convolutions before it its FastRCNNConvFCHead, of one fully connected layer.
+    convs: if above 0, its FastRCNNConvFCHead instead: this many convolutions, then one fully
+    connected layer.
     """
     name = "roi_heads.box_head"
     pooled = _convolutions(pooled, name, convs, channels)
@@ -110,13 +112,13 @@ def box_head_losses(
 ) -> tuple[Symbol, ...]:
     """loss_classifier and loss_box_reg (1,), and roi_accuracy (3,).
 
-    label (R,), -1 for RoIs that fill up and do not count; bbox_target, bbox_weight (R, 4C). active
-    (R, C), if given, is 1 for the classes of a RoI's data set: a RoI whose highest logit is of
-    another class has no class loss (matterport's active_class_ids). The class loss is the mean over
-    the RoIs that have one. The box loss is smooth L1 with that beta, summed over the foreground and
-    divided as `mean` says, see box_divisor; the defaults are torchvision's. The accuracy: how many
-    RoIs are right, of how many, and how many have a class loss. A fourth output is roi_foreground
-    (1,), see foreground_output.
+    label (R,): -1 for padding rows, which do not count. bbox_target, bbox_weight (R, 4C).
+    active (R, C): if given, 1 for the classes that the RoI's image is annotated for. A RoI whose
+    highest logit is another class has no class loss (matterport's active_class_ids). The class loss
+    is the mean over the RoIs that have one. The box loss is smooth L1 with this beta, summed over
+    the foreground and divided according to `mean`, see box_divisor; the defaults are torchvision's.
+    roi_accuracy: the numbers of correct RoIs, of RoIs that count, and of RoIs with a class loss.
+    There may be a fourth output, roi_foreground (1,), see foreground_output.
     """
     counted, fg = label >= 0, mx.sym.sum(label > 0)
     best = mx.sym.BlockGrad(mx.sym.argmax(cls_logits, axis=1))
@@ -144,7 +146,7 @@ def mask_head(pooled: Symbol, channels: int, layers: int, num_classes: int) -> S
 
 
 def of_class(masks: Symbol, classes: Symbol) -> Symbol:
-    """The channel (R, S, S) of masks (R, C, S, S) that belongs to each RoI's class (R,)."""
+    """Pick the channel (R, S, S) of each RoI's class (R,) from masks (R, C, S, S)."""
     first = mx.sym.slice_axis(masks, axis=1, begin=0, end=1)
     index = mx.sym.reshape(classes, shape=(-1, 1, 1, 1))
     index = mx.sym.broadcast_add(mx.sym.zeros_like(first), index)
@@ -152,9 +154,9 @@ def of_class(masks: Symbol, classes: Symbol) -> Symbol:
 
 
 def mask_loss(logits: Symbol, label: Symbol, target: Symbol) -> Symbol:
-    """loss_mask (1,): binary cross-entropy on each RoI's own class, 0 if there are no RoIs.
+    """loss_mask (1,): binary cross-entropy of each RoI's own class; 0 if there are no RoIs.
 
-    logits (F, C, S, S); label (F,), 0 for rows that do not count; target (F, S, S) in 0..1.
+    logits (F, C, S, S); label (F,): 0 for rows that do not count; target (F, S, S) in 0..1.
     """
     counted = label > 0
     loss = binary_cross_entropy(of_class(logits, label), target)

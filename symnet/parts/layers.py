@@ -1,7 +1,7 @@
-"""The layers that all graphs are made of.
+"""The layers of all graphs.
 
-Letters: B images, H, W a map's size, R rows, L levels of a pyramid. A layer's parameters are called
-NAME_weight and NAME_bias. See symnet/ops/precision.py for what they compute in.
+Letters: B images, H, W feature map size, R rows, L levels of a pyramid. A layer's parameters are
+NAME_weight and NAME_bias. symnet/ops/precision.py decides their precision.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from symnet.machine import Symbol, mx
 from symnet.ops.precision import BFLOAT16, PREDICTS, as_input, current, float32, is_low
 
-#: the parameters of the graph being built, by name, where layers may share them
+#: the parameters of the graph being built, by name, if layers may share them
 _shared: ContextVar[dict[str, Symbol] | None] = ContextVar("shared", default=None)
 
 
 @contextmanager
 def shared_parameters() -> Iterator[None]:
-    """Layers of one name that are built meanwhile have the same parameters.
+    """Inside this context, layers with the same name share their parameters.
 
-    MXNet refuses two variables of one name in a graph. The layers of the second pass need names of
-    their own: `with mx.name.Prefix("again.")` gives them, and leaves the parameters' names alone.
+    MXNet refuses two variables with the same name in a graph. The second layer itself needs another
+    name: `with mx.name.Prefix("again.")` changes it without changing the parameters' names.
     """
     token = _shared.set({})
     try:
@@ -33,7 +33,7 @@ def shared_parameters() -> Iterator[None]:
 
 
 def variable(name: str, **attributes: Any) -> Symbol:
-    """A parameter; inside `shared_parameters` the one of that name, if there is one already."""
+    """A parameter; inside `shared_parameters` an existing one with this name, if any."""
     known = _shared.get()
     if known is None:
         return mx.sym.Variable(name, **attributes)
@@ -43,7 +43,7 @@ def variable(name: str, **attributes: Any) -> Symbol:
 
 
 def layer_parameters(name: str, filters: int) -> list[Symbol]:
-    """Weight and bias as a layer with that many outputs takes them."""
+    """Weight and bias, in the type that a layer with this many outputs needs."""
     stored = current() == "bf16_stored" and is_low(filters)
     variables = _variables(name, BFLOAT16 if stored else "float32")
     if stored or not is_low(filters):
@@ -52,7 +52,7 @@ def layer_parameters(name: str, filters: int) -> list[Symbol]:
 
 
 def _variables(name: str, dtype: Any) -> list[Symbol]:
-    # the type is given because it cannot be inferred through a cast
+    # the type is set because it cannot be inferred through a cast
     return [variable(f"{name}_{leaf}", dtype=dtype) for leaf in ("weight", "bias")]
 
 
@@ -67,7 +67,7 @@ def conv(
     pad: int | None = None,
     predicts: bool = False,
 ) -> Symbol:
-    """A convolution, padded so that stride 1 keeps the size: (B, _, H, W) -> (B, filters, ...)."""
+    """A convolution, by default padded to keep the size: (B, _, H, W) -> (B, filters, ...)."""
     parameters = layer_parameters(name, filters)[: 1 + bias]
     attr = PREDICTS if predicts else None
     return convolution(data, parameters, name, filters, kernel, stride, groups, pad, attr)
@@ -76,7 +76,7 @@ def conv(
 def conv_levels(
     levels: Sequence[Symbol], name: str, filters: int, kernel: int = 3, predicts: bool = False
 ) -> list[Symbol]:
-    """One convolution applied to each of L maps, with the same parameters."""
+    """Apply one convolution, with the same parameters, to each of L feature maps."""
     parameters = layer_parameters(name, filters)
     attr = PREDICTS if predicts else None
     return [
@@ -113,7 +113,7 @@ def convolution(
 
 
 def deconv(data: Symbol, name: str, filters: int) -> Symbol:
-    """A transposed 2x2 convolution that doubles the map: (B, _, H, W) -> (B, filters, 2H, 2W)."""
+    """A transposed 2x2 convolution: (B, _, H, W) -> (B, filters, 2H, 2W)."""
     return mx.sym.Deconvolution(
         as_input(data, filters),
         *layer_parameters(name, filters),
@@ -127,7 +127,7 @@ def deconv(data: Symbol, name: str, filters: int) -> Symbol:
 
 
 def thin(filters: int, width: float) -> int:
-    """The filters of a layer in a network of that width, at least 8."""
+    """Scale a layer's number of filters by the network's width, to at least 8."""
     return filters if width == 1 else max(8, round(filters * width))
 
 
@@ -137,12 +137,12 @@ def relu(data: Symbol, name: str) -> Symbol:
 
 
 def fc(data: Symbol, name: str, units: int, side: int = 1, predicts: bool = False) -> Symbol:
-    """A fully connected layer: (R, ...) -> (R, units), or (R, units, 1, 1) where int8 computes it.
+    """A fully connected layer: (R, ...) -> (R, units), or (R, units, 1, 1) in int8.
 
-    MXNet quantizes no fully connected layer with a ReLU, so in int8 it is the convolution that is
-    the same sum: each row as maps of `side` x `side` under a kernel of that size. In training such
-    layers are float32, whatever the precision: oneDNN sums a bfloat16 weight's gradient in float32
-    and then converts it, which takes as long and 0.8 GB more for VGG16's fc6.
+    MXNet cannot quantize a fully connected layer with a ReLU. In int8 it becomes the equivalent
+    convolution: each row as feature maps of `side` x `side`, with a kernel of that size. In
+    training it is always float32: oneDNN sums a bfloat16 weight's gradient in float32 and then
+    converts it, which takes as long, and 0.8 GB more for VGG16's fc6.
     """
     if current() == "int8" and not predicts:
         data = mx.sym.reshape(data, shape=(0, -1, side, side))
@@ -156,8 +156,8 @@ def fc(data: Symbol, name: str, units: int, side: int = 1, predicts: bool = Fals
 
 
 def row_side(values: int) -> int:
-    """The `side` that `fc` should take for rows of so many values.
+    """The best `side` of `fc` for rows with this many values.
 
-    Of 8x8 kernels oneDNN makes a matrix product; 2x2 and 4x4 are 15 times slower.
+    oneDNN runs 8x8 kernels as a matrix product; 2x2 and 4x4 are 15 times slower.
     """
     return 8 if values % 64 == 0 else 1

@@ -1,4 +1,4 @@
-"""Losses, and how the means of a batch computed in parts add up to the whole batch's mean."""
+"""Losses, and how losses of parts of a batch combine to the mean over the whole batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _partial: ContextVar[bool] = ContextVar("partial", default=False)
 
 @contextmanager
 def partial_batches(partial: bool = True) -> Iterator[None]:
-    """Graphs built meanwhile are for a part of a batch: see `with_share`."""
+    """Graphs built inside this context are for a part of a batch: see `with_share`."""
     token = _partial.set(partial)
     try:
         yield
@@ -23,16 +23,17 @@ def partial_batches(partial: bool = True) -> Iterator[None]:
         _partial.reset(token)
 
 
-#: ending of the inputs that weigh the losses of a part of a batch
+#: ending of the inputs that weight the losses of a part of a batch
 SHARE = "_share"
 
 
 def with_share(data: Symbol, loss: str, ndim: int = 1) -> Symbol:
-    """Data, whose gradient is multiplied by an input LOSS_share, in `partial_batches`.
+    """In `partial_batches`, multiply data, and so its gradient, by an input LOSS_share.
 
-    The loss is a mean over as many samples as this part of the batch happens to have. The whole
-    batch's mean weighs the parts by those numbers, which are known after the forward pass: the
-    input is 1 until then, and the part's weight when the gradients are computed.
+    The loss is the mean over the samples that this part of the batch has. The mean over the whole
+    batch has to weight the parts by their numbers of samples, which are only known after the
+    forward pass. So the input is 1 in the forward pass, and the part's weight when gradients are
+    computed.
     """
     if not _partial.get():
         return data
@@ -41,7 +42,7 @@ def with_share(data: Symbol, loss: str, ndim: int = 1) -> Symbol:
 
 
 def own_mean_loss(loss: Symbol, name: str) -> Symbol:
-    """A loss (1,) that is a mean over samples whose number the graph finds out itself."""
+    """A loss (1,) that is the mean over a number of samples that the graph computes."""
     return mx.sym.MakeLoss(with_share(loss, name), name=name)
 
 
@@ -51,7 +52,7 @@ def mean_loss(loss: Symbol, name: str, samples: int) -> Symbol:
 
 
 def binary_cross_entropy(logits: Symbol, target: Symbol) -> Symbol:
-    """-target log p - (1 - target) log (1 - p) of p = sigmoid(logits), finite for any logit."""
+    """-target log p - (1 - target) log (1 - p) for p = sigmoid(logits); finite for any logit."""
     return mx.sym.relu(logits) - logits * target + softplus(-mx.sym.abs(logits))
 
 
@@ -60,39 +61,40 @@ BETA = 1 / 9
 
 
 def smooth_l1(difference: Symbol, beta: float) -> Symbol:
-    """0.5 x^2 / beta where |x| is below beta, else |x| - beta / 2: of the difference's shape.
+    """0.5 x^2 / beta where |x| is below beta, else |x| - beta / 2, element by element.
 
-    Fast R-CNN, equation 3, has beta 1. MXNet's operator takes sigma, 1 / sqrt(beta).
+    Fast R-CNN, equation 3, has beta 1. MXNet's operator takes sigma = 1 / sqrt(beta).
     """
     return mx.sym.smooth_l1(difference, scalar=1 / math.sqrt(beta))
 
 
 def box_divisor(samples: Symbol, foreground: Symbol, mean: str) -> Symbol:
-    """What a sum of box losses is divided by, (1,), of the numbers (1,) of samples.
+    """The divisor (1,) of a sum of box losses, given the numbers (1,) of samples and foreground.
 
-    samples: by all of them (torchvision, gluoncv). foreground: by the four numbers of each that is
-    foreground (matterport), which makes boxes weigh several times as much.
+    mean "samples": the number of samples (torchvision, gluoncv). "foreground": four times the
+    number of foreground samples (matterport), which gives boxes several times the weight.
     """
     if mean == "samples":
         return mx.sym.maximum(samples, 1)
     if mean != "foreground":
-        raise ValueError(f"box_loss_mean {mean!r}: there are samples, foreground")
+        raise ValueError(f"unknown box_loss_mean {mean!r}: choose samples or foreground")
     return 4 * mx.sym.maximum(foreground, 1)
 
 
 def foreground_output(foreground: Symbol, mean: str, name: str) -> tuple[Symbol, ...]:
-    """The number of foreground samples as an output, if it is what the box loss is a mean over.
+    """Output the number of foreground samples, if the box loss is the mean over them.
 
-    `DetectorDef.counts` needs it to weigh the parts of a batch.
+    `DetectorDef.counts` needs it to weight the parts of a batch.
     """
     return (mx.sym.BlockGrad(foreground, name=name),) if mean == "foreground" else ()
 
 
 def focal_loss(logits: Symbol, target: Symbol, alpha: float, gamma: float) -> Symbol:
-    """Lin et al. 2017, equation 5, of logits and targets 0 or 1 of any one shape: of that shape.
+    """Lin et al. 2017, equation 5, element by element; targets are 0 or 1.
 
-    -alpha_t (1 - p_t)^gamma log p_t. As 1 - p_t is the probability of the opposite, its logarithm
-    is the opposite's cross-entropy: so the power is finite, and has a gradient, for any logit.
+    -alpha_t (1 - p_t)^gamma log p_t. 1 - p_t is the probability of the opposite target, and its
+    logarithm the negative cross-entropy for that target. So the power is finite and has a gradient
+    for any logit.
     """
     opposite = binary_cross_entropy(logits, 1 - target)
     balance = (1 - alpha) + (2 * alpha - 1) * target
@@ -102,7 +104,8 @@ def focal_loss(logits: Symbol, target: Symbol, alpha: float, gamma: float) -> Sy
 def giou_loss(ltrb: Symbol, target: Symbol) -> Symbol:
     """1 - GIoU (Rezatofighi et al. 2019) of boxes around the same points: (B, N, 4) -> (B, N).
 
-    Both are distances to left, top, right, bottom, at least 0: boxes that share a point overlap.
+    Boxes are distances to left, top, right, bottom, at least 0. Both contain the point, so they
+    always overlap.
     """
 
     def area(distances: Symbol) -> Symbol:
@@ -116,8 +119,8 @@ def giou_loss(ltrb: Symbol, target: Symbol) -> Symbol:
 
 
 def l1_loss(ltrb: Symbol, target: Symbol) -> Symbol:
-    """The absolute differences of the four distances (B, N, 4), added up, not their mean: (B, N).
+    """The sum of the absolute differences of the four distances: (B, N, 4) -> (B, N).
 
-    The FCOS of the course EECS 498 has a quarter of it: `box_loss_weight` 0.25.
+    The FCOS of the course EECS 498 uses their mean: set `box_loss_weight` to 0.25.
     """
     return mx.sym.sum(mx.sym.abs(ltrb - target), axis=2)

@@ -1,8 +1,8 @@
-"""The metrics of training, on the device and without waiting for it.
+"""Training metrics, computed on the device without waiting for it.
 
-Letters: B images, A anchors (all of an image), R RoIs an image, C classes with background 0.
-Each metric is a pair of NDArrays (1,): a sum and what to divide it by. Rows of label -1 add nothing
-to a sum.
+Letters: B images, A anchors (all of an image), R RoIs per image, C classes with background 0.
+Each metric is a pair of NDArrays (1,): a sum and its divisor. Rows with label -1 add nothing to a
+sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _class_metrics(prefix: str, prob: NDArray, label: NDArray) -> Pairs:
-    """Accuracy and log loss of probabilities (N, C) and labels (N,)."""
+    """Accuracy and log loss of probabilities (N, C) with labels (N,)."""
     counted = label >= 0
     correct = (mx.nd.argmax(prob, axis=1) == label) * counted
     loss = -mx.nd.log(mx.nd.pick(prob, label, axis=1) + 1e-14) * counted
@@ -27,7 +27,7 @@ def _class_metrics(prefix: str, prob: NDArray, label: NDArray) -> Pairs:
 
 
 def rpn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
-    """cls_prob (B, 2, A*H, W), bbox_loss (B, 4A, H, W), label (B, A*H*W)."""
+    """The RPN's metrics from cls_prob (B, 2, A*H, W), bbox_loss (B, 4A, H, W), label (B, A*H*W)."""
     prob = mx.nd.reshape(cls_prob, shape=(0, 0, -1)).transpose((0, 2, 1)).reshape((-1, 2))
     pairs = _class_metrics("RPN", prob, label.reshape((-1,)))
     pairs["RPNL1Loss"] = (bbox_loss.sum(), (label == 1).sum())
@@ -35,9 +35,9 @@ def rpn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
 
 
 def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs:
-    """cls_prob (B, R, C), bbox_loss (B, R, 4C), label (B, R).
+    """The box head's metrics from cls_prob (B, R, C), bbox_loss (B, R, 4C), label (B, R).
 
-    The log loss is divided by all rows, as the loss that is trained.
+    The log loss is divided by all rows, like the loss that is trained.
     """
     prob = mx.nd.reshape(cls_prob, shape=(-3, 0))
     pairs = _class_metrics("RCNN", prob, label.reshape((-1,)))
@@ -48,9 +48,9 @@ def rcnn_metrics(cls_prob: NDArray, bbox_loss: NDArray, label: NDArray) -> Pairs
 
 
 def _losses_of_graph(outputs, names: dict[str, str]) -> Pairs:
-    """Metrics that a graph puts out itself: those of outputs {metric: output} that it has.
+    """Metrics that are outputs of the graph; names: metric -> output. Missing outputs are skipped.
 
-    They are weighed by their shares, where those are among the outputs.
+    Each is multiplied by its share, if that is among the outputs.
     """
     shares = {key: outputs.get(key + SHARE, 1) for key in names.values()}
     found = {name: outputs[key] * shares[key] for name, key in names.items() if key in outputs}
@@ -68,7 +68,7 @@ def classic_metrics(outputs, labels) -> Pairs:
 
 
 def two_stage_metrics(outputs, labels) -> Pairs:
-    """Metrics of the pyramid detectors, whose graphs put out losses and counts themselves."""
+    """Metrics of the two-stage detectors, whose graphs output losses and counts themselves."""
     names = {
         "RPNLogLoss": "loss_objectness",
         "RPNL1Loss": "loss_rpn_box_reg",
@@ -83,7 +83,7 @@ def two_stage_metrics(outputs, labels) -> Pairs:
 
 
 def fcos_metrics(outputs, labels) -> Pairs:
-    """Metrics of FCOS: its losses, and how many locations of the batch are foreground."""
+    """Metrics of FCOS: its losses, and the number of foreground points in the batch."""
     names = {
         "FocalLoss": "loss_classification",
         "BoxLoss": "loss_bbox_regression",
@@ -94,14 +94,14 @@ def fcos_metrics(outputs, labels) -> Pairs:
 
 
 def classic_counts(outputs, labels) -> dict[str, NDArray]:
-    """`DetectorDef.counts` of the classic graphs; their other losses have divisors of their own."""
+    """`DetectorDef.counts` of the classic graphs, whose other losses have fixed divisors."""
     return {"rpn_cls_prob": (labels["label"] >= 0).sum()}
 
 
 def two_stage_counts(outputs, labels) -> dict[str, NDArray]:
-    """`DetectorDef.counts` of the pyramid detectors: anchors, RoIs, RoIs with masks.
+    """`DetectorDef.counts` of the two-stage detectors: anchors, RoIs, RoIs with masks.
 
-    Box losses that are means over the foreground put out its number themselves.
+    If a box loss is the mean over the foreground, the graph also outputs the foreground's number.
     """
     anchors, rois = outputs["rpn_accuracy"], outputs["roi_accuracy"]
     counts = {

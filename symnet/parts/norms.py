@@ -1,4 +1,4 @@
-"""Normalisation of feature maps: by batch, by group, or on stored statistics."""
+"""Normalisation of feature maps: batch, group, or with stored statistics."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from symnet.machine import Symbol, mx
 from symnet.ops.precision import as_input, current, float32
 from symnet.parts.layers import conv, convolution, layer_parameters, variable
 
-#: what `norm` and `conv_norm` take: trained by batch or by groups of channels, or on stored
-#: statistics; "folded" is "frozen" for training graphs, where it saves the pass over the maps
+#: kinds of normalisation: trained batch or group normalisation, or stored statistics (frozen);
+#: "folded" is "frozen" for training graphs, where it saves a pass over the feature maps
 NORMS = ("batch", "group", "frozen", "folded")
 
 
@@ -28,9 +28,10 @@ def conv_norm(
 ) -> Symbol:
     """A convolution without bias and its normalisation: (B, channels, H, W) -> (B, filters, ...).
 
-    Folded, the stored statistics go into the convolution's weights, W * gamma / sqrt(var + eps),
-    and bias, in float32; gradients reach W through it. Only then `channels` must be told. Graphs
-    for stored bfloat16 and int8 have the convolution alone: `fold_norms` makes its parameters.
+    kind "folded": the stored statistics are folded into the convolution's weights, W * gamma /
+    sqrt(var + eps), and bias, in float32; W still gets gradients. Only this needs `channels`.
+    Graphs for stored bfloat16 and int8 only have the convolution; `fold_norms` computes its
+    parameters.
     """
     if current() in ("bf16_stored", "int8") and kind in ("batch", "frozen"):
         return convolution(
@@ -56,28 +57,28 @@ def conv_norm(
 
 
 NORM_EPS = 1e-5
-#: on a convolution: the name of the normalisation that its parameters contain
+#: attribute of a convolution: the name of the normalisation folded into its parameters
 NORM_ATTRIBUTE = "__norm__"
-#: endings of what a normalisation on stored statistics is made of
+#: endings of the parameters and states of a batch normalisation
 STATISTICS = ("gamma", "beta", "moving_mean", "moving_var")
 
 
 def _folded(ops: Any, weight: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, Any]:
-    """Weight and bias of a convolution with its normalisation; ops is mx.sym or mx.nd."""
+    """Fold a normalisation into a convolution's weight and bias; ops is mx.sym or mx.nd."""
     scale = gamma * ops.rsqrt(var + NORM_EPS)
     weight = ops.broadcast_mul(weight, ops.reshape(scale, shape=(-1, 1, 1, 1)))
     return weight, beta - mean * scale
 
 
 def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str, mx.nd.NDArray]:
-    """Parameters with those normalisations, on stored statistics, put into their convolutions.
+    """Fold normalisations, with their stored statistics, into the convolutions before them.
 
-    For graphs built for stored bfloat16 or int8; of others the parameters stay as they are.
+    For graphs built for stored bfloat16 or int8; other graphs' parameters are returned unchanged.
     """
     folded = dict(params)
     for name, attributes in symbol.attr_dict().items():
         norm_name = attributes.get(NORM_ATTRIBUTE)
-        # a second pass through the layer has another name and the same parameters
+        # a layer used twice has a second name, but no parameters of that name
         if norm_name is not None and {f"{norm_name}_gamma", f"{name}_weight"} <= params.keys():
             statistics = (params[f"{norm_name}_{leaf}"] for leaf in STATISTICS)
             weight, bias = _folded(mx.nd, params[f"{name}_weight"], *statistics)
@@ -86,10 +87,10 @@ def fold_norms(symbol: Symbol, params: Mapping[str, mx.nd.NDArray]) -> dict[str,
 
 
 def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) -> Symbol:
-    """Normalisation of maps (B, channels, H, W) in float32, with NAME_gamma and NAME_beta.
+    """Normalise feature maps (B, channels, H, W) in float32, with NAME_gamma and NAME_beta.
 
     batch, frozen: Ioffe and Szegedy 2015, with NAME_moving_mean and NAME_moving_var. group: Wu and
-    He 2018, of as many groups as divide the channels, up to `groups`, a power of two.
+    He 2018; `groups` is reduced to its greatest common divisor with the channels.
     """
     data = float32(data)
     if kind in ("batch", "frozen"):
@@ -103,14 +104,14 @@ def norm(data: Symbol, name: str, kind: str, channels: int, groups: int = 32) ->
             use_global_stats=kind == "frozen",
         )
     if kind != "group":
-        raise ValueError(f"normalisation {kind!r}: there are {', '.join(NORMS)}")
+        raise ValueError(f"unknown normalisation {kind!r}: choose from {', '.join(NORMS)}")
     return _group_norm(data, _scale_and_shift(name, channels), name, gcd(channels, groups))
 
 
 def group_norm_levels(
     levels: Sequence[Symbol], name: str, channels: int, groups: int = 32
 ) -> list[Symbol]:
-    """Group normalisation of each of L maps (B, channels, H, W), with the same parameters."""
+    """Apply one group normalisation to each of L feature maps (B, channels, H, W)."""
     parameters = _scale_and_shift(name, channels)
     return [
         _group_norm(float32(data), parameters, f"{name}.{level}", gcd(channels, groups))
@@ -126,9 +127,9 @@ def _scale_and_shift(name: str, channels: int) -> list[Symbol]:
 
 
 def _group_norm(data: Symbol, parameters: Sequence[Symbol], name: str, groups: int) -> Symbol:
-    """Of a map (B, C, H, W), with a scale and a shift (1, C, 1, 1).
+    """Group normalisation of a feature map (B, C, H, W), with scale and shift (1, C, 1, 1).
 
-    MXNet's own GroupNorm has one scale a group, not one a channel, and is slower.
+    MXNet's own GroupNorm has one scale per group instead of per channel, and is slower.
     """
     rows = mx.sym.reshape(data, shape=(0, -4, groups, -1, 0, 0))  # (B, groups, C/groups, H, W)
     rows = mx.sym.reshape(rows, shape=(-3, -1))

@@ -1,6 +1,7 @@
 """The region proposal network: head, losses and proposals (Faster R-CNN, section 3).
 
-Letters: B images, A anchors a position, H, W the feature map's size, P proposals an image.
+Letters: B images, A anchors per position, H, W feature map size, N anchors per image, P proposals
+per image.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from symnet.parts.losses import (
 
 @dataclass(frozen=True)
 class RPNHead:
-    """cls_score (B, 2, A*H, W): background, object; cls_prob (B, 2A, H, W); bbox_pred
-    (B, 4A, H, W)."""
+    """The classic RPN's outputs.
+
+    cls_score (B, 2, A*H, W): background, object. cls_prob (B, 2A, H, W). bbox_pred (B, 4A, H, W).
+    """
 
     cls_score: Symbol
     cls_prob: Symbol
@@ -61,7 +64,7 @@ def rpn_losses(
 ) -> tuple[Symbol, Symbol]:
     """The class loss (mean over the sampled anchors) and the box loss (sum / num_samples).
 
-    label (B, A*H*W) with -1 ignored; bbox_target, bbox_weight (B, 4A, H, W).
+    label (B, A*H*W): -1 is ignored. bbox_target, bbox_weight (B, 4A, H, W).
     """
     cls_prob = mx.sym.SoftmaxOutput(
         with_share(head.cls_score, "rpn_cls_prob", ndim=4),
@@ -86,7 +89,7 @@ def rpn_proposals(
     nms_thresh: float,
     min_size: int,
 ) -> Symbol:
-    """The best boxes after NMS as rois (B*P, 5): batch index, xyxy. im_info (B, 3): h, w, scale."""
+    """The best boxes after NMS, rois (B*P, 5): batch index, xyxy. im_info (B, 3): h, w, scale."""
     return mx.sym.contrib.MultiProposal(
         cls_prob=head.cls_prob,
         bbox_pred=head.bbox_pred,
@@ -104,14 +107,14 @@ def rpn_proposals(
 
 @dataclass(frozen=True)
 class PyramidRPN:
-    """Of each level: objectness, as logits (B, A, H, W), and bbox_deltas (B, 4A, H, W)."""
+    """The RPN's outputs per level: objectness logits (B, A, H, W), bbox_deltas (B, 4A, H, W)."""
 
     objectness: list[Symbol]
     bbox_deltas: list[Symbol]
 
 
 def pyramid_rpn(pyramid: Sequence[Symbol], num_anchors: int, channels: int) -> PyramidRPN:
-    """One head over all levels (FPN paper, section 4.1), A anchors a position."""
+    """One head shared by all levels (FPN paper, section 4.1)."""
     hidden = conv_levels(pyramid, "rpn.head.conv.0.0", channels)
     hidden = [relu(x, f"rpn.head.relu.{level}") for level, x in enumerate(hidden)]
     objectness = conv_levels(hidden, "rpn.head.cls_logits", num_anchors, 1, predicts=True)
@@ -128,11 +131,11 @@ def pyramid_rpn_losses(
 ) -> tuple[Symbol, ...]:
     """loss_objectness and loss_rpn_box_reg (1,), and rpn_accuracy.
 
-    label (B, N) 1, 0 or -1 (not sampled); bbox_target (B, N, 4). The class loss is the mean over
-    the sampled anchors. The box loss is smooth L1 with that beta, summed over the foreground and
-    divided as `mean` says, see box_divisor; the defaults are torchvision's. The accuracy is a pair
-    (2,): how many anchors are right, of how many. A fourth output is rpn_foreground (1,), see
-    foreground_output.
+    label (B, N): 1, 0 or -1 (not sampled). bbox_target (B, N, 4). The class loss is the mean over
+    the sampled anchors. The box loss is smooth L1 with this beta, summed over the foreground and
+    divided according to `mean`, see box_divisor; the defaults are torchvision's. rpn_accuracy (2,):
+    the numbers of correct and of sampled anchors. There may be a fourth output, rpn_foreground
+    (1,), see foreground_output.
     """
     logits = mx.sym.concat(*(rows(x, 1) for x in head.objectness), dim=1)
     logits = mx.sym.reshape(logits, shape=(0, -1))
@@ -154,11 +157,11 @@ def pyramid_rpn_losses(
 
 @dataclass(frozen=True)
 class ProposalFilter:
-    """Which boxes become proposals: the best of each level, decoded, NMS a level, the best of all.
+    """Selects proposals: the best anchors of each level, decoded; NMS per level; the best of all.
 
-    Boxes with a side below min_size, or a score not above score_thresh, are left out. clip bounds
-    dw and dh, unless it is 0. Without per_level the pre_nms_top_n best of all levels go through one
-    NMS.
+    Boxes with a side below min_size, or a score not above score_thresh, are dropped. clip: the
+    upper bound of dw and dh; 0: none. per_level: if False, the pre_nms_top_n best of all levels go
+    through one NMS.
     """
 
     pre_nms_top_n: int
@@ -174,9 +177,9 @@ class ProposalFilter:
 def pyramid_proposals(
     head: PyramidRPN, data: Symbol, im_info: Symbol, anchors: Anchors, rule: ProposalFilter
 ) -> Symbol:
-    """Proposals as rois (B, P, 5), best first; rows that are empty have batch index -1.
+    """Proposals as rois (B, P, 5), best first; empty rows have batch index -1.
 
-    data (B, 3, H, W) only lends its shape. Without gradient, and of built-in operators alone.
+    data (B, 3, H, W): only its shape is used. No gradient flows. Only built-in operators are used.
     """
     levels = []
     for level in range(len(head.objectness)):
@@ -206,9 +209,9 @@ def pyramid_proposals(
 def _best_anchors(
     head: PyramidRPN, level: int, data: Symbol, anchors: Anchors, count: int
 ) -> tuple[Symbol, Symbol, Symbol]:
-    """Logits (B, K), anchors (B, K, 4) and deltas (B, K, 4) of the K = count best of a level.
+    """Logits (B, K), anchors (B, K, 4) and deltas (B, K, 4) of a level's K = count best anchors.
 
-    A level with fewer anchors is filled up with logits so low that their score is 0.
+    A level with fewer anchors is padded with logits so low that their score is 0.
     """
     objectness = head.objectness[level]
     logits = mx.sym.reshape(rows(objectness, 1), shape=(0, -1))
