@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from operator import attrgetter
 from typing import Literal
 
 import pytest
@@ -19,7 +20,9 @@ from mxrcnn.config import (
     stored,
 )
 from mxrcnn.config.overrides import full_name
+from mxrcnn.config.sections import fields_of
 from mxrcnn.config.settings import list_settings
+from symnet import get_detector, list_detectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +171,136 @@ def test_a_group_is_listed_under_its_own_heading(config):
 
 
 def test_every_renamed_setting_leads_to_one_that_some_network_has():
-    from mxrcnn.config.sections import fields_of
-    from symnet import list_detectors
-
     known = {name for network in list_detectors() for name, _ in fields_of(make_config(network))}
     now = [*renames.RENAMED.values(), *renames.REVALUED, *(m.new for m in renames.MERGED)]
     assert {f"model.{name}" for name in now} <= known
+
+
+#: by network: the model of a config saved before the renames, and what it is now
+SAVED = {
+    "faster_rcnn_vgg16": (
+        {
+            "rpn_fg_overlap": 0.6,
+            "rpn_bg_overlap": 0.2,
+            "rpn_batch_rois": 64,
+            "rpn_fg_fraction": 0.4,
+            "rpn_pre_topk": 70,
+            "rpn_pre_topk_test": 60,
+            "rpn_post_topk": 50,
+            "rpn_post_topk_test": 40,
+            "rcnn_fg_overlap": 0.55,
+            "rcnn_batch_rois": 32,
+            "rcnn_fg_fraction": 0.3,
+            "rcnn_pooled_size": 6,
+            "rcnn_bbox_stds": [0.2] * 4,
+            "rcnn_dropout": 0.1,
+            "fc_dim": 64,
+            "test_score_thresh": 0.01,
+            "test_nms_thresh": 0.4,
+            "test_pre_nms_top_n": 99,
+            "test_max_detections": 9,
+        },
+        {
+            "rpn_fg_iou_thresh": 0.6,
+            "rpn_bg_iou_thresh": 0.2,
+            "rpn_batch_size_per_image": 64,
+            "rpn_positive_fraction": 0.4,
+            "rpn_pre_nms_top_n_train": 70,
+            "rpn_pre_nms_top_n_test": 60,
+            "rpn_post_nms_top_n_train": 50,
+            "rpn_post_nms_top_n_test": 40,
+            "box_fg_iou_thresh": 0.55,
+            "box_batch_size_per_image": 32,
+            "box_positive_fraction": 0.3,
+            "box_roi_size": 6,
+            "box_bbox_stds": (0.2,) * 4,
+            "box_dropout": 0.1,
+            "box_head_dim": 64,
+            "score_thresh": 0.01,
+            "nms_thresh": 0.4,
+            "pre_nms_top_n": 99,
+            "detections_per_img": 9,
+            "trainable_layers": 5,  # what those runs had, which are frozen by train.fixed
+        },
+    ),
+    "faster_rcnn_r50_fpn": (
+        {
+            "depth": 101,
+            "body_form": "v1d",
+            "body": "resnet",
+            "unused_classes": 3,
+            "rpn_pre_nms_top_n": 70,
+            "rpn_post_nms_top_n": 50,
+            "box_score_thresh": 0.01,
+            "box_nms_thresh": 0.4,
+            "box_pre_nms_top_n": 99,
+            "box_detections_per_img": 9,
+            "box_cut_last": True,
+            "anchor_form": "last_pixel",
+        },
+        {
+            "body": "resnet101_v1d",
+            "form.unused_classes": 3,
+            "form.box_cut_last": True,
+            "rpn_pre_nms_top_n_train": 70,
+            "rpn_post_nms_top_n_train": 50,
+            "score_thresh": 0.01,
+            "nms_thresh": 0.4,
+            "pre_nms_top_n": 99,
+            "detections_per_img": 9,
+            "form.anchor_form": "last_pixel",
+        },
+    ),
+    "mask_rcnn_r50_fpn": (
+        {"depth": 50, "body_form": "torchvision", "body": "mobilenet1_0"},
+        {"body": "mobilenet1_0"},
+    ),
+    "faster_rcnn_r50_v1b": (
+        {"depth": 34, "body_form": "torchvision"},
+        {"body": "resnet34", "form.rpn_inside_only": False, "form.rpn_best_below_bg": True},
+    ),
+    "fcos_regnetx_400mf": (
+        {"body": "regnet_x_400mf_torchvision", "centre_radius": 2.0},
+        {"body": "regnetx_400mf_torchvision", "center_sampling_radius": 2.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("network", SAVED)
+def test_runs_saved_before_the_renames(network):
+    saved, now = SAVED[network]
+    loaded = from_dict({"network": network, "model": saved})
+    expected = make_config(network)
+    assert loaded.network == expected.network
+    assert {name: attrgetter(f"model.{name}")(loaded) for name in now} == now
+    names = [name for name, _ in fields_of(expected)]
+    changed = {n for n in names if attrgetter(n)(loaded) != attrgetter(n)(expected)}
+    before = {f"model.{name}" for name in get_detector(network).before}
+    assert changed <= {f"model.{name}" for name in now} | before
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "body"),
+    [
+        ("faster_rcnn_r50_fpn", "depth=18", "resnet18"),
+        ("faster_rcnn_r50_fpn", "body=resnet50_keras", "resnet50_keras"),
+        ("fcos_regnetx_400mf", "body=regnet_x_400mf", "regnetx_400mf"),
+    ],
+)
+def test_old_ways_to_choose_a_body(network, words, body):
+    config = override(make_config(network), parse_settings(words.split()))
+    assert config.model.body == body
+    if body.startswith("resnet50"):  # the form stays
+        assert override(config, {"model.depth": 101}).model.body == body.replace("50", "101")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("faster_rcnn_r50_fpn", "body=resnet50_v1d depth=18"),
+        ("fcos_regnetx_400mf", "depth=18"),
+    ],
+)
+def test_a_depth_that_the_body_contradicts(network, words):
+    with pytest.raises(ConfigError, match=r"model\.body='\w+' and model\.depth=18: a body is one"):
+        override(make_config(network), parse_settings(words.split()))

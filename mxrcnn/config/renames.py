@@ -1,7 +1,7 @@
-"""Settings of the model that had other names or values: configs saved with them still load.
+"""Former names and values of the model's settings, so that configs saved with them still load.
 
-Stored configs and `--set` both go through these tables. An old name counts only where the network
-has no field of that name, and has the one that it became.
+Stored configs and `--set` both go through these tables. A former name is only translated if the
+network has no field of that name, and has the new one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxrcnn.config.sections import ConfigError
+
 
 @dataclass(frozen=True)
 class Merged:
-    """Several old fields that became one.
+    """Several former fields that are one field now.
 
-    old: their names, which may include the new one. new: the name of the field now.
-    value(given, model): the new field's value. given has those of the old fields that are set,
-    by name; model is the section that they are set in.
+    old: their names, which may include the new one. new: the field that they became.
+    value(given, model): the new field's value. given has the former fields that are being set, by
+    name; model is the section that they are set in. ConfigError if they contradict each other.
     """
 
     old: tuple[str, ...]
@@ -25,8 +27,8 @@ class Merged:
     value: Callable[[Mapping[str, Any], Any], Any]
 
 
-#: old name -> new name, both without "model."; a field of a group is "form.NAME". A field that only
-#: moved into a group needs no entry: its bare name is still found
+#: former name -> new name, without "model."; a group's field is "form.NAME". A field that has only
+#: moved into a group needs no entry: its bare name is found there
 RENAMED: dict[str, str] = {
     "rpn_fg_overlap": "rpn_fg_iou_thresh",
     "rpn_bg_overlap": "rpn_bg_iou_thresh",
@@ -52,7 +54,7 @@ RENAMED: dict[str, str] = {
     "centre_radius": "center_sampling_radius",
 }
 
-#: new name -> {old value: new value}, for values that are text
+#: name -> {former value: new value}, for text
 REVALUED: dict[str, dict[str, str]] = {
     "body": {
         "regnet_x_400mf": "regnetx_400mf",
@@ -62,12 +64,15 @@ REVALUED: dict[str, dict[str, str]] = {
 
 
 def _body(given: Mapping[str, Any], model: Any) -> str:
-    """The name of a body that was a depth, a form and, for other networks than ResNet, a name."""
-    name = given.get("body", "resnet")
-    if name != "resnet":
+    """The body of today for a ResNet's depth and form, or a MobileNet beside which both are."""
+    name = given.get("body", "resnet" if model.body.startswith("resnet") else model.body)
+    if name == "mobilenet1_0" and "body" in given:
         return name
-    number, _, form_now = model.body.removeprefix("resnet").partition("_")
-    form = given.get("body_form", form_now or "torchvision")
+    if name != "resnet":
+        others = ", ".join(f"model.{key}={given[key]!r}" for key in given if key != "body")
+        raise ConfigError(f"model.body={name!r} and {others}: a body is one name, see model.body")
+    number, _, form = model.body.removeprefix("resnet").partition("_")
+    form = given.get("body_form", form or "torchvision")
     return f"resnet{given.get('depth', number)}" + (f"_{form}" if form != "torchvision" else "")
 
 
