@@ -1,10 +1,10 @@
 """Data: annotations and images on disk, and their way to the arrays of a batch.
 
 `records` holds the core types. `voc`, `coco` and `synthetic` read, write or make data sets; the
-readers share `reading`, and `images` opens image files. `decodable` finds images that cannot be
-decoded, `identity` tells whether data have changed, `check` examines data before training.
-`transforms`, `plans`, `batches` and `loader` make network inputs. Anchors, targets and boxes are
-computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
+readers share `reading`. `images` opens image files, `pictures` any image that a user passes.
+`decodable` finds images that cannot be decoded, `identity` tells whether data have changed, `check`
+examines data before training. `transforms`, `plans`, `batches` and `loader` make network inputs.
+Anchors, targets and boxes are computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
 """
 
 from __future__ import annotations

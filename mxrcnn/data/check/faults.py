@@ -63,7 +63,7 @@ class Fault(NamedTuple):
 def dataset_faults(
     dataset: Dataset, config: Config, progress: bool
 ) -> tuple[list[np.ndarray | None], list[Fault]]:
-    """Fingerprints of all images, and the faults of annotations and images, one by one."""
+    """The fingerprints of all images, and the faults of single images and their annotations."""
     prints, broken = _look(dataset, config, progress)
     return prints, [*_notes(dataset), *broken, *_same_places(dataset)]
 
@@ -79,7 +79,7 @@ def _notes(dataset: Dataset) -> Iterator[Fault]:
 def _look(
     dataset: Dataset, config: Config, progress: bool
 ) -> tuple[list[np.ndarray | None], list[Fault]]:
-    """Decode every image: its fingerprint, and what is wrong with its file."""
+    """Decode every image; returns fingerprints and the faults of files."""
     upright = config.data.exif_orientation
 
     def look(record: ImageRecord) -> tuple[np.ndarray | None, Fault | None]:
@@ -127,7 +127,7 @@ def alike_images(splits: Sequence[Split], progress: bool) -> Iterator[Fault]:
 
 
 def _same_places(dataset: Dataset) -> Iterator[Fault]:
-    """Pairs of boxes at the same place in an image. Crowds do not count: they hold objects."""
+    """Pairs of boxes at the same place. Crowds are left out, as they may contain objects."""
     for record in dataset.records:
         single = np.flatnonzero(~record.crowd)
         boxes, classes = record.boxes[single], record.classes[single]

@@ -1,6 +1,6 @@
-"""The objects of the checked image sets, as the network sees them, and their numbers.
+"""The objects of the checked image sets, as the network sees them, and their counts.
 
-Letters: K objects of all images, I images. Boxes are xyxy in network pixels.
+Letters: K objects of all images. Boxes are xyxy in network pixels.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def network_objects(
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:
-    """The objects of all splits; images are numbered through."""
+    """The objects of all splits together; image indices continue from split to split."""
     first, shifted = 0, []
     for part in parts:
         shifted.append(replace(part, image=part.image + first))
@@ -101,7 +101,7 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
 
 
 def count_objects(split: Split) -> dict[str, Any]:
-    """The numbers of a split: images and objects, by kind, size and class."""
+    """Name -> count for a split: its images, and its objects by kind, size and class."""
     records, objects = split.dataset.records, split.objects
     sides, image = objects.sides, np.prod(objects.size, axis=1)
     shorter, longer = sides.min(axis=1, initial=np.inf), sides.max(axis=1, initial=0)

@@ -25,7 +25,10 @@ OWN, SUGGESTED = "black", "#D55E00"
 
 
 def draw_check(check: DataCheck, out: Path, pictures: int = 12) -> list[Path]:
-    """Write the pictures of a check into a folder; their paths. pictures: of faults, at most."""
+    """Write the pictures of a check into a folder and return their paths.
+
+    pictures: how many images with faults to draw, at most.
+    """
     figures = {"class_balance.png": _class_balance(check)}
     if len(check.objects):
         figures.update({"box_sizes.png": _box_sizes(check), "box_ratios.png": _box_ratios(check)})
@@ -37,7 +40,7 @@ def draw_check(check: DataCheck, out: Path, pictures: int = 12) -> list[Path]:
 
 
 def _class_balance(check: DataCheck) -> Any:
-    """For each class a bar of each split."""
+    """A bar chart: for each class one bar per split."""
     splits, names = list(check.counts), check.class_names
     height = max(3.0, 1.4 + 0.14 * len(names) * (len(splits) + 1))
     figure = viz.new_figure(8, height)
@@ -118,7 +121,7 @@ def _box_ratios(check: DataCheck) -> Any:
 
 
 def _coverage(check: DataCheck) -> Any:
-    """Curves of the share of objects that an anchor overlaps by at least an IoU, over that IoU."""
+    """Curves of the share of objects that some anchor overlaps by an IoU or more, over that IoU."""
     figure = viz.new_figure(8, 4.6)
     axes = figure.add_subplot()
     grid = np.linspace(0.2, 1, 161)

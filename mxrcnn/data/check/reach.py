@@ -34,7 +34,7 @@ class PointReach:
 
 
 def point_reach(model: FCOSConfig, objects: Objects) -> PointReach:
-    """What FCOS learns from: to it an object without a point is background."""
+    """Which objects FCOS can learn: an object without a point is background to it."""
     strides = np.array(model.points.strides)
     longest = objects.sides.max(axis=1, initial=0) / 2
     level = np.searchsorted(strides[:-1] * model.size_range[1], longest)
@@ -57,7 +57,11 @@ def point_reach(model: FCOSConfig, objects: Objects) -> PointReach:
 
 @dataclass(frozen=True)
 class Reach:
-    """What a network reaches: best overlaps (K,) and better anchors, or what FCOS's points do."""
+    """Which objects a network reaches.
+
+    overlaps: largest IoU (K,) of each object with an anchor. suggestion: better anchors, if any
+    were found. points: for FCOS, which has no anchors.
+    """
 
     network: str
     overlaps: np.ndarray
@@ -66,7 +70,7 @@ class Reach:
 
 
 def find_reach(config: Config, objects: Objects, training: Objects) -> Reach:
-    """What a network reaches of all objects. Better anchors are sought for the training ones."""
+    """Which objects a network reaches; better anchors are sought for the training objects."""
     model = config.model
     if hasattr(model, "points"):
         return Reach(config.network, np.zeros(0), None, point_reach(model, objects))

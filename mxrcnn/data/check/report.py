@@ -1,4 +1,4 @@
-"""What a check of a data set found: for people as a table, for programs as JSON."""
+"""Reports of a check: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 5
 
 
 def table(check: DataCheck) -> str:
-    """The whole report for people."""
+    """The report for people: counts, classes, what anchors reach, and the first faults."""
     parts = [_counts_table(check), _class_table(check), _reach_lines(check), _fault_lines(check)]
     return "\n\n".join(parts)
 
@@ -105,7 +105,7 @@ def _fault_lines(check: DataCheck) -> str:
 
 
 def to_json(check: DataCheck) -> str:
-    """The whole report for programs, every fault included."""
+    """The report for programs, with all faults."""
     reach = check.reach
     anchors: dict[str, Any] = {"network": reach.network}
     if reach.points is not None:

@@ -13,13 +13,7 @@ from typing import Any
 from mxrcnn.config import Config
 from mxrcnn.data import read_annotations
 from mxrcnn.data.check.faults import KINDS, Fault, alike_images, dataset_faults, empty_classes
-from mxrcnn.data.check.objects import (
-    Objects,
-    Split,
-    count_objects,
-    join_objects,
-    network_objects,
-)
+from mxrcnn.data.check.objects import Objects, Split, count_objects, join_objects, network_objects
 from mxrcnn.data.check.reach import Reach, find_reach
 
 

@@ -38,7 +38,7 @@ def kmeans(values: np.ndarray, k: int, rounds: int = 50) -> np.ndarray:
 
 
 def _spreads(values: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """Name -> k centres of positive values, found on a logarithmic scale in that way."""
+    """Name of a way to cluster -> its k centres of positive values, on a logarithmic scale."""
     logs = np.log(values)
     low, high = np.quantile(logs, (0.02, 0.98))
     steps = (np.arange(k) + 0.5) / k

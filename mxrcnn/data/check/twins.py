@@ -16,9 +16,9 @@ _BLOCK = 2048  # images in a block; blocks are compared with each other
 def fingerprint(pixels: np.ndarray) -> np.ndarray | None:
     """The fingerprint (BITS * BITS,) bool of pixels (H, W, 3), or None for a plain image.
 
-    The difference hash of N. Krawetz (2013): whether each cell of a small grey copy is darker than
-    its left neighbour. Resizing and compression hardly change it. An image of one colour has none,
-    as it would be like all others.
+    The difference hash of N. Krawetz (2013): whether each cell of a small grey copy is brighter
+    than its left neighbour. Resizing and compression hardly change it. An image of one colour has
+    none, as it would be like all others.
     """
     grey = Image.fromarray(pixels).convert("L")
     small = np.asarray(grey.resize((BITS + 1, BITS), Image.Resampling.BOX), np.int64)

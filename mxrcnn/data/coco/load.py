@@ -34,22 +34,22 @@ def load_coco(
 ) -> Dataset:
     """Read a COCO detection file.
 
-    image_root: where the `file_name`s are; None looks in the file's folder, then in its `images`,
-    `JPEGImages` and `VOC2007/JPEGImages`, for the first image.
-    class_names: only these categories, in this order, "voc" for the 20 of VOC; None or "auto" for
+    image_root: the folder that `file_name`s are relative to. None: the first that has the first
+    image, of the file's folder and its `images`, `JPEGImages` and `VOC2007/JPEGImages`.
+    class_names: only these categories, in this order; "voc" for the 20 of VOC; None or "auto" for
     all, in order of their ids. Class k has the COCO id `category_ids[k - 1]`.
     skip_bad: leave out bad images and annotations and say why in `notes.skipped`.
-    exif_orientation: sizes are those of images turned upright, always read from the files;
-    otherwise sizes come from the JSON, and from the files where the JSON has none.
-    require_images: with False image files may be missing, for scoring stored detections.
+    exif_orientation: sizes are those of images turned upright, always read from the files.
+    Otherwise sizes come from the JSON, or from the files if the JSON has none.
+    require_images: False allows missing image files, to score stored detections.
     max_pixels: images of more pixels are refused; 0 is no limit.
 
-    `difficult` is the annotation's `ignore`. `masks` are the `segmentation` entries as they are,
-    None for an object without one; records have `masks=None` if no object of the file has one.
-    Besides COCO's kinds a segmentation may name a PNG file beside the JSON or in the image folder,
-    of the image's size: "masks/1.png", whose pixels other than 0 are the mask, or {"png":
-    "masks/1.png", "value": 3}. They become RLE, and `annotation_file` is then None, as COCO's own
-    tools cannot read that file. (Pixels of colour pictures count as red + 256 green + 65536 blue.)
+    `difficult` is the annotation's `ignore`. `masks` are the `segmentation` entries unchanged, None
+    for an object without one; records have `masks=None` if no object of the file has one.
+    A segmentation may also name a PNG file of the image's size, beside the JSON or in the image
+    folder: "masks/1.png", whose pixels other than 0 are the mask, or {"png": "masks/1.png",
+    "value": 3}. It becomes RLE, and `annotation_file` is then None, as COCO's own tools cannot read
+    that file. (The value of a colour pixel is red + 256 green + 65536 blue.)
     Raises DataError, naming file, entry and field; broken categories raise even with skip_bad.
     """
     path = Path(annotation_file)
@@ -69,13 +69,13 @@ def load_joined(
     exif_orientation: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Dataset:
-    """Several COCO files, each with its image folder, as one data set called `name`.
+    """Read several COCO files, each with its image folder, as one data set called `name`.
 
-    Categories with the same name are one class. The classes are those of all files, in the order in
-    which the files name them, or `class_names`; a file need not have all of them, and where files
-    differ, `active_classes` of a record are those of its file, with the background. Image ids that
-    two files share get their file's number in front, "1:17" and "2:17". Raises DataError as
-    `load_coco` does, for a file that is there twice and for one with none of the classes.
+    Categories with the same name are one class. The classes are `class_names`, or those of all
+    files in their order. A file need not have all of them: if files differ, `active_classes` of a
+    record are the classes of its file, and the background. If files share image ids, all ids get
+    their file's number in front: "1:17" and "2:17". Raises DataError as `load_coco` does, for a
+    file that is given twice, and for a file with none of the classes.
     """
     paths = [path for path, _ in files]
     repeated = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
@@ -100,7 +100,7 @@ def load_joined(
 
 
 def _check_there(where: str | Path, names: Sequence[str], there: Sequence[str]) -> None:
-    """DataError for the first of the names that is not there."""
+    """DataError if one of the names is missing in `there`; it names the closest."""
     missing = next((name for name in names if name not in there), None)
     if missing is not None:
         near = closest(missing, there)
@@ -167,7 +167,7 @@ def _load(
         records=records,
         notes=notes,
         category_ids=tuple(classes.values()),
-        # COCO's own tools would read from the file what was skipped here
+        # None where COCO's own tools would fail on the file, or read entries that were skipped
         annotation_file=None if pictures.used or notes.skipped else path,
         metric="coco",
     )

@@ -41,23 +41,23 @@ def load_voc(
 ) -> Dataset:
     """Read image sets such as `2007_trainval+2012_trainval` from a devkit folder.
 
-    root holds `VOC{year}/`, itself or in its `VOCdevkit/`. Image ids are the stems; where years are
-    joined and a stem occurs twice, every id gets its year in front (2007_000012).
-    Names may have spaces. A list whose lines all end in -1, 0 or 1 is a class's own (`000012 -1`),
-    whose images marked -1 are left out, unless one of its lines, as a whole, names an image or an
-    annotation (`photo -1.jpg`): then all lines are names.
+    root holds `VOC{year}/`, or a folder `VOCdevkit/` that does. Image ids are the file names'
+    stems. If years are joined and share a stem, every id gets its year in front (2007_000012).
+    Names may have spaces. If all lines of a list end in -1, 0 or 1, it is the list of a class
+    (`000012 -1`), and images marked -1 are left out. But if one of its whole lines names an image
+    or an annotation (`photo -1.jpg`), all lines are names.
 
     class_names: names in order; "voc" for the 20 standard ones; "auto" or None for the names in the
-    files, sorted (if there is no object at all, the 20 standard ones).
+    files, sorted, or the 20 standard ones if the files have no objects.
     skip_bad: leave out bad images and say why in `notes.skipped`, instead of raising.
     exif_orientation: sizes are those of images turned upright by their EXIF orientation.
     require_annotations: with False, an image without an XML file has no objects.
     max_pixels: images of more pixels are refused; 0 is no limit.
 
-    The image file's own size counts; an annotation that states another one is noted. If it states
-    height and width exchanged, its boxes are of the image turned the other way: an error.
-    A box with xmax <= xmin or ymax <= ymin in the file is dropped and counted. By VOC's inclusive
-    corners xmin == xmax could be one pixel, but in practice it is a stray click.
+    The size of the image file is used; an annotation with another size is noted. It is an error if
+    the annotation has height and width exchanged: its boxes belong to the turned image.
+    A box with xmax <= xmin or ymax <= ymin in the file is dropped and counted. With VOC's inclusive
+    corners xmin == xmax could mean one pixel, but in practice it is a stray click.
     Raises DataError, naming file and field.
     """
     listed = list_images(Path(root), imageset)
