@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import mxrcnn.data as data_package
+from mxrcnn import files
 from mxrcnn.config import DataConfig
 from mxrcnn.data import open_dataset, synthetic
 from mxrcnn.data.coco import load_coco, resolve_coco
@@ -275,14 +276,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 def test_another_process_may_be_faster(tmp_path, monkeypatch, same):
     """Its folder is used if it is the same, and never overwritten."""
     root = tmp_path / "set"
-    rename = synthetic.os.rename
+    rename = files.os.rename
 
     def late(whole, target):
-        monkeypatch.setattr(synthetic.os, "rename", rename)
+        monkeypatch.setattr(files.os, "rename", rename)
         ensure_synthetic(target, **(SMALL if same else {**SMALL, "seed": 9}))
         rename(whole, target)
 
-    monkeypatch.setattr(synthetic.os, "rename", late)
+    monkeypatch.setattr(files.os, "rename", late)
     if same:
         ensure_synthetic(root, **SMALL)
     else:

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import colorsys
 import json
-import os
-import shutil
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mxrcnn.data.records import DataError
-from mxrcnn.files import atomic_write
+from mxrcnn.files import atomic_folder, atomic_write
 from symnet.geometry.masks import encode
 
 SHAPES = ("circle", "cross", "square", "star", "triangle")
@@ -84,15 +81,14 @@ def ensure_synthetic(
     wanted.update({"size": list(size), "seed": seed})
     if _is_written(root, wanted):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        whole = write_synthetic(scratch / "whole", num_train, seed, "train", size)
-        write_synthetic(whole, num_test, seed, "test", size)
-        (whole / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
-        _move_into_place(whole, root, wanted)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with atomic_folder(root) as folder:
+            write_synthetic(folder, num_train, seed, "train", size)
+            write_synthetic(folder, num_test, seed, "test", size)
+            (folder / MARKER).write_text(json.dumps(wanted), encoding="utf-8")
+    except OSError:
+        if not _is_written(root, wanted):  # by another process meanwhile
+            raise
     return root
 
 
@@ -152,15 +148,6 @@ def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
             "choose another folder or remove this one",
         )
     return True
-
-
-def _move_into_place(whole: Path, root: Path, wanted: dict[str, Any]) -> None:
-    """Rename `whole` to root, unless another process has just written the same data set there."""
-    try:
-        os.rename(whole, root)
-    except OSError:
-        if not _is_written(root, wanted):
-            raise
 
 
 # Drawing

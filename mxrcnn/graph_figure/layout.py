@@ -150,14 +150,15 @@ def _straighten(layout: Layout, run: Sequence[int]) -> None:
         item = layout.items[i]
         row = layout.rows[item.row]
         place = row.index(i)
-        if place > 0:
-            other = layout.items[row[place - 1]]
+        for k in (place - 1, place + 1):
+            if not 0 <= k < len(row):
+                continue
+            other = layout.items[row[k]]
             gap = (other.width + item.width) / 2 + GAP_LINE
-            low = max(low, other.x + gap + item.anchor)
-        if place + 1 < len(row):
-            other = layout.items[row[place + 1]]
-            gap = (other.width + item.width) / 2 + GAP_LINE
-            high = min(high, other.x - gap + item.anchor)
+            if k < place:
+                low = max(low, other.x + gap + item.anchor)
+            else:
+                high = min(high, other.x - gap + item.anchor)
         wishes.append(item.x + item.anchor)
     for (upper, lower), (port, _) in zip(layout.segments, layout.ports):
         if lower == run[0] and not any(layout.items[i].steps for i in run):

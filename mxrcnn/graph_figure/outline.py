@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,8 +39,6 @@ TEXTS = {
 }
 #: the same for an operator in the box of another; empty: it is not mentioned
 FOLDED_TEXTS = {**TEXTS, "Pooling": "pool", **dict.fromkeys(ADD | {"elemwise_sub", "sigmoid"}, "")}
-#: operators that together have one text
-PHRASES = ((frozenset({"exp", "broadcast_minimum"}), "decode and clip boxes"),)
 
 #: kinds of boxes: fill, outline, and words in the legend
 KINDS = {
@@ -139,10 +138,8 @@ def _kind(parts: Sequence[Node]) -> str:
 
 def _text(parts: Sequence[Node], host: Node) -> str:
     """What a box does, such as "2 × 3×3, 64 + pool"."""
-    ops = {node.op for node in parts}
-    for needed, phrase in PHRASES:
-        if needed <= ops:
-            return phrase
+    if {"exp", "broadcast_minimum"} <= {node.op for node in parts}:
+        return "decode and clip boxes"
     uses: dict[str, list[tuple[str, ...]]] = {}
     for node in parts:
         text = _operator_text(node, TEXTS if node is host else FOLDED_TEXTS)
@@ -167,16 +164,9 @@ def _count(weights: Sequence[tuple[str, ...]]) -> str:
 
 def _operator_text(node: Node, texts: dict[str, str]) -> str:
     values = {key: _times(re.findall(r"[\w.]+", value)) for key, value in node.attrs.items()}
-    text = texts.get(node.op, "").format_map(_Attributes(values))
+    text = texts.get(node.op, "").format_map(defaultdict(lambda: "?", values))
     stride = values.get("stride", "1").split("×")[0]
     return f"{text}, /{stride}" if node.op in LAYERS and stride != "1" else text
-
-
-class _Attributes(dict):
-    """Attributes of an operator; one that is not given shows as a question mark."""
-
-    def __missing__(self, key: str) -> str:
-        return "?"
 
 
 def _times(numbers: Iterable[object]) -> str:
