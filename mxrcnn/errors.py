@@ -29,16 +29,11 @@ def report_user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except ImportError as error:
-        if error.name != "mxnet":
+    except (*USER_ERRORS, ImportError, MemoryError) as error:
+        if isinstance(error, ImportError) and error.name != "mxnet":
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError as error:
-        print(f"error: out of memory: {error}", file=sys.stderr)
+        what = "out of memory: " if isinstance(error, MemoryError) else ""
+        print(f"error: {what}{error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

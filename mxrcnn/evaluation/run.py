@@ -21,11 +21,7 @@ from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unanno
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
-from mxrcnn.evaluation.submission import (
-    voc_name,
-    write_coco_results,
-    write_voc_submission,
-)
+from mxrcnn.evaluation.submission import voc_name, write_coco_results, write_voc_submission
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
 from symnet.machine import mx

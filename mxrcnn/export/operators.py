@@ -13,35 +13,18 @@ from mxrcnn.export.graph import TO_END, MXNode, OnnxGraph, translates
 # ---- arithmetic ----
 
 _RENAMED = {
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "exp": "Exp",
-    "sqrt": "Sqrt",
-    "floor": "Floor",
-    "elemwise_add": "Add",
-    "elemwise_sub": "Sub",
-    "elemwise_mul": "Mul",
-    "elemwise_div": "Div",
-    "broadcast_add": "Add",
-    "broadcast_sub": "Sub",
-    "broadcast_mul": "Mul",
-    "broadcast_div": "Div",
-    "broadcast_minimum": "Min",
-    "broadcast_maximum": "Max",
+    **dict(relu="Relu", sigmoid="Sigmoid", exp="Exp", sqrt="Sqrt", floor="Floor"),
+    **dict(elemwise_add="Add", elemwise_sub="Sub", elemwise_mul="Mul", elemwise_div="Div"),
+    **dict(broadcast_add="Add", broadcast_sub="Sub", broadcast_mul="Mul", broadcast_div="Div"),
+    **dict(broadcast_minimum="Min", broadcast_maximum="Max"),
 }
 _SCALAR = {
-    "_plus_scalar": "Add",
-    "_minus_scalar": "Sub",
-    "_mul_scalar": "Mul",
-    "_div_scalar": "Div",
-    "_power_scalar": "Pow",
+    **dict(_plus_scalar="Add", _minus_scalar="Sub", _mul_scalar="Mul", _div_scalar="Div"),
+    **dict(_power_scalar="Pow"),
 }
 _COMPARISON = {
-    "_equal_scalar": "Equal",
-    "_greater_scalar": "Greater",
-    "_greater_equal_scalar": "GreaterOrEqual",
-    "_lesser_scalar": "Less",
-    "_lesser_equal_scalar": "LessOrEqual",
+    **dict(_greater_scalar="Greater", _greater_equal_scalar="GreaterOrEqual"),
+    **dict(_lesser_scalar="Less", _lesser_equal_scalar="LessOrEqual", _equal_scalar="Equal"),
 }
 
 

@@ -107,16 +107,24 @@ class Trainer:
         checkpoint that does not fit or that was trained on other data.
         """
         locked = self.run.lock() if self.workers.first else []
-        if not self.run.steps():
-            params, told = self.network.first_params()
+        if self.run.steps():
+            params, momentum, told = self._load(data_changed)
+            where = f"resuming at step {self.state.step} of {self.total}"
+        else:
+            (params, told), momentum = self.network.first_params(), {}
             told += self._check_symbols()
             if begun_with_others(self.run, self.identity):
                 told.append("the data are not those that the run was started with")
-            self._start(params, {})
-            self._rewind_log()
-            return [*locked, *told, "no checkpoint yet: starting from the first step"]
+            where = "no checkpoint yet: starting from the first step"
+        self._start(params, momentum)
+        if self.workers.first:
+            self.run.rewind_log(self.state.step)
+        return [*locked, *told, where]
+
+    def _load(self, data_changed: bool) -> tuple[Params, Params, list[str]]:
+        """Continue from the last checkpoint's state: parameters, momentum, lines for the user."""
         state, params, momentum = self.run.load_state()
-        told = [*locked, *self._check_symbols()]
+        told = self._check_symbols()
         found = continue_with(self.run, state, self.identity, self.plan.steps, data_changed)
         self._go_to(found.state)
         folder = self.run.folder("last")
@@ -127,9 +135,7 @@ class Trainer:
             raise CheckpointError(f"{folder / 'model.params'}: without {', '.join(missing)}")
         _check_arrays(folder / "model.params", {name: known[name] for name in needed}, needed)
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
-        self._start(params, momentum)
-        self._rewind_log()
-        return [*told, *found.told, f"resuming at step {self.state.step} of {self.total}"]
+        return params, momentum, [*told, *found.told]
 
     def _check_symbols(self) -> list[str]:
         """Check the run's graphs: CheckpointError if damaged, a note if not the trained graph."""
@@ -140,10 +146,6 @@ class Trainer:
             return []
         path = self.run.path / "train-symbol.json"
         return [f"{path} is not the trained graph, which is built from config.json"]
-
-    def _rewind_log(self) -> None:
-        if self.workers.first:
-            self.run.rewind_log(self.state.step)
 
     def save(self) -> None:
         """Write a checkpoint, after checking that all values are finite."""

@@ -15,10 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 OWN_CLASSES = "the classifier's own classes"
 
 #: ImageNet's mean and standard deviation as used by torchvision and gluoncv, for pixels 0-255
-IMAGENET = {
-    "data.mean": (123.675, 116.28, 103.53),
-    "data.std": (58.395, 57.12, 57.375),
-}
+IMAGENET = {"data.mean": (123.675, 116.28, 103.53), "data.std": (58.395, 57.12, 57.375)}
 
 
 @dataclass(frozen=True)
