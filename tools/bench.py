@@ -26,30 +26,21 @@ def positive(text: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        help="default: all that this processor supports well",
-    )
-    parser.add_argument("--mode", choices=("train", "infer"), help="default: both")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    add("--precision", choices=("fp32", "bf16", "int8"), help="default: all that run well here")
+    add("--mode", choices=("train", "infer"), help="default: both")
+    add(
         "--size",
         type=image_size,
         metavar="HxW",
         help="image size of the network; default: 600x1000, for pyramids 800x1066",
     )
-    parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="default: 5")
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="default: the number of cores"
-    )
-    parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has torchvision")
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="only print the milliseconds of each operator of ours",
-    )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    add("--repeat", type=positive, default=5, metavar="N", help="default: 5")
+    add("--threads", type=positive, metavar="N", help="default: the number of cores")
+    add("--peer", metavar="PYTHON", help="an interpreter that has torchvision")
+    add("--profile", action="store_true", help="only print milliseconds per operator")
+    add("--json", metavar="FILE", help="also write the numbers to this file")
     add_words(parser)
     return parser.parse_args()
 

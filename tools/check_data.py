@@ -21,23 +21,20 @@ from _common import add_data, add_words, given_settings, new_parser
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
+    add = parser.add_argument
     add_data(parser, "synthetic", "data/synthetic for synthetic")
-    parser.add_argument(
+    add(
         "--imageset",
         metavar="A,B",
         help="image sets, starting with the training set; default: the data set's own",
     )
-    parser.add_argument(
-        "--network", help="the network whose anchors to check; default: faster_rcnn_vgg16"
-    )
-    parser.add_argument("--preset", metavar="NAME", help="as in tools/train.py")
+    add("--network", help="the network whose anchors to check; default: faster_rcnn_vgg16")
+    add("--preset", metavar="NAME", help="as in tools/train.py")
     add_words(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the full report, with every fault")
-    parser.add_argument("--out", metavar="DIR", help="draw pictures in this folder")
-    parser.add_argument(
-        "--pictures", type=int, default=12, metavar="N", help="how many faults to draw"
-    )
-    parser.add_argument("--strict", action="store_true", help="also exit with code 1 for warnings")
+    add("--json", metavar="FILE", help="write the full report, with every fault")
+    add("--out", metavar="DIR", help="draw pictures in this folder")
+    add("--pictures", type=int, default=12, metavar="N", help="how many faults to draw")
+    add("--strict", action="store_true", help="also exit with code 1 for warnings")
     return parser.parse_args()
 
 

@@ -20,22 +20,23 @@ from _common import add_words, new_parser, request_of
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("source", help=".pth .pt .safetensors .params .npz .h5")
-    parser.add_argument("--to", required=True, metavar="RUN", help="the run folder to write")
-    parser.add_argument("--network", help="default: the file's own network; see README.md")
-    parser.add_argument(
+    add = parser.add_argument
+    add("source", help=".pth .pt .safetensors .params .npz .h5")
+    add("--to", required=True, metavar="RUN", help="the run folder to write")
+    add("--network", help="default: the file's own network; see README.md")
+    add(
         "--class-names",
         metavar="A,B,...|voc|coco",
         help="the detector's classes, in order; default: VOC's if there are 20, COCO's if there "
         "are 80, or 90 with 10 unused ids; 90 names keep all 90 classes",
     )
-    parser.add_argument(
+    add(
         "--channel-order",
         choices=("rgb", "bgr"),
         help="the channel order that the first layer expects; default: BGR for VGG16's .npz files, "
         "which come from Caffe, else RGB",
     )
-    parser.add_argument(
+    add(
         "--partial",
         action="store_true",
         help="take what fits, even if the file and the network do not match exactly",

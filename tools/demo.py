@@ -18,25 +18,22 @@ from _common import new_parser
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("run", help="a run's folder, or an .onnx file from tools/export.py")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--threshold", type=float, default=0.5, help="default: %(default)s")
-    parser.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
-    )
-    parser.add_argument("--max-detections", type=int, metavar="N", help="keep the N best per image")
-    parser.add_argument(
+    add = parser.add_argument
+    add("run", help="a run's folder, or an .onnx file from tools/export.py")
+    add("images", nargs="+", metavar="IMAGE")
+    add("--out", default="demo", metavar="DIR", help="default: %(default)s")
+    add("--threshold", type=float, default=0.5, help="default: %(default)s")
+    add("--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all")
+    add("--max-detections", type=int, metavar="N", help="keep the N best per image")
+    add(
         "--exif",
         choices=("upright", "stored"),
         default="upright",
         help="rotate photos by their EXIF tag, or use them as stored; default: %(default)s",
     )
-    parser.add_argument("--checkpoint", metavar="best|last|N")
-    parser.add_argument("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
-    parser.add_argument(
-        "--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
-    )
+    add("--checkpoint", metavar="best|last|N")
+    add("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
+    add("--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu")
     return parser.parse_args()
 
 

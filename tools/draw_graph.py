@@ -22,18 +22,17 @@ def picture_path(text: str) -> Path:
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
-    parser.add_argument(
-        "--test", action="store_true", help="draw the test graph instead of the training graph"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--network", default="faster_rcnn_vgg16", help="default: %(default)s")
+    add("--test", action="store_true", help="draw the test graph instead of the training graph")
+    add(
         "--size",
         type=image_size,
         default=(600, 800),
         metavar="HxW",
         help="image height and width, padded as in training; default: 600x800",
     )
-    parser.add_argument(
+    add(
         "--out",
         type=picture_path,
         default=Path("docs/images/graph.png"),

@@ -23,33 +23,18 @@ from _common import new_parser
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("-n", "--workers", type=int, metavar="N", help="how many workers")
-    parser.add_argument(
-        "-s",
-        "--servers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="how many servers; default: one per host",
-    )
-    parser.add_argument(
-        "--hostfile", metavar="FILE", help="start the processes on these hosts, by ssh"
-    )
-    parser.add_argument(
-        "--uri", metavar="ADDRESS", help="this machine's IP address as seen by the hosts"
-    )
-    parser.add_argument(
-        "--python",
-        default=sys.executable,
-        metavar="PATH",
-        help="Python on the hosts; default: as here",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("-n", "--workers", type=int, metavar="N", help="the number of workers")
+    add("-s", "--servers", type=int, default=0, metavar="N", help="servers; default: one per host")
+    add("--hostfile", metavar="FILE", help="start the processes on these hosts, by ssh")
+    add("--uri", metavar="ADDRESS", help="this machine's IP address as seen by the hosts")
+    add("--python", default=sys.executable, metavar="PATH", help="on the hosts; default: as here")
+    add(
         "--from-env",
         choices=("slurm", "mpi", "k8s"),
         help="this is one of several tasks started by this job scheduler: only start its part",
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    add("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     args = parser.parse_args()
     args.command = args.command[args.command[:1] == ["--"] :]
     if not args.command:

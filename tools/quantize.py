@@ -16,30 +16,27 @@ from _common import add_run, add_test_data, new_parser, request_of
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
+    add = parser.add_argument
     add_run(parser)
-    parser.add_argument(
-        "--precision", choices=("int8", "bf16"), default="int8", help="default: %(default)s"
-    )
-    parser.add_argument("--out", metavar="DIR", help="default: RUN_int8, or RUN_bf16")
+    add("--precision", choices=("int8", "bf16"), default="int8", help="default: %(default)s")
+    add("--out", metavar="DIR", help="default: RUN_int8, or RUN_bf16")
     add_test_data(parser)
-    parser.add_argument(
+    add(
         "--calibration-imageset",
         metavar="NAME",
         help="images from which int8 derives value ranges; default: the run's training images",
     )
-    parser.add_argument(
+    add(
         "--images",
         type=int,
         default=32,
         metavar="N",
         help="number of calibration images; default: %(default)s",
     )
-    parser.add_argument(
+    add(
         "--imageset", metavar="NAME", help="images to test on; default: the run's validation images"
     )
-    parser.add_argument(
-        "--no-test", dest="test", action="store_false", help="only quantize, do not compare"
-    )
+    add("--no-test", dest="test", action="store_false", help="only quantize, do not compare")
     return parser.parse_args()
 
 

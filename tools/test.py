@@ -14,27 +14,22 @@ from _common import add_run, add_test_data, new_parser, request_of
 
 def parse_args() -> argparse.Namespace:
     parser = new_parser(__doc__)
+    add = parser.add_argument
     add_run(parser)
     add_test_data(parser)
-    parser.add_argument(
-        "--imageset", help="images to test on; default: the run's validation images"
-    )
-    parser.add_argument(
-        "--params", metavar="FILE", help="test these .params instead of a checkpoint"
-    )
-    parser.add_argument(
+    add("--imageset", help="images to test on; default: the run's validation images")
+    add("--params", metavar="FILE", help="test these .params instead of a checkpoint")
+    add(
         "--precision",
         choices=("fp32", "bf16", "int8"),
         help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX; default: the "
         "run's own, see tools/quantize.py",
     )
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N")
-    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
-    parser.add_argument("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
-    parser.add_argument(
-        "--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images"
-    )
-    parser.add_argument("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
+    add("--batch-size", type=int, default=1, metavar="N")
+    add("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
+    add("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
+    add("--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images")
+    add("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
     return parser.parse_args()
 
 
