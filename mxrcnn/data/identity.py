@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from array import array
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,11 +181,4 @@ def _add_masks(digest: Any, record: ImageRecord) -> None:
         else:
             digest.update(_canonical(["polygons", *map(len, mask)]))
             for polygon in mask:
-                digest.update(_doubles(polygon))
-
-
-def _doubles(values: Sequence[float]) -> bytes:
-    numbers = array("d", values)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
+                digest.update(struct.pack(f"<{len(polygon)}d", *polygon))
