@@ -259,7 +259,7 @@ def test_the_faults_say_where_and_what(checked):
     by_kind = {fault.kind: fault for fault in checked.faults}
     assert by_kind["dropped"].box == (50, 20, 10, 60)
     assert by_kind["clipped"].box == (10, 20, 500, 60)
-    assert by_kind["size mismatch"].detail == "annotated as 99 x 80 is 100 x 80"
+    assert by_kind["size mismatch"].detail == "annotated as 99 x 80 but is 100 x 80"
     assert by_kind["two classes"].detail.startswith("dog and cat at 10 20 50")
     assert Path(by_kind["leak"].other).stem == "leaked"
     assert "2007_test" in by_kind["leak"].detail

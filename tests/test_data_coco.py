@@ -297,12 +297,12 @@ def test_missing_file(tmp_path):
     ("entry", "field"),
     [
         ({"name": "kiwi"}, "id is missing"),
-        ({"id": 5, "name": "kiwi"}, "id is not a new"),
-        ({"id": "6", "name": "kiwi"}, "id is not a new"),
-        ({"id": True, "name": "kiwi"}, "id is not a new"),
+        ({"id": 5, "name": "kiwi"}, "id is not a unique"),
+        ({"id": "6", "name": "kiwi"}, "id is not a unique"),
+        ({"id": True, "name": "kiwi"}, "id is not a unique"),
         ({"id": 6}, "name is missing"),
-        ({"id": 6, "name": "fig"}, "name is not a new"),
-        ({"id": 6, "name": None}, "name is not a new"),
+        ({"id": 6, "name": "fig"}, "name is not a unique"),
+        ({"id": 6, "name": None}, "name is not a unique"),
     ],
 )
 def test_wrong_categories_raise_always(folder, document, entry, field):
@@ -565,7 +565,7 @@ def test_given_classes_of_joined_files(folder, document):
 
 def test_a_file_twice_or_broken(folder, document):
     folder.load(document)
-    with pytest.raises(DataError, match=r"set\.json: is there twice"):
+    with pytest.raises(DataError, match=r"set\.json: occurs twice"):
         load_joined([(folder.file, folder.root)] * 2, "x")
     broken = second_document()
     broken["annotations"][0]["image_id"] = 99

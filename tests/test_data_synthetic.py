@@ -166,7 +166,7 @@ def test_seed_split_and_index_draw_anew_and_number_does_not(tmp_path):
 
 
 def test_a_split_is_not_overwritten(drawn):
-    with pytest.raises(DataError, match=r"train\.txt: there already"):
+    with pytest.raises(DataError, match=r"train\.txt: exists already"):
         write_synthetic(drawn, 1, seed=4)
 
 

@@ -472,7 +472,9 @@ def test_a_swapped_size_is_an_error_that_names_the_setting(devkit, exif, tag, st
         assert (record.height, record.width) == stated
         return
     advice = f"exif_orientation={str(not exif).lower()} " if tag == 6 else "exif_orientation cannot"
-    with pytest.raises(DataError, match=rf"a\.jpg: the file is .* by its annotation; .*{advice}"):
+    with pytest.raises(
+        DataError, match=rf"a\.jpg: the file is .* but annotated as .* pixels; .*{advice}"
+    ):
         devkit.load(exif_orientation=exif)
     skipping = devkit.load(exif_orientation=exif, skip_bad=True)
     assert [record.image_id for record in skipping.records] == ["good"]

@@ -26,6 +26,7 @@ from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from symnet import get_detector, list_detectors
+from symnet.config.classic import ClassicConfig
 from symnet.machine import mx
 from symnet.ops.precision import precision
 from tests.test_tools import tool  # noqa: F401 - a fixture
@@ -252,6 +253,8 @@ SLIM = {
     "data.mean": (120.0, 115.0, 100.0),
     "data.std": (60.0, 60.0, 60.0),
 }
+#: for the classic detectors, whose RPN has a single level
+SLIM_CLASSIC = {"model.rpn_pre_nms_top_n_test": 300, "model.rpn_post_nms_top_n_test": 60}
 #: the form of gluoncv's detectors with a pyramid
 AS_GLUONCV = {
     "model.form.fpn_extra": "conv",
@@ -302,7 +305,8 @@ def slim_config(name: str, settings: dict) -> Config:
         for key, value in SLIM.items()
         if hasattr(getattr(config, key.split(".")[0]), key.split(".")[1])
     }
-    return override(config, {**known, **settings})
+    classic = SLIM_CLASSIC if isinstance(config.model, ClassicConfig) else {}
+    return override(config, {**known, **classic, **settings})
 
 
 def random_value(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -85,14 +85,16 @@ def size_error(
     upright: whether the image was turned by its EXIF orientation. If that explains the difference,
     the error names the setting to change.
     """
-    sizes = f"{found[1]:g} x {found[0]:g} pixels, and {stated[1]:g} x {stated[0]:g}"
+    sizes = " but annotated as ".join(
+        f"{width:g} x {height:g}" for height, width in (found, stated)
+    )
     advice = ""
     if found == stated[::-1]:
         advice = "; exif_orientation cannot help, as the file has no such tag: correct one of them"
         if orientation(path) in SIDEWAYS:
             keeps = "keeps images as they are stored" if upright else "turns images upright"
             advice = f"; --set exif_orientation={'false' if upright else 'true'} {keeps}"
-    return DataError(path, f"the file is {sizes} by its annotation{advice}")
+    return DataError(path, f"the file is {sizes} pixels{advice}")
 
 
 def check_pixels(path: str | Path, height: int, width: int, limit: int) -> None:

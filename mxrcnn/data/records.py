@@ -129,7 +129,7 @@ class DataNotes:
 
     def note_size(self, image: Path, stated: Sequence[float], found: Sequence[float]) -> None:
         """Note that an annotation has another (height, width) than the file."""
-        sizes = " is ".join(f"{width:g} x {height:g}" for height, width in (stated, found))
+        sizes = " but is ".join(f"{width:g} x {height:g}" for height, width in (stated, found))
         self.mended.append(Mended("size mismatch", image, f"annotated as {sizes}"))
 
     def add(self, other: DataNotes) -> None:
@@ -261,8 +261,8 @@ class Detections:
         pixels = read_pixels(image, self.orientation == "upright")
         if self.size is not None and pixels.shape[:2] != self.size:
             raise ValueError(
-                f"the image is {pixels.shape[1]} x {pixels.shape[0]} pixels, and these detections "
-                f"are of one of {self.size[1]} x {self.size[0]}"
+                f"the image is {pixels.shape[1]} x {pixels.shape[0]} pixels, but these detections "
+                f"are from an image of {self.size[1]} x {self.size[0]}"
             )
         names = self.class_names
         if names is None:

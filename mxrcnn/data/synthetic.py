@@ -114,7 +114,7 @@ def write_synthetic(
     voc = root / "VOC2007"
     listing = voc / "ImageSets" / "Main" / f"{split}.txt"
     if listing.exists():
-        raise DataError(listing, "there already; give another split or folder")
+        raise DataError(listing, "exists already; give another split or folder")
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages", "SegmentationObject"):
         (voc / folder).mkdir(parents=True, exist_ok=True)
     coco = _empty_coco(split)
@@ -144,7 +144,7 @@ def _is_written(root: Path, wanted: dict[str, Any]) -> bool:
     if found != wanted:
         raise DataError(
             root,
-            f"holds a synthetic data set of other parameters: {found}, wanted {wanted}; "
+            f"holds a synthetic data set with other parameters: {found}, wanted {wanted}; "
             "choose another folder or remove this one",
         )
     return True

@@ -23,7 +23,10 @@ from symnet.geometry.boxes import iou
 KINDS = {
     "unreadable": ("error", "entries that cannot be read"),
     "broken image": ("error", "images that cannot be decoded, or are of another size"),
-    "size mismatch": ("warning", "annotations with another image size than the file, which counts"),
+    "size mismatch": (
+        "warning",
+        "annotations with another size than the file, whose size is used",
+    ),
     "dropped": ("warning", "boxes that are empty, inverted or outside the image: dropped"),
     "clipped": ("warning", "boxes that reach outside the image: clipped"),
     "same box twice": ("warning", "pairs of boxes of one class at the same place"),

@@ -86,9 +86,9 @@ def read_categories(path: Path, document: dict[str, Any]) -> dict[int, str]:
         entry = Entry(path, f"categories[{index}]", values)
         category_id, name = entry.required("id"), entry.required("name")
         if not is_int(category_id) or category_id in categories:
-            raise entry.error("id", "is not a new integer")
+            raise entry.error("id", "is not a unique integer")
         if not _is_text(name) or name in categories.values():
-            raise entry.error("name", "is not a new name")
+            raise entry.error("name", "is not a unique name")
         categories[category_id] = name
     if not categories:
         raise DataError(path, "categories is empty")

@@ -31,9 +31,9 @@ def read_images(
         with reading.skipping():
             image_id = entry.required("id")
             if not is_id(image_id):
-                raise entry.error("id", "is no integer or string")
+                raise entry.error("id", "is neither an integer nor a string")
             if image_id in images:
-                raise entry.error("id", "is there twice")
+                raise entry.error("id", "occurs twice")
             images[image_id] = None
             images[image_id] = _read_image(entry, root, reading, require_images)
     return images

@@ -80,7 +80,7 @@ def load_joined(
     paths = [path for path, _ in files]
     repeated = next((p for i, p in enumerate(paths) if p in paths[:i]), None)
     if repeated is not None:
-        raise DataError(repeated, f"is there twice in {name}")
+        raise DataError(repeated, f"occurs twice in {name}")
     wanted = None if class_names == "auto" else check_class_names(paths[0], class_names)
     parts = []
     for path, root in files:

@@ -57,7 +57,7 @@ def _check_new_id(entry: Entry, seen: set[ImageId]) -> None:
     if annotation_id is None:
         return
     if not is_id(annotation_id) or annotation_id in seen:
-        raise entry.error("id", "is not a new id")
+        raise entry.error("id", "is not a unique id")
     seen.add(annotation_id)
 
 
