@@ -400,7 +400,7 @@ def test_what_differs_is_told(saved, fields, message):
         continue_with(saved, state, now, 3, False)
     found = continue_with(saved, state, now, 3, True)
     assert found.state == TrainState(5, 2, 0)
-    assert re.search(message, found.told[0])
+    assert re.search(message, found.notes[0])
     assert continue_with(saved, dataclasses.replace(state, step=6, epoch=2, batch=0), now, 3, True)
     (saved.path / "data" / f"{IDENTITY.hash}.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"what differs is unknown, as .*json cannot be"):
@@ -410,7 +410,7 @@ def test_what_differs_is_told(saved, fields, message):
 def test_the_same_data_go_on(saved):
     state = saved.load_state()[0]
     assert continue_with(saved, state, IDENTITY, 3, False) == Continuation(state)
-    assert "are the same" in continue_with(saved, state, IDENTITY, 3, True).told[0]
+    assert "are the same" in continue_with(saved, state, IDENTITY, 3, True).notes[0]
     with pytest.raises(CheckpointError, match=r"state\.json: batch 2, and an epoch has 2"):
         continue_with(saved, state, IDENTITY, 2, False)
 
@@ -419,7 +419,7 @@ def test_older_checkpoints_do_not_say_what_data_they_are_of(saved):
     path = saved.folder() / "state.json"
     path.write_text('{"step": 5, "epoch": 1, "batch": 2}')
     state = saved.load_state()[0]
-    (line,) = continue_with(saved, state, IDENTITY, 3, False).told
+    (line,) = continue_with(saved, state, IDENTITY, 3, False).notes
     assert line.startswith(f"{saved.folder()} does not record which data it was trained on")
     for steps in (2, 4):  # fewer than the position, and others than the steps done
         with pytest.raises(CheckpointError, match=f"step 5 was batch 2 of epoch 1, .*make {steps}"):

@@ -237,8 +237,8 @@ def operators(bench: Training | Inference, count: int) -> dict[str, float]:
         bench.step()
     mx.nd.waitall()
     mx.profiler.set_state("stop")
-    told = json.loads(mx.profiler.dumps(format="json", sort_by="total"))["Time"]["operator"]
-    totals = {name: value["Total"] / count for name, value in told.items()}
+    measured = json.loads(mx.profiler.dumps(format="json", sort_by="total"))["Time"]["operator"]
+    totals = {name: value["Total"] / count for name, value in measured.items()}
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 

@@ -158,14 +158,16 @@ class _Comparison:
             ours = stack.enter_context(self._ours(self.mode))
             peers = self._start_peers(stack, ours) if self.request.peer else {}
             sides = {"mxrcnn": ours, **peers}
-            told: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+            answers_of: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
             for turn in range(1, self.request.repeat + 1):
                 for name, side in sides.items():
-                    told[name].append(side.ask("step"))
-                last = (f"{name} {answers[-1]['seconds']:.3f} s" for name, answers in told.items())
+                    answers_of[name].append(side.ask("step"))
+                last = (
+                    f"{name} {answers[-1]['seconds']:.3f} s" for name, answers in answers_of.items()
+                )
                 say(f"{self.mode} {self.precision} {turn}/{self.request.repeat}: {', '.join(last)}")
             timings = {
-                name: Timing(told[name], side.ask("rss")["max_rss_mb"], side.ready)
+                name: Timing(answers_of[name], side.ask("rss")["max_rss_mb"], side.ready)
                 for name, side in sides.items()
             }
             for side in peers.values():

@@ -138,7 +138,7 @@ def test_plans(dataset: Dataset, data: DataConfig, stride: int, batch_size: int)
 
 
 def with_regions(config: Config) -> bool:
-    """Whether the network gets ignore regions, see the field ignore_overlap of model configs."""
+    """True if the network gets ignore regions, see the field ignore_overlap of model configs."""
     return config.model.ignore_overlap > 0
 
 

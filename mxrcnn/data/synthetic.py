@@ -200,7 +200,7 @@ def _place_shapes(rng: np.random.Generator, size: tuple[int, int]) -> list[_Shap
 
 
 def _leaves_enough(new: _Shape, shapes: list[_Shape], limit: float) -> bool:
-    """Whether the visible share of every earlier shape that the new one covers stays >= limit."""
+    """True if the visible share of every earlier shape that the new one covers stays >= limit."""
     before = _visible_masks([shape.mask for shape in shapes])
     for shape, seen in zip(shapes, before):
         left = (seen & ~new.mask).sum()

@@ -40,7 +40,7 @@ class Node:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether MXNet made up the name, as in concat3 or _plus0."""
+        """True if MXNet made up the name, as in concat3 or _plus0."""
         stem = self.name.rstrip("0123456789")
         return stem != self.name and (stem.startswith("_") or self.op.lower().endswith(stem))
 

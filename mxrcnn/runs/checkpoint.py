@@ -156,7 +156,7 @@ class Best:
     data: str = field(default="", compare=False)
 
     def compares(self, metric: str, data: str) -> bool:
-        """Whether a value of that metric on that data is comparable with this one."""
+        """True if a value of this metric on these data is comparable with this one."""
         return self.metric == metric and (not self.data or not data or self.data == data)
 
 

@@ -22,8 +22,8 @@ class SymbolError(ValueError):
 def mxnet_reason(error: Exception) -> str:
     """The essential line of MXNet's message, without traceback and source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("MXNetError:")] or lines
-    text = told[0] if told else type(error).__name__
+    shown = [line for line in lines if line.startswith("MXNetError:")] or lines
+    text = shown[0] if shown else type(error).__name__
     text = re.sub(r"^MXNetError: |\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", text)
     return text[:300]
 

@@ -68,7 +68,7 @@ class RunningMetrics:
 
     @property
     def has_news(self) -> bool:
-        """Whether any step was absorbed since the last `take`."""
+        """True if any step was absorbed since the last `take`."""
         return bool(self._totals)
 
     def take(

@@ -150,11 +150,11 @@ class Network:
         Returns them with arg: and aux: keys, and a report of what was loaded, line by line.
         """
         pretrained = self.config.train.pretrained
-        loaded, told = {}, []
+        loaded, lines = {}, []
         if pretrained:
             shapes, order = {**self.shapes, **self.aux_shapes}, self.config.train.channel_order
             loaded, report = match_params(Path(pretrained), shapes, order)
-            told = report.lines()
+            lines = report.lines()
         params = {}
         for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):
             for name, shape in shapes.items():
@@ -163,7 +163,7 @@ class Network:
                 else:
                     value = loaded[name]
                 params[f"{kind}:{name}"] = mx.nd.array(value)
-        return params, told
+        return params, lines
 
     def start(self, params: Params, momentum: Params, schedule: StepSchedule, step: int) -> None:
         """Set the parameters (arg:/aux: keys) and momentum (by name), and prepare the updates.

@@ -19,13 +19,13 @@ from mxrcnn.training.workers import Workers
 
 
 def say(lines: Sequence[str]) -> None:
-    """Print lines for people."""
+    """Print lines at once."""
     for line in lines:
         print(line, flush=True)
 
 
 def describe(dataset: Dataset) -> list[str]:
-    """A data set in a few lines, with what had to be mended."""
+    """A data set in a few lines, with what was corrected or skipped."""
     objects = sum(len(record) for record in dataset.records)
     names = dataset.class_names
     classes = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
@@ -34,7 +34,7 @@ def describe(dataset: Dataset) -> list[str]:
 
 
 def describe_untrained(config: Config, dataset: Dataset) -> list[str]:
-    """What becomes of the crowds and difficult objects, if there are any."""
+    """How crowds and difficult objects are treated, if there are any."""
     count = sum(int((~trainable_objects(r, config.data)).sum()) for r in dataset.records)
     if not count:
         return []
@@ -44,8 +44,10 @@ def describe_untrained(config: Config, dataset: Dataset) -> list[str]:
         what = f"has no loss (ignore_overlap={share:g})"
     else:
         what = "is background (--set ignore_overlap=0.5: has no loss)"
-    told = f"{dataset.name}: {count} {kind} are not trained on; what lies in them and matches no"
-    return [f"{told} object {what}"]
+    return [
+        f"{dataset.name}: {count} {kind} are not trained on; what lies in them and matches no "
+        f"object {what}"
+    ]
 
 
 def prepare(request: TrainRequest) -> Trainer:
@@ -64,11 +66,11 @@ def prepare(request: TrainRequest) -> Trainer:
         raise
 
 
-def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[str]) -> Trainer:
+def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[str]) -> Trainer:
     devices = contexts(request.gpus)
     workers = Workers(config.train.kvstore)
     if request.resume and workers.first:
-        told += run.lock()  # before the data are read, which may take long
+        lines += run.lock()  # before the data are read, which may take long
     decoded = run.path / DECODED
     dataset = open_dataset(config.data, config.data.imageset, decoded)
     if not request.resume:
@@ -76,20 +78,20 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, told: list[s
     val_dataset = None
     if config.data.val_imageset and config.train.val_every and workers.first:
         val_dataset = open_dataset(config.data, config.data.val_imageset, decoded)
-    told += [*describe(dataset), *describe_untrained(config, dataset)]
-    told += describe(val_dataset) if val_dataset else ()
+    lines += [*describe(dataset), *describe_untrained(config, dataset)]
+    lines += describe(val_dataset) if val_dataset else ()
     if workers.count > 1:
-        told.append(describe_workers(config))
+        lines.append(describe_workers(config))
     if workers.first:
-        say(told)
+        say(lines)
     trainer = Trainer(config, run, dataset, val_dataset, devices, workers)
-    told = trainer.resume(request.data_changed) if request.resume else trainer.begin()
+    lines = trainer.resume(request.data_changed) if request.resume else trainer.begin()
     if workers.first:
-        say(told)
+        say(lines)
         if trainer.validation is not None:
             say([trainer.validation.describe(run.best())])
         if request.resume:
-            run.write_config(config)  # what was changed stays when it is resumed again
+            run.write_config(config)  # so that changed settings are kept when it is resumed again
     return trainer
 
 

@@ -28,7 +28,7 @@ def remember_data(run: RunFolder, identity: DataIdentity) -> None:
 
 
 def begun_with_others(run: RunFolder, identity: DataIdentity) -> bool:
-    """Whether a run without a checkpoint was started with other data."""
+    """True if a run without a checkpoint was started with other data."""
     return (run.path / "data").is_dir() and not _file(run, identity.hash).is_file()
 
 
@@ -37,7 +37,7 @@ class Continuation:
     """The state from which a run continues, and lines for the user."""
 
     state: TrainState
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def continue_with(
@@ -73,11 +73,11 @@ def continue_with(
             "continue with these from the next epoch: --resume RUN --data-changed"
         )
     epoch = state.epoch + (state.batch > 0)
-    told = [f"other data than before: {changes}"]
+    notes = [f"other data than before: {changes}"]
     if state.batch:
-        told.append(f"the rest of epoch {state.epoch} is skipped")
-    told.append(f"epoch {epoch} starts with the new data; an epoch now has {steps} steps")
-    return Continuation(replace(state, epoch=epoch, batch=0), tuple(told))
+        notes.append(f"the rest of epoch {state.epoch} is skipped")
+    notes.append(f"epoch {epoch} starts with the new data; an epoch now has {steps} steps")
+    return Continuation(replace(state, epoch=epoch, batch=0), tuple(notes))
 
 
 def _changes(run: RunFolder, data: str, identity: DataIdentity) -> str:

@@ -20,7 +20,7 @@ _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM
 
 
 def started_together() -> bool:
-    """Whether this process is one of several, according to the environment."""
+    """True if this process is one of several, according to the environment."""
     return "DMLC_ROLE" in os.environ
 
 
@@ -37,8 +37,8 @@ def number_of_workers() -> int:
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        told = ", ".join(f"{name}={os.environ[name]}" for name in _NEEDED[1:])
-        raise ConfigError(f"{told}: numbers from 1 are expected")
+        given = ", ".join(f"{name}={os.environ[name]}" for name in _NEEDED[1:])
+        raise ConfigError(f"{given}: numbers from 1 are expected")
     return numbers[1]
 
 

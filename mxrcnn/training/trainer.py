@@ -78,13 +78,13 @@ class Trainer:
         Raises RunLockedError if another training uses the folder, CheckpointError if it already
         holds a run.
         """
-        params, told = self.network.first_params()
+        params, lines = self.network.first_params()
         if self.workers.first:
-            told += self.run.lock()
+            lines += self.run.lock()
             test_symbol = self.network.detector.test_symbol(self.config.model)
             self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
         self._start(params, {})
-        return told
+        return lines
 
     def _start(self, params: Params, momentum: Params) -> None:
         """Load parameters and momentum into the network, after all workers agree on the state."""
@@ -108,23 +108,23 @@ class Trainer:
         """
         locked = self.run.lock() if self.workers.first else []
         if self.run.steps():
-            params, momentum, told = self._load(data_changed)
+            params, momentum, lines = self._load(data_changed)
             where = f"resuming at step {self.state.step} of {self.total}"
         else:
-            (params, told), momentum = self.network.first_params(), {}
-            told += self._check_symbols()
+            (params, lines), momentum = self.network.first_params(), {}
+            lines += self._check_symbols()
             if begun_with_others(self.run, self.identity):
-                told.append("the data are not those that the run was started with")
+                lines.append("the data are not those that the run was started with")
             where = "no checkpoint yet: starting from the first step"
         self._start(params, momentum)
         if self.workers.first:
             self.run.rewind_log(self.state.step)
-        return [*locked, *told, where]
+        return [*locked, *lines, where]
 
     def _load(self, data_changed: bool) -> tuple[Params, Params, list[str]]:
         """Continue from the last checkpoint's state: parameters, momentum, lines for the user."""
         state, params, momentum = self.run.load_state()
-        told = self._check_symbols()
+        lines = self._check_symbols()
         found = continue_with(self.run, state, self.identity, self.plan.steps, data_changed)
         self._go_to(found.state)
         folder = self.run.folder("last")
@@ -135,7 +135,7 @@ class Trainer:
             raise CheckpointError(f"{folder / 'model.params'}: without {', '.join(missing)}")
         _check_arrays(folder / "model.params", {name: known[name] for name in needed}, needed)
         _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
-        return params, momentum, [*told, *found.told]
+        return params, momentum, [*lines, *found.notes]
 
     def _check_symbols(self) -> list[str]:
         """Check the run's graphs: CheckpointError if damaged, a note if not the trained graph."""
@@ -161,7 +161,7 @@ class Trainer:
         self.run.save(self.state, params, momentum, self.config.train.keep)
 
     def owes_validation(self) -> bool:
-        """Whether an epoch has ended that should be validated and has not been yet."""
+        """True if an epoch has ended that should be validated and has not been yet."""
         every, state = self.config.train.val_every, self.state
         if self.validation is None or not self.workers.first or not every:
             return False
@@ -213,15 +213,15 @@ class Trainer:
         return row
 
     def agreed_to_stop(self, signum: int | None) -> bool:
-        """Whether to stop now. signum: the signal that this worker received, or None.
+        """True if training should stop now. signum: the signal that this worker received, or None.
 
         Workers in step must stop after the same step, or one would wait for the others forever. So
         each reports its signal at every step, and all act on it a few steps later.
         """
         if not self.workers.in_step:
             return signum is not None
-        told = mx.nd.array([float(signum is not None)])
-        self._stop_requests.append(self.workers.total("stop", told))
+        wish = mx.nd.array([float(signum is not None)])
+        self._stop_requests.append(self.workers.total("stop", wish))
         if len(self._stop_requests) <= IN_FLIGHT:
             return False
         return bool(self._stop_requests.popleft().asscalar())

@@ -39,15 +39,15 @@ class Validation:
 
     def describe(self, best: Best | None) -> str:
         """A line that says which metric selects the best checkpoint. best: the run's so far."""
-        told = f"validation by {self.metric.name}, {self.metric.title}, decides which checkpoint is"
-        told += " the best (--val-metric)"
+        text = f"validation by {self.metric.name}, {self.metric.title}, decides which checkpoint is"
+        text += " the best (--val-metric)"
         if self._unsafe:
-            told += f"; in fp32: {self._unsafe}"
+            text += f"; in fp32: {self._unsafe}"
         if best is not None and best.metric.split()[0] != self.metric.name:
-            told += f"; {_old(best)} is another metric's, the next validation replaces it"
+            text += f"; {_old(best)} is another metric's, the next validation replaces it"
         elif best is not None and not best.compares(best.metric, self.data):
-            told += f"; {_old(best)} is of other images, the next validation replaces it"
-        return told
+            text += f"; {_old(best)} is of other images, the next validation replaces it"
+        return text
 
     def score(self, run: RunFolder, params: Params, num_workers: int) -> Report:
         """Evaluate parameters (arg: and aux: keys) of a run.

@@ -48,12 +48,12 @@ class Workers:
 
     @property
     def at_own_pace(self) -> bool:
-        """Whether the servers do the updates (dist_async), each with one worker's gradients."""
+        """True if the servers do the updates (dist_async), each with one worker's gradients."""
         return self.store is not None and not self.in_step
 
     @property
     def first(self) -> bool:
-        """Whether this is the worker that logs, validates and saves."""
+        """True if this is the worker that logs, validates and saves."""
         return self.rank == 0
 
     def total(self, name: str, values: mx.nd.NDArray) -> mx.nd.NDArray:

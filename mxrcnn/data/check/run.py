@@ -30,7 +30,7 @@ class DataCheck:
     counts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def passed(self, strict: bool = False) -> bool:
-        """Whether training can start on these data; strict: whether there is no warning either."""
+        """True if training can start on these data; strict: only without warnings."""
         return not any(strict or fault.level == "error" for fault in self.faults)
 
 

@@ -96,17 +96,17 @@ def read_categories(path: Path, document: dict[str, Any]) -> dict[int, str]:
 
 
 def is_int(value: Any) -> bool:
-    """Whether value is an integer, not true or false."""
+    """True if value is an integer, not true or false."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_id(value: Any) -> bool:
-    """Whether value is an integer or a string."""
+    """True if value is an integer or a string."""
     return is_int(value) or isinstance(value, str)
 
 
 def are_numbers(values: Any) -> bool:
-    """Whether values is a list of finite numbers."""
+    """True if values is a list of finite numbers."""
     if not isinstance(values, list) or not set(map(type, values)) <= {int, float}:
         return False
     try:
@@ -116,5 +116,5 @@ def are_numbers(values: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether value is a string that can be printed: JSON may hold halves of characters."""
+    """True if value is a string that can be printed: JSON may hold halves of characters."""
     return isinstance(value, str) and value != "" and not re.search("[\ud800-\udfff]", value)

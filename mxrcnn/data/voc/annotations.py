@@ -86,7 +86,7 @@ def _number(path: Path, parent: Element, field: str, where: str) -> float:
 
 
 def _flag(path: Path, parent: Element, field: str, where: str) -> bool:
-    """Whether a number is not 0; a missing or empty element is 0."""
+    """True if a number is not 0; a missing or empty element is 0."""
     if not (parent.findtext(field) or "").strip():
         return False
     return _number(path, parent, field, where) != 0

@@ -86,6 +86,6 @@ def _read_stems(folder: Path, listing: Path) -> list[str]:
 
 
 def _is_there(folder: Path, stem: str) -> bool:
-    """Whether VOC{year} has an annotation or an image of that name."""
+    """True if VOC{year} has an annotation or an image of that name."""
     names = ("Annotations/{}.xml", *("JPEGImages/{}" + ending for ending in ENDINGS))
     return any(isfile(f"{folder}/{name.format(stem)}") for name in names)
