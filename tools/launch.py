@@ -46,9 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from mxrcnn.config import (
-        ConfigError,  # mxrcnn.errors would load MXNet, which the launcher does not need
-    )
+    from mxrcnn.config import ConfigError  # mxrcnn.errors would load MXNet
     from mxrcnn.training.launch import Launcher, plan_processes, processes_of_task, read_hostfile
 
     try:

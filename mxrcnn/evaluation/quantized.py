@@ -20,7 +20,7 @@ from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
 from mxrcnn.runs.checkpoint import RunFolder
-from mxrcnn.tables import is_measured
+from mxrcnn.tables import aligned, is_measured
 
 #: the metrics that the table shows, where present
 _MAIN_NUMBERS = ("mAP", "AP", "segm_AP")
@@ -94,8 +94,8 @@ def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Datas
     with atomic_write(path) as handle:
         handle.write(json.dumps(note, indent=2))
     heads = [f"{report.metric} {key}" if key in _MAIN_NUMBERS else "images/s" for key in shown]
-    rows = [f"{'':<6}" + "".join(f"{head:>16}" for head in heads)]
-    for name, values in found.items():
-        texts = ["-" if v is None else f"{v:.4g}" for v in values.values()]
-        rows.append(f"{name:<6}" + "".join(f"{text:>16}" for text in texts))
-    return "\n".join(rows)
+    rows = [
+        [name, *("-" if v is None else f"{v:.4g}" for v in values.values())]
+        for name, values in found.items()
+    ]
+    return aligned([["", *heads], *rows])

@@ -94,8 +94,7 @@ class Detector(Predictor):
         if stored not in ("fp32", precision):
             raise CheckpointError(f"{place} is quantized to {stored}: it cannot run in {precision}")
         if params is None:
-            which = checkpoint or ("best" if folder.best() else "last")
-            params = folder.folder(which) / "model.params"
+            params = folder.folder(checkpoint) / "model.params"
         args, auxs = split_params(load_arrays(Path(params)))
         symbol = folder.symbol("test")  # in any precision, so that a damaged file is reported
         if precision != stored:
@@ -106,9 +105,8 @@ class Detector(Predictor):
             changed = _changed_parameters(symbol, config) if precision == "fp32" else ""
             if changed:
                 path = folder.path / "test-symbol.json"
-                raise CheckpointError(
-                    f"{path}: edited, or of another run? {changed} ({error})"
-                ) from None
+                message = f"{path}: edited, or of another run? {changed} ({error})"
+                raise CheckpointError(message) from None
             raise
 
     @property

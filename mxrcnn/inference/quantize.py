@@ -69,7 +69,7 @@ def quantize_run(
         raise CheckpointError(f"{out} exists already: remove it, or choose another --out")
     config = folder.config()
     folder.symbol("test")  # not used, but a damaged file is reported
-    place = folder.folder(checkpoint or ("best" if folder.best() else "last"))
+    place = folder.folder(checkpoint)
     made = quantize(config, load_arrays(place / "model.params"), precision, calibration)
     with atomic_folder(out) as partial:
         target = RunFolder(partial)

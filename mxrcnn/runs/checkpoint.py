@@ -284,8 +284,13 @@ class RunFolder:
             json.dump({"step": step, "metric": metric, "value": value, "data": data}, handle)
         return True
 
-    def folder(self, which: str | int = "last") -> Path:
-        """The folder of checkpoint `last`, `best`, or a step; CheckpointError if missing."""
+    def folder(self, which: str | int | None = "last") -> Path:
+        """The folder of checkpoint `last`, `best`, or a step; CheckpointError if missing.
+
+        None is the best if there is one, else the last.
+        """
+        if which is None:
+            which = "best" if self.best() else "last"
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self.path} has no checkpoint yet")

@@ -37,17 +37,18 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         """Read the next bytes."""
-        if count > self.left:
-            raise ParamsFileError(f"it ends {count - self.left} bytes too early")
-        self.left -= count
+        self._claim(count)
         return self._handle.read(count)
 
     def skip(self, count: int) -> None:
         """Skip bytes."""
+        self._claim(count)
+        self._handle.seek(count, 1)
+
+    def _claim(self, count: int) -> None:
         if count > self.left:
             raise ParamsFileError(f"it ends {count - self.left} bytes too early")
         self.left -= count
-        self._handle.seek(count, 1)
 
     def numbers(self, form: str) -> tuple[int, ...]:
         """Read little-endian numbers; form: as in the struct module."""
