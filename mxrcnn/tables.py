@@ -1,4 +1,4 @@
-"""Reports as text and as JSON: aligned columns, values that JSON can hold, numbers that count."""
+"""Reports as text and JSON: aligned columns, JSON-safe values, formatted numbers."""
 
 from __future__ import annotations
 

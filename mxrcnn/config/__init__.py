@@ -1,7 +1,6 @@
-"""The configuration of a run: what its settings are, how they are changed, written and read.
+"""The configuration of a run: its settings, and how they are changed, written and read.
 
-What a user asks of one training (--pretrained, --preset, flags) is put together in
-mxrcnn.training.configure.
+mxrcnn.training.configure combines what a user asks for (--pretrained, --preset, flags).
 """
 
 # ruff: noqa: F401 - the names that the room offers

@@ -1,4 +1,4 @@
-"""What this machine can compute on and in: GPUs and precisions."""
+"""Checks what this machine supports: GPUs and precisions."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Geometry in NumPy alone: anchors, boxes, masks, and what the losses ask for. No MXNet here."""
+"""Geometry in NumPy, without MXNet: anchors, boxes, masks, matching, training targets."""

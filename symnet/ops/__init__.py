@@ -1,1 +1,1 @@
-"""Operators: the custom ones, which run Python, and those put together from MXNet's own."""
+"""Operators: custom ones, which run Python, and ones composed of MXNet's built-in operators."""
