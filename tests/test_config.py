@@ -25,9 +25,10 @@ from mxrcnn.config import (
     parse_settings,
     to_dict,
 )
+from mxrcnn.config.listing import field_docs, list_settings
 from mxrcnn.config.overrides import full_name, plain_config
 from mxrcnn.config.sections import DATA_RANGES, TRAIN_RANGES, fields_of
-from mxrcnn.config.settings import SYNONYMS, field_docs, list_settings
+from mxrcnn.config.suggestions import SYNONYMS
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import QUICK, TrainRequest, build_config, print_config
 from mxrcnn.training.run import prepare

@@ -19,9 +19,9 @@ from mxrcnn.config import (
     renames,
     stored,
 )
+from mxrcnn.config.listing import list_settings
 from mxrcnn.config.overrides import full_name
 from mxrcnn.config.sections import fields_of
-from mxrcnn.config.settings import list_settings
 from symnet import get_detector, list_detectors
 
 

@@ -135,7 +135,7 @@ def main() -> int:
     with report_user_errors():
         if args.list_settings:
             from mxrcnn.config import make_config
-            from mxrcnn.config.settings import list_settings
+            from mxrcnn.config.listing import list_settings
 
             print(list_settings(make_config(*([args.network] if args.network else []))))
             return 0

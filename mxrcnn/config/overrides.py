@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mxrcnn.config import renames
 from mxrcnn.config.sections import SECTIONS, Config, ConfigError, fields_of
-from mxrcnn.config.settings import suggestion
+from mxrcnn.config.suggestions import suggestion
 from symnet import get_detector
 from symnet.detector import DetectorDef
 

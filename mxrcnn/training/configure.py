@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mxrcnn.config import Config, ConfigError, override, parse_settings
+from mxrcnn.config.listing import list_sources
 from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
-from mxrcnn.config.settings import list_sources
 from mxrcnn.data import check_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.runs.checkpoint import RunFolder
