@@ -538,7 +538,7 @@ def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
     found = printed(resume=str(run.path), settings={"train.epochs": 20})
     assert found["data.short_side"] == ("123", f"run {run.path}")
     assert found["train.epochs"] == ("20", "--epochs")
-    with pytest.raises(ConfigError, match="--resume takes the run's own settings"):
+    with pytest.raises(ConfigError, match="--resume uses the run's own settings"):
         print_config(TrainRequest(resume=str(run.path), words=("lr=1",)))
     found = printed(settings={**VOC, "train.pretrained": str(run.path)}, words=("box_head_dim=32",))
     assert found["data.short_side"] == ("123", "brought by --pretrained")

@@ -558,7 +558,7 @@ def test_started_together_means_in_step(monkeypatch, data_root):
 
 def test_a_run_is_resumed_by_as_many_workers(two_workers, monkeypatch):
     monkeypatch.delenv("DMLC_ROLE", raising=False)
-    with pytest.raises(ConfigError, match=r"begun by 2 workers .* and here are 1: .* -n 2$"):
+    with pytest.raises(ConfigError, match=r"started with 2 workers .* and here are 1: .* -n 2$"):
         prepare(TrainRequest(resume=str(two_workers)))
 
 

@@ -1,7 +1,7 @@
-"""The configuration of a training: what the user asked for, put together in order.
+"""Make the configuration of a training run from the user's request.
 
-Network defaults < settings of --pretrained < preset < flags < --set. The source of each value is
-recorded on the way; `tools/train.py --print-config` prints it.
+Later ones override earlier ones: network defaults, settings of --pretrained, preset, flags, --set.
+The source of each value is recorded; `tools/train.py --print-config` prints it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ QUICK = {
     "train.warmup_steps": 100,
 }
 
-#: the settings that --resume may change: none of them changes what a step does
+#: the settings that --resume may change, as they do not change what a step computes
 RESUMABLE = (
     "train.epochs",
     "train.val_metric",
@@ -48,9 +48,9 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The command line of `tools/train.py`.
+    """The options of `tools/train.py`.
 
-    settings: the flags that set one, by `section.field`. words: the `key=value` of --set.
+    settings: flags that set a setting, by `section.field`. words: the `key=value` words of --set.
     """
 
     network: str | None = None
@@ -66,10 +66,10 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A configuration being made.
+    """A configuration, and where its values came from.
 
-    sources: where each value came from, by the setting's name; values that are not in it are the
-    dataclasses' defaults. notes: lines to print for the user.
+    sources: setting -> what set it; settings that are not in it have the dataclasses' defaults.
+    notes: lines for the user.
     """
 
     config: Config
@@ -77,7 +77,7 @@ class Configuration:
     notes: tuple[str, ...] = ()
 
     def set(self, settings: Mapping[str, Any], source: str | Mapping[str, str]) -> Configuration:
-        """The configuration with other settings; source: of all of them, or of each."""
+        """Replace settings. source: what set them, all of them or by name."""
         if isinstance(source, str):
             source = dict.fromkeys(resolve(self.config, settings), source)
         config = override(self.config, settings)
@@ -85,9 +85,10 @@ class Configuration:
 
 
 def configure(request: TrainRequest) -> Configuration:
-    """The configuration of a new run, or with --resume of an old one; reads no data set.
+    """The configuration of a new run, or of the run to resume. Data sets are not read.
 
-    Raises ConfigError for requests that cannot be met, and errors of reading runs and files.
+    Raises ConfigError for invalid requests, CheckpointError and WeightsError for unreadable runs
+    and files.
     """
     if request.resume:
         return resumed_config(request, RunFolder(Path(request.resume)))
@@ -104,8 +105,8 @@ def build_config(request: TrainRequest) -> Configuration:
     given, _ = _given(request, made.config)
     if "train.workers" in given:
         raise ConfigError(
-            f"train.workers={given['train.workers']}: tools/launch.py -n N starts and sets it; "
-            "for loader processes use --num-workers"
+            f"train.workers={given['train.workers']}: set by tools/launch.py -n N; for loader "
+            "processes use --num-workers"
         )
     dataset = given.get("data.dataset", made.config.data.dataset)
     quick = dataset == "synthetic" and not brought
@@ -114,7 +115,7 @@ def build_config(request: TrainRequest) -> Configuration:
     if preset not in presets:
         raise ConfigError(f"--preset {preset}: {network} has {', '.join(presets)}")
     made = made.set(brought, "brought by --pretrained").set(presets[preset], f"preset {preset}")
-    # again: what an old name stands for may depend on the values so far
+    # again: what an old name stands for may depend on the preset
     given, sources = _given(request, made.config)
     if "train.fixed" in given and "trainable_layers" in detector.before:
         # in the classic networks train.fixed replaces what is frozen by default
@@ -134,7 +135,7 @@ def build_config(request: TrainRequest) -> Configuration:
 
 
 def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
-    """What flags and --set ask for, by full name: the values, and which of the two each is from."""
+    """The (values, sources) of the settings that flags and --set give, by full name."""
     flags = dict(request.settings)
     epochs = flags.get("train.lr_decay_epoch")
     if isinstance(epochs, str):  # 7,9
@@ -146,7 +147,7 @@ def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[
 
 
 def _flag(setting: str) -> str:
-    """The flag that sets it."""
+    """The flag of `tools/train.py` for a setting."""
     name = setting.partition(".")[2].replace("_", "-")
     return "--data-root" if name == "root" else f"--{name}"
 
@@ -158,10 +159,10 @@ _INPUT = (
 
 
 def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
-    """(network, settings, notes) that a training starts from: as --pretrained needs them.
+    """The (network, settings, notes) that --pretrained implies.
 
-    The settings are the ones that the parameters depend on: how images become inputs and, if the
-    network is theirs, its model settings and number of classes (see `with_classes`).
+    The settings are those that its parameters depend on: the preprocessing of images and, if the
+    network is the same, its model settings and number of classes (see `with_classes`).
     """
     network = find_detector(request.network).name if request.network else None
     given = {**request.settings, **parse_settings(request.words)}
@@ -192,7 +193,7 @@ def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
 
 
 def _with_workers(made: Configuration, given: Mapping[str, Any]) -> Configuration:
-    """The configuration with the workers that the environment announces; given: by the user."""
+    """Add the workers that the environment announces. given: the user's settings."""
     together = started_together()
     if together and "train.kvstore" not in given:
         made = made.set({"train.kvstore": "dist_sync"}, "DMLC_ROLE in the environment")
@@ -201,15 +202,15 @@ def _with_workers(made: Configuration, given: Mapping[str, Any]) -> Configuratio
         return made.set(workers, "DMLC_NUM_WORKER in the environment")
     if together:
         raise ConfigError(
-            "--kvstore local: this process is one of several, by DMLC_ROLE in its environment"
+            "--kvstore local: this process is one of several, as DMLC_ROLE is in its environment"
         )
     return made
 
 
 def with_classes(config: Config, dataset: Dataset) -> Config:
-    """The config with the data set's class names, and as many classes in the model.
+    """The config with the data set's class names and their number.
 
-    The logits of --pretrained for ids that are no class stay only if the number of classes does.
+    The logits of --pretrained for ids without a class are kept if the number of classes is.
     """
     settings = {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes}
     if (
@@ -222,7 +223,7 @@ def with_classes(config: Config, dataset: Dataset) -> Config:
 
 
 def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
-    """The run's configuration with the few changes that are allowed; ConfigError for others."""
+    """The run's configuration with the requested changes; ConfigError unless RESUMABLE."""
     config = run.config()
     names = [name for name, _ in fields_of(config)]
     given, sources = _given(request, config)
@@ -230,15 +231,15 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
     changes |= {f"--{name}" for name in ("preset", "out", "network") if getattr(request, name)}
     if changes:
         raise ConfigError(
-            f"--resume takes the run's own settings; only {', '.join(map(_flag, RESUMABLE))}, "
+            f"--resume uses the run's own settings; only {', '.join(map(_flag, RESUMABLE))}, "
             f"--gpus and --num-workers may change, not {', '.join(sorted(changes))}"
         )
     made = Configuration(config, dict.fromkeys(names, f"run {run.path}")).set(given, sources)
     here = number_of_workers() if started_together() else 1
     if config.train.workers != here:
         raise ConfigError(
-            f"{run.path} was begun by {config.train.workers} workers (--kvstore "
-            f"{config.train.kvstore}), and here are {here}: go on with as many, by "
+            f"{run.path} was started with {config.train.workers} workers (--kvstore "
+            f"{config.train.kvstore}), and here are {here}: resume it with as many, by "
             f"tools/launch.py -n {config.train.workers}"
         )
     return made

@@ -1,4 +1,4 @@
-"""Start a training: its data sets, its trainer, and what is printed about them."""
+"""Start a training run: open its data sets, make its trainer, print what the user should know."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ def describe_untrained(config: Config, dataset: Dataset) -> list[str]:
         what = f"has no loss (ignore_overlap={share:g})"
     else:
         what = "is background (--set ignore_overlap=0.5: has no loss)"
-    return [
-        f"{dataset.name}: {count} {kind} are not trained on; what lies in them and matches no "
-        f"object {what}"
-    ]
+    note = f"{dataset.name}: {count} {kind} are not trained on; an anchor or RoI inside one that"
+    return [f"{note} matches no object {what}"]
 
 
 def prepare(request: TrainRequest) -> Trainer:
-    """A trainer that stands at its first or next step, and holds the run folder's lock.
+    """A trainer ready for its first or next step. It holds the run folder's lock.
 
-    `train` gives the lock up; without it, `trainer.run.unlock()`.
+    `train` releases the lock; if it is not called, use `trainer.run.unlock()`.
     """
     made = configure(request)
     config = made.config
@@ -96,7 +94,7 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
 
 
 def describe_workers(config: Config) -> str:
-    """How several workers share the work, in a line."""
+    """How several workers share the work, in one line."""
     train, scale = config.train, lr_scale(config.train)
     if train.kvstore == "dist_async":
         return f"{train.workers} workers, {train.batch_size} images an update, each at its own pace"
@@ -106,7 +104,7 @@ def describe_workers(config: Config) -> str:
 
 
 def run_training(request: TrainRequest) -> int:
-    """Train as asked; the process's exit code: 0, or 128 + n if signal n stopped it."""
+    """Train; returns the exit code of the process, 0 or 128 + n if signal n stopped it."""
     trainer = prepare(request)
     workers, path = trainer.workers, trainer.run.path
     if workers.first:
