@@ -1,4 +1,4 @@
-"""Reports as text and JSON: aligned columns, JSON-safe values, formatted numbers."""
+"""Helpers for reports: aligned text columns, JSON-safe values, which numbers were measured."""
 
 from __future__ import annotations
 

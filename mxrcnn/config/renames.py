@@ -64,7 +64,7 @@ REVALUED: dict[str, dict[str, str]] = {
 
 
 def _body(given: Mapping[str, Any], model: Any) -> str:
-    """The body of today for a ResNet's depth and form, or a MobileNet beside which both are."""
+    """The current body name for a former ResNet depth and form, or for MobileNet with both set."""
     name = given.get("body", "resnet" if model.body.startswith("resnet") else model.body)
     if name == "mobilenet1_0" and "body" in given:
         return name
