@@ -1,4 +1,4 @@
-"""tools/bench.py: what it measures, in turn with another side, and how it tells."""
+"""tools/bench.py: what it measures, in turns with a peer, and what it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking a data set over: every kind of fault is found, and the anchors' reach is the true one."""
+"""Checking a data set: every kind of fault is found, and the anchors' coverage is exact."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def config_of(network: str = "faster_rcnn_vgg16", **settings: object):
 
 
 def photo(size: tuple[int, int] = (80, 100), seed: int = 0) -> Image.Image:
-    """A picture with large shapes, as photos have them: unlike noise it survives a resize."""
+    """A picture with large shapes, like a photo: unlike noise it survives resizing."""
     rough = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     return Image.fromarray(rough).resize(size[::-1], Image.Resampling.BICUBIC)
 
@@ -81,7 +81,7 @@ def some_boxes(rng: np.random.Generator, size: tuple[int, int], count: int = 40)
     ],
 )
 def test_the_best_overlap_is_that_of_all_anchors(network, size, padded, settings):
-    """Against the whole grid and every anchor of it."""
+    """Compared with every anchor of the whole grid."""
     model = override(make_config(network), settings).model
     boxes = some_boxes(np.random.default_rng(0), size).astype(np.float32)
     if network == "faster_rcnn_vgg16":
@@ -160,7 +160,7 @@ def test_points_reach_what_lies_on_one():
 
 
 def test_objects_in_network_pixels():
-    """Difficult objects and crowds are not learned, so no anchor needs to reach them."""
+    """Difficult objects and crowds are not trained, so no anchor has to cover them."""
     boxes = [(10, 20, 50, 60), (0, 0, 5, 5), (1, 1, 9, 9)]
     record = make_record(size=(50, 100), boxes=boxes, difficult=[0, 1, 0], crowd=[0, 0, 1])
     found = network_objects([record], ("cat", "dog"), ("dog",), config_of())
@@ -358,7 +358,7 @@ def test_every_network_has_a_reach(network):
 
 
 def test_bccd(shared_data):
-    """SOURCES.md tells of two boxes without size."""
+    """SOURCES.md mentions two boxes without size."""
     config = config_of(
         data__root=str(shared_data / "bccd"), data__short_side=480, data__long_side=640
     )

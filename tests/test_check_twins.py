@@ -1,4 +1,4 @@
-"""Groups of images that look the same: right, few to read, and found in little memory."""
+"""Groups of images that look the same: correct, concise, and found with little memory."""
 
 import time
 import tracemalloc
@@ -18,14 +18,14 @@ BITS = twins.BITS**2
 
 
 def flipped(bits, count, rng):
-    """The bits, `count` of them the other way round."""
+    """The bits, with `count` of them flipped."""
     out = bits.copy()
     out[rng.choice(BITS, count, replace=False)] ^= True
     return out
 
 
 def made_up(rng, count):
-    """Prints of pictures of which many look alike, in chains too, and some have no print."""
+    """Fingerprints of pictures. Many look alike, also in chains; some have no fingerprint."""
     prints = list(rng.random((count, BITS)) < 0.5)
     for i in range(1, count):
         kind = rng.integers(0, 4)
@@ -38,7 +38,7 @@ def made_up(rng, count):
 
 
 def components(prints):
-    """The slow oracle: every pair is compared, and links are followed one by one."""
+    """The slow reference: every pair is compared, and links are followed one by one."""
     links = {
         i: [
             j
@@ -77,7 +77,7 @@ def test_no_groups(prints):
 
 
 def test_a_video_is_one_group_in_little_memory():
-    """5,000 frames that drift: 12 million pairs in the worst case, of which none is kept."""
+    """5,000 drifting frames: 12 million pairs in the worst case, and none is stored."""
     rng = np.random.default_rng(0)
     frames = [rng.random(BITS) < 0.5]
     for _ in range(4999):
@@ -100,7 +100,7 @@ def split(name, prints):
 
 
 def test_a_group_is_one_fault():
-    """Four hundred alike frames were 79,800 faults."""
+    """Four hundred similar frames used to give 79,800 faults."""
     rng = np.random.default_rng(0)
     frame, pair, leaked = rng.random((3, BITS)) < 0.5
     train = split("train", [frame] * 400 + [pair, leaked])

@@ -108,7 +108,7 @@ def test_resnet_attributes():
 
 @pytest.mark.parametrize("name", UNITS)
 def test_what_stays_as_the_pretrained_file_has_it(name):
-    """The original's: parameters with conv0, stage1, gamma or beta in their names."""
+    """As in the original: parameters with conv0, stage1, gamma or beta in their names."""
     detector = get_detector(name)
     config = make_config(name)
     parameters, _ = resnet_shapes(UNITS[name])
@@ -123,7 +123,7 @@ def test_what_stays_as_the_pretrained_file_has_it(name):
 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_resnet_equals_the_model_zoo_s(depth):
-    """MXNet's ResNet v2, which has another epsilon: the stored variances make up for it."""
+    """MXNet's ResNet v2 has another epsilon, for which the stored variances compensate."""
     zoo = getattr(mx.gluon.model_zoo.vision, f"resnet{depth}_v2")(pretrained=False)
     zoo.initialize(mx.init.Xavier(magnitude=2))
     rng = np.random.default_rng(depth)

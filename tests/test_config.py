@@ -1,4 +1,4 @@
-"""Configurations: defaults, overrides, JSON, and what wins over what."""
+"""Configurations: defaults, overrides, JSON, and precedence."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_values_from_0_to_1_where_pixels_go_to_255():
 
 
 def test_fixed_names_that_no_parameter_has(tmp_path):
-    """A misspelt one fixed nothing, without a word."""
+    """A misspelt one silently fixed nothing."""
     data = make_voc(tmp_path / "devkit", {"a": Picture()})
     where = {"data.dataset": "voc", "data.root": str(data), "data.imageset": "2007_train"}
 
@@ -428,7 +428,7 @@ def test_classic_preset_on_synthetic_data():
 
 @pytest.mark.parametrize("key", sorted(QUICK))
 def test_a_flag_wins_over_the_preset_whatever_its_value(key):
-    """Also where the flag says what is the default anyway: nothing is silently overwritten."""
+    """Even if a flag repeats the default: nothing is silently overwritten."""
     section, _, name = key.partition(".")
     default = getattr(getattr(make_config(), section), name)
     value = (1.0, 2.0, 3.0) if name in ("mean", "std") else default
@@ -522,7 +522,7 @@ def test_the_printed_config_says_what_set_each_value(vgg16):
 
 
 def test_the_printed_config_is_the_whole_difference_from_the_defaults():
-    """Whoever sets the printed values gets the same configuration."""
+    """Setting the printed values gives the same configuration."""
     request = {"network": "mask_rcnn_r50_fpn", "preset": "matterport"}
     words = [f"{name}={value}" for name, (value, _) in printed(**request).items()]
     settings = parse_settings(word.replace('=""', "=") for word in words)
@@ -530,7 +530,7 @@ def test_the_printed_config_is_the_whole_difference_from_the_defaults():
 
 
 def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
-    """Their data sets are not there."""
+    """Their data sets do not exist here."""
     run = RunFolder(tmp_path / "run")
     (run.checkpoints / "step-00000000").mkdir(parents=True)
     settings = {"data.dataset": "voc", "data.root": "gone", "data.short_side": 123}

@@ -53,7 +53,7 @@ def body_of(given, model):
 
 @pytest.fixture
 def config(monkeypatch):
-    """A config with that model, and tables that tell what its fields were called."""
+    """A config with this model, and tables with the former names of its fields."""
     made = dataclasses.replace(make_config("fcos_r50_fpn"), model=Model())
     monkeypatch.setattr(stored, "make_config", lambda network: made)
     monkeypatch.setitem(renames.RENAMED, "topk", "top_n")

@@ -1,4 +1,4 @@
-"""Other projects' files become runs: what fits, what is told, what is refused, what comes out."""
+"""Other projects' files become runs: what fits, what is reported, what is refused, the result."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def coco_run(tmp_path_factory):
 
 
 def test_coco_ids_become_80_classes_whose_scores_stay(coco_run):
-    """The softmax still has 91 rows: so scores are those of all ids, without the gaps'."""
+    """The softmax still has 91 rows, so scores are the same as with all ids."""
     run, state = coco_run
     config = RunFolder(run).config()
     assert (config.model.num_classes, config.model.form.unused_classes) == (81, 10)
@@ -218,7 +218,7 @@ def test_ninety_classes_are_cocos_ids_or_the_users_own(tmp_path, given, classes,
     ],
 )
 def test_fine_tuning_with_ninety_classes(tmp_path, names, converted, unused, said, capsys):
-    """The head stays where the classes are as many, whichever way they are counted."""
+    """The head is kept if the number of classes is the same, whichever way they are counted."""
     state, root = slim_state(num_classes=91), tmp_path / "voc"
     make_voc(root, {"a": Picture()})
     asked = request(tmp_path, state)
@@ -283,7 +283,7 @@ def test_gluoncv_v1d_becomes_a_body(tmp_path):
 
 
 def test_gluoncv_v1c_is_refused(tmp_path):
-    """It has v1d's stem, and shortcuts without averages."""
+    """It has v1d's stem, but shortcuts without average pooling."""
     state = {
         re.sub(r"downsample\.([12])", lambda found: f"downsample.{int(found[1]) - 1}", name): value
         for name, value in gluoncv_resnet18("resnet18_v1d").items()
@@ -339,7 +339,7 @@ def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
 
 
 def test_a_converted_run_is_a_run(tmp_path, data_root, tool):  # noqa: F811
-    """Tested, shown, trained to the end on other classes, and shown again, as people do it."""
+    """Test it, run the demo, fine-tune it on other classes, and run the demo again, as users do."""
     state = slim_state(num_classes=len(SHAPES) + 1)
     path, run, tuned = write_pth(tmp_path / "a.pth", state), tmp_path / "run", tmp_path / "tuned"
     few = ("rpn_post_nms_top_n_test=50", "detections_per_img=20", "rpn_post_nms_top_n_train=100")

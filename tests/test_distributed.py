@@ -1,4 +1,4 @@
-"""Several devices, and several processes, train as one does with the same batches."""
+"""Several devices, and several processes, train like one with the same batches."""
 
 import dataclasses
 import itertools
@@ -76,7 +76,7 @@ def data_root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_dropout(monkeypatch):
-    """Devices draw the units that dropout leaves out for themselves."""
+    """Each device draws dropout separately."""
 
     def detector(name: str):
         known = get_detector(name)
@@ -118,7 +118,7 @@ def losses_of(config: Config, folder: Path, devices: list, steps: int) -> tuple[
 
 
 def differences(one: list[dict], other: list[dict]) -> dict[str, float]:
-    """By loss: the largest difference of a step, as a share of the loss's own size."""
+    """By loss: the largest difference in a step, as a fraction of the loss's size."""
     assert len(one) == len(other)
     names = [name for name in one[0] if name.endswith("Loss")]
     size = {name: max(math.fabs(row[name]) for row in one) for name in names}
@@ -133,7 +133,7 @@ def differences(one: list[dict], other: list[dict]) -> dict[str, float]:
 )
 @pytest.mark.usefixtures("no_dropout")
 def test_two_devices_train_as_one(network, steps, data_root, tmp_path):
-    """Also where images have different numbers of samples, of which the losses are means."""
+    """Even if images have different numbers of samples, over which the losses are means."""
     config = small_config(network, data_root)
     one, params = losses_of(config, tmp_path / "one", [mx.cpu(0)], steps)
     two, others = losses_of(config, tmp_path / "two", [mx.cpu(0), mx.cpu(1)], steps)
@@ -201,7 +201,7 @@ def launch(*train_args: object, flags: Sequence[str] = ("-n", "2"), **variables:
 
 
 def new_run(config: Config, out: Path, workers: int = 2) -> list[object]:
-    """Words for tools/train.py that make this config, with a worker's share of its batch size."""
+    """Arguments of tools/train.py for this config, with a worker's share of the batch size."""
     words = [
         f"{section}.{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for section in ("data", "model", "train")
@@ -231,7 +231,7 @@ def config(data_root) -> Config:
 
 @pytest.fixture(scope="module")
 def two_workers(config, tmp_path_factory) -> Path:
-    """The run of two workers that is never stopped."""
+    """A run with two workers that is never stopped."""
     out = tmp_path_factory.mktemp("two") / "run"
     code, _, errors = launch(*new_run(config, out))
     assert code == 0, errors
@@ -253,7 +253,7 @@ def test_two_workers_with_half_the_batch_train_as_one(config, two_workers, tmp_p
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_dropout")
 def test_four_workers_and_two_servers_train_as_one(data_root, tmp_path):
-    """The servers add up in any order, so rounding errors differ from run to run.
+    """The servers sum in any order, so rounding errors differ from run to run.
 
     Sooner or later they decide about an activation near 0, and then about a RoI: in five of six
     runs the losses differed by 3e-3 from step 7 on, in one by 1e-6 in all twelve.
@@ -270,7 +270,7 @@ def test_four_workers_and_two_servers_train_as_one(data_root, tmp_path):
 
 
 def test_only_the_first_worker_speaks_and_writes(two_workers):
-    """The other's lines would be in the log too, or its half-written files beside it."""
+    """Otherwise the other's lines would be in the log, or its half-written files next to it."""
     run = RunFolder(two_workers)
     assert run.steps() == [20, 24]
     assert {path.name for path in two_workers.rglob(".*")} == set()
@@ -367,7 +367,7 @@ def test_dist_device_sync_is_the_same(config, two_workers, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_dropout")
 def test_one_worker_whose_updates_the_servers_make_trains_as_without_them(config, tmp_path):
-    """The servers' rule is the worker's: schedule, momentum, weight decay of weights alone."""
+    """The servers use the worker's rule: schedule, momentum, weight decay only for weights."""
     settings = {"train.batch_size": 1, "train.lr_decay_epoch": (1,), "train.warmup_steps": 3}
     config = override(config, settings)
     dataset = open_dataset(config.data, config.data.imageset)
@@ -432,7 +432,7 @@ def test_workers_that_differ(words, what, config, tmp_path, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_server_does_not_unpickle(tmp_path):
-    """What MXNet's own would load: here an object that makes a file when it is loaded."""
+    """What MXNet's own server would unpickle: here an object that creates a file."""
     worker = f"""
         import os, sys
         sys.path.insert(0, {str(REPO)!r})

@@ -1,4 +1,4 @@
-"""Exported detectors: ONNX files beside MXNet, operator by operator and whole, and symbols."""
+"""Exported detectors: ONNX files compared with MXNet, per operator and as a whole; symbols."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ V = mx.sym.Variable
 
 
 def both(symbol, **arrays):
-    """The first output of a symbol as MXNet and as onnxruntime compute it."""
+    """The first output of a symbol, computed by MXNet and by onnxruntime."""
     arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
     given = {name: mx.nd.array(value) for name, value in arrays.items()}
     expected = symbol.bind(mx.cpu(), given, grad_req="null").forward()[0].asnumpy()
@@ -310,7 +310,7 @@ def slim_config(name: str, settings: dict) -> Config:
 
 
 def random_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values that keep the spread of activations, so that scores are spread too."""
+    """Values that preserve the spread of activations, so that scores are spread out too."""
     values = np.random.default_rng([*name.encode()]).normal(size=shape)
     if name.endswith("_gamma"):
         return (0.3 if ".bn2_" in name else 1) * (1 + 0.1 * values)
@@ -335,7 +335,7 @@ def make_detector(name: str, settings: dict) -> Detector:
 
 @pytest.fixture(scope="module")
 def photos(shared_data) -> list[np.ndarray]:
-    """Two photos, one cut upright: two shapes."""
+    """Two photos, one cropped to portrait format: two shapes."""
     wide, upright = (
         np.asarray(Image.open(path).convert("RGB"))
         for path in sorted((shared_data / "photos").glob("*.jpg"))[:2]
@@ -347,7 +347,7 @@ def photos(shared_data) -> list[np.ndarray]:
     scope="module", params=VARIANTS, ids=lambda v: "-".join([v[0], *map(str, v[1].values())])
 )
 def pair(request, tmp_path_factory) -> tuple[Detector, Predictor]:
-    """A detector of random weights, and itself exported."""
+    """A detector with random weights, and its exported file."""
     detector = make_detector(*request.param)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(detector, path)
@@ -355,7 +355,7 @@ def pair(request, tmp_path_factory) -> tuple[Detector, Predictor]:
 
 
 def assert_agree(ours: Detections, theirs: Detections, least: int = 10) -> None:
-    """Every detection has its counterpart, and they are many and of different scores."""
+    """Every detection has a counterpart; there are many, with different scores."""
     row = agreement("", ours, theirs, floor=0)
     assert row.unmatched == 0
     assert row.detections >= least
@@ -453,7 +453,7 @@ def test_two_cannot_share_a_counterpart():
     [(20, 0, 0), (20, 20, 0), (20, 21, 1), (4, 4, 0), (4, 5, 1)],
 )
 def test_other_masks_are_no_agreement(side, changed, other):
-    """More than a twentieth of the box and four pixels; boxes and scores are the same."""
+    """They differ by over a twentieth of the box and four pixels; boxes and scores are equal."""
     box, found = np.float32([[0, 0, side, side]]), []
     for pixels in (0, changed):
         mask = np.ones((24, 24), np.uint8)

@@ -1,8 +1,8 @@
-"""What real life does to a training: kills, full and read-only disks, wrong clocks, no memory.
+"""Real-life faults in training: kills, full and read-only disks, wrong clocks, no memory.
 
-After each fault every checkpoint that is there loads, has the bits of the same step of a run that
-nothing happened to, and none is lost; resumed, the run ends with that run's bits. Kills at chosen
-places are in test_resume.py, workers that die in test_loader.py.
+After each fault, every existing checkpoint loads and equals an undisturbed run's to the bit, and
+none is lost. The resumed run ends with the same bits. Kills at chosen points are in
+test_resume.py, dying workers in test_loader.py.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OF_THE_MACHINE = {"images_per_second", "waiting"}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Runs this small spend most of their time at the barriers of more."""
+    """With more threads, runs this small would spend most of their time at barriers."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
         yield
@@ -65,7 +65,7 @@ def start(data_root: Path, out: Path, workers: int = 0, keep: int = 2) -> list[s
 
 @pytest.fixture(scope="module")
 def whole(data_root, tmp_path_factory) -> RunFolder:
-    """A run that nothing happens to, with every checkpoint it wrote."""
+    """An undisturbed run, with every checkpoint that it wrote."""
     out = tmp_path_factory.mktemp("whole") / "run"
     code, _, err = finish(launch(*start(data_root, out, keep=1000)))
     assert code == 0, err
@@ -106,7 +106,7 @@ def assert_nothing_broken(run: Path, whole: RunFolder, at_least: int = 0) -> int
 
 
 def ended_within(seconds: float, process: subprocess.Popen) -> bool:
-    """Whether it has ended, and well, after so many seconds."""
+    """True if it has ended successfully after this many seconds."""
     try:
         assert process.wait(seconds) == 0, finish(process)[2]
     except subprocess.TimeoutExpired:
@@ -116,7 +116,7 @@ def ended_within(seconds: float, process: subprocess.Popen) -> bool:
 
 
 def wait_for_a_step(run: RunFolder, process: subprocess.Popen) -> None:
-    """Until this process has logged a step, or ended."""
+    """Wait until this process has logged a step, or ended."""
     saved = (run.steps() or [0])[-1]
     before = run.log.stat().st_ino if run.log.exists() else 0  # resuming writes the log anew
 
@@ -147,7 +147,7 @@ class Killer:
         return launch(*start(self.data_root, run, workers))
 
     def measure(self, run: Path) -> None:
-        """How long a start takes, and twelve steps; this run is killed too."""
+        """The time that start-up takes, and twelve steps; this run is killed too."""
         begun = time.monotonic()
         process = launch(*start(self.data_root, run))
         wait_until(process, lambda: logged(run) >= 1)
@@ -157,7 +157,7 @@ class Killer:
         kill(process)
 
     def survived(self, run: Path) -> bool:
-        """Go on with the run; whether it came to its end before it was killed."""
+        """Resume the run; True if it reached its end before it was killed."""
         saved = (RunFolder(run).steps() or [0])[-1]
         process = self._launch(run)
         longest = self.startup
@@ -213,7 +213,7 @@ def mount(*args: str | Path) -> None:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """A file that leaves so many bytes of the disk."""
+    """A file that leaves this many bytes free on the disk."""
     stat = os.statvfs(disk)
     path = disk / "something else"
     with path.open("wb") as handle:
@@ -265,7 +265,7 @@ def test_a_disk_that_fills_up_while_it_trains(data_root, disk, whole):
 
 
 def test_files_that_may_not_grow(data_root, tmp_path, whole):
-    """As a quota does; it also works where mounting is not permitted."""
+    """Like a quota; it also works where mounting is not permitted."""
     out = tmp_path / "run"
     limited = f"""
         import resource, runpy, sys
@@ -283,7 +283,7 @@ def test_files_that_may_not_grow(data_root, tmp_path, whole):
 
 
 def read_only(disk: Path) -> None:
-    """From now on; it waits until no file is open for writing."""
+    """Make the disk read-only from now on; waits until no file is open for writing."""
     for _ in range(2000):
         done = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True, text=True)
         if done.returncode == 0:
@@ -304,7 +304,7 @@ def test_an_output_folder_that_is_read_only(data_root, disk):
 
 
 def test_a_disk_that_becomes_read_only_while_it_trains(data_root, disk, whole):
-    """As Linux does when the disk has errors."""
+    """Like Linux does when the disk has errors."""
     run = disk / "run"
     process = launch(*start(data_root, run))
     wait_until(process, lambda: len(RunFolder(run).steps()) >= 2)
@@ -374,7 +374,7 @@ def test_a_worker_is_killed(data_root, tmp_path, whole):
 
 
 def assert_ends_for_a_worker(process: subprocess.Popen, run: Path, whole: RunFolder) -> None:
-    """A loader worker was killed: it says so, and resumed, the run ends as if nothing had been."""
+    """A killed loader worker is reported, and the resumed run ends as if nothing had happened."""
     code, _, err = finish(process)
     assert code == 1
     assert "a loader worker died (exit code -9): killed, or out of memory?" in err
@@ -403,7 +403,7 @@ class MemoryGroup(NamedTuple):
     counts: str
 
     def let_run_out(self, pid: int) -> None:
-        """Let the kernel kill the process at the next pages that it needs."""
+        """Make the kernel kill the process when it needs more pages."""
         (self.path / self.limit).write_text("4096")
         (self.path / "cgroup.procs").write_text(str(pid))
 
@@ -415,7 +415,7 @@ class MemoryGroup(NamedTuple):
 
 @pytest.fixture
 def memory_group() -> Iterator[MemoryGroup]:
-    """Skips where such groups cannot be made: they need root, and a writable /sys/fs/cgroup."""
+    """Skip if such groups cannot be created: they need root, and a writable /sys/fs/cgroup."""
     root, limit, counts = next(
         (known for known in MEMORY_GROUPS if known[0].is_dir()), MEMORY_GROUPS[-1]
     )

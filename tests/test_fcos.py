@@ -123,7 +123,7 @@ def test_targets_against_loops(strides, padded, radius, centred):
 
 @pytest.mark.parametrize("count", [0, 1, 60, 700])
 def test_points_in_blocks_match_as_in_the_plain_form(count):
-    """To the bit, ties of equal areas included, and in little memory: all pairs took 580 MB."""
+    """To the bit, including ties of equal areas, and with little memory: all pairs took 580 MB."""
     rng = np.random.default_rng(count)
     padded = (256, 384) if count < 700 else (800, 1344)
     boxes = np.repeat(random_objects(rng, -(-count // 2), padded)[:, :4], 2, axis=0)[:count]
@@ -169,7 +169,7 @@ def test_an_object_belongs_to_the_level_of_its_size():
 
 
 def test_a_distance_on_the_border_of_two_ranges_belongs_to_neither():
-    """As in torchvision, whose bounds are both strict."""
+    """As in torchvision, where both bounds are strict."""
     points = np.float32([[0, 0], [0, 0]])
     objects = np.float32([[-64, -10, 20, 10, 1]])
     labels, _, _ = fcos_targets(
@@ -215,7 +215,7 @@ def test_no_objects_are_no_foreground():
 
 
 def slow_focal(logits, target, alpha, gamma):
-    """Lin et al. 2017, equation 5, as it is written; the logarithms by logaddexp."""
+    """Lin et al. 2017, equation 5, literally; logarithms by logaddexp."""
     log_p, log_not = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
     p = np.exp(log_p)
     positive = -alpha * (1 - p) ** gamma * log_p
@@ -368,7 +368,7 @@ def test_losses_are_sums_divided_by_the_foreground_of_all_images(config):
 
 
 def test_the_box_loss_s_weight():
-    """0.25 makes the mean of four differences of their sum, in the loss and in its gradient."""
+    """0.25 turns the sum of four differences into their mean, in the loss and in its gradient."""
     rng = np.random.default_rng(3)
     config = FCOSConfig(num_classes=4, box_loss="l1", p6p7=False, box_loss_weight=0.25)
     values = head_values(config, 1, lambda name, shape: np.abs(rng.normal(1, 1, shape)))

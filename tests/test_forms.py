@@ -1,6 +1,6 @@
-"""What the forms of other projects train with: targets and losses of gluoncv and matterport.
+"""Targets and losses of other projects' forms: gluoncv and matterport.
 
-gluoncv's are its own code, run here; matterport's are written down again from its published one.
+gluoncv's own code is run here; matterport's is reimplemented from the published code.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def image_of(seed):
 
 
 def rpn_targets_of(config, boxes):
-    """Every anchor's label and targets: as many are sampled as there are."""
+    """Every anchor's label and targets: all anchors are sampled."""
     detector = get_detector(config.network)
     inputs = ImageTargetsInput(boxes, IMAGE, PADDED)
     found = detector.assign_targets(config.model, inputs, np.random.default_rng(0))
@@ -141,7 +141,7 @@ def test_matterport_s_rpn_targets(seed):
 
 @pytest.mark.parametrize("name", OF_GLUONCV)
 def test_gluoncv_s_roi_targets(name):
-    """What it makes of RoIs and their objects; it has no row of the background."""
+    """Its targets for RoIs and their objects; it has no row for the background."""
     mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
     from gluoncv.model_zoo.rcnn.faster_rcnn.rcnn_target import RCNNTargetGenerator
 
@@ -226,7 +226,7 @@ def training_pass(config):
 
 
 def gluoncv_s_step(parts):
-    """gluoncv's own training step on those predictions and targets: its losses and gradients."""
+    """gluoncv's own training step on these predictions and targets: losses and gradients."""
     mx.nd.zeros(1)  # puts back what gluoncv's import of mxnet needs
     from gluoncv.model_zoo.rcnn.faster_rcnn.data_parallel import ForwardBackwardTask
     from mxnet.gluon import loss
@@ -310,7 +310,7 @@ def test_matterport_s_box_losses():
 
 @pytest.mark.parametrize("mean", ["samples", "foreground"])
 def test_parts_of_a_batch_weigh_as_many_as_they_have(mean):
-    """The losses of two devices, weighed by `counts`, are the loss of all RoIs together."""
+    """The losses of two devices, weighted by `counts`, equal the loss of all RoIs together."""
     names = ("logits", "deltas", "label", "target", "weight")
     rng = np.random.default_rng(0)
     label = np.float32([1, 0, 0, 2, 3, 3, 0, -1])

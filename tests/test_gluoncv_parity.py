@@ -1,4 +1,4 @@
-"""gluoncv's own networks, saved by it, converted, and run beside it on two photos."""
+"""gluoncv's own networks, saved by gluoncv, converted, and compared with it on two photos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STORED = ("_mean", "_var")
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A parameter of gluoncv that keeps activations in bounds, and its scores apart."""
+    """A parameter for gluoncv that keeps activations bounded and scores distinct."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     z = rng.standard_normal(shape)
     if name.endswith("gamma"):
@@ -60,7 +60,7 @@ GAINS = {
 
 
 def saved(name: str, path, **options):
-    """A network of gluoncv with those values, and the file that it saves."""
+    """A network of gluoncv with such values, and the file that it saves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from gluoncv.model_zoo import get_model
@@ -92,7 +92,7 @@ def test_anchors_of_the_pyramid():
 
 
 def test_levels_of_rois():
-    """floor(4 + log2(sqrt(w * h) / 224)) of widths x2 - x1 + 1, as gluoncv has it."""
+    """floor(4 + log2(sqrt(w * h) / 224)) with widths x2 - x1 + 1, as in gluoncv."""
     sides = np.array([10, 111, 111.5, 223.5, 222.5, 447.5, 900])
     boxes = np.stack([0 * sides, sides, sides, sides + sides, 2 * sides], axis=1)
     found = roi_levels(mx.sym.Variable("rois"), 4, 224, 4, 1).eval(rois=mx.nd.array(boxes))[0]
@@ -173,7 +173,7 @@ def test_detectors(name, tmp_path, shared_data, monkeypatch):
 
 
 def compare(ours, ids, scores, boxes, masks=None) -> None:
-    """The 100 best of gluoncv's, or all, are those of ours, but for ties with the last."""
+    """gluoncv's 100 best detections, or all, equal ours, except for ties with the last."""
     height, width = SIZE
     best = np.argsort(-scores[:, 0], kind="stable")[:100]
     best = best[ids[best, 0] >= 0]

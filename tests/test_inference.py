@@ -122,7 +122,7 @@ def config():
 
 
 def random_params(config, seed=0):
-    """Parameters of strong opinions: many detections, of all classes."""
+    """Parameters with large weights: many detections, of all classes."""
     detector = get_detector(config.network)
     symbol = detector.test_symbol(config.model)
     inputs = {"data": (1, 3, 96, 96), "im_info": (1, 3)}
@@ -185,7 +185,7 @@ def test_boxes_are_in_the_image_s_own_pixels(detector, height, width):
 
 @pytest.mark.parametrize("favourite", [0, 1, 2, 3])
 def test_the_class_of_the_highest_logit_is_found(run, config, favourite):
-    """Where the background is, nothing scores; any other class comes first and under its number."""
+    """The background never scores; any other class comes first, under its own number."""
     params = {name[4:]: value for name, value in random_params(config).items()}
     params["cls_score_weight"][:] = 0
     params["cls_score_bias"][:] = 0
@@ -301,7 +301,7 @@ def network_batch(sizes, height, width):
 
 
 def test_a_batch_of_two_is_two_batches_of_one(run):
-    """Also for images of different sizes and scales in one batch."""
+    """Even for images of different sizes and scales in one batch."""
     data, im_info = network_batch([(96, 128), (80, 100)], 96, 128)
     detector = Detector.load(run)
     both = detector.forward(data, im_info)

@@ -28,7 +28,7 @@ needs_bf16 = pytest.mark.skipif(
 
 
 def random_values(symbol, seed=0, **shapes):
-    """Values of all arguments, of which `shapes` are enough to infer the others."""
+    """Values of all arguments; `shapes` suffice to infer the others."""
     found, _, _ = symbol.infer_shape(**shapes)
     rng = np.random.default_rng(seed)
     return {
@@ -99,7 +99,7 @@ def test_bf16_is_nearly_fp32_and_so_are_its_gradients():
 
 @needs_bf16
 def test_stored_bf16_is_bf16():
-    """Rounding weights before they are stored, or in each pass, is the same to convolutions."""
+    """For convolutions, rounding weights before storing them equals rounding them in each pass."""
 
     def last_map(name):
         with precision(name):
@@ -236,7 +236,7 @@ def test_levels_share_their_parameters():
 
 
 def slow_group_norm(data, gamma, beta, groups):
-    """Wu and He 2018: mean and variance of each image's groups of channels; a scale a channel."""
+    """Wu and He 2018: mean and variance of each image's channel groups; one scale per channel."""
     out = np.zeros(data.shape)
     size = data.shape[1] // groups
     for image in range(len(data)):
@@ -276,7 +276,7 @@ def test_gradients_of_group_norm():
 
 
 def test_groups_divide_the_channels():
-    """12 channels in at most 8 groups are 4."""
+    """12 channels in at most 8 groups give 4 groups."""
     symbol, values = group_case(12, 8)
     (found,) = forward(symbol, **values)
     expected = slow_group_norm(values["data"], values["gn_gamma"], values["gn_beta"], 4)

@@ -1,7 +1,7 @@
 """The gradients of each loss against explicit losses, and their means over a batch of images.
 
-SoftmaxOutput and MakeLoss hand back gradients of losses that they never compute; here the losses
-are written out in float64 and differentiated numerically.
+SoftmaxOutput and MakeLoss return gradients of losses that they never compute. Here the losses are
+written out in float64 and differentiated numerically.
 """
 
 from dataclasses import replace
@@ -29,7 +29,7 @@ def cross_entropy(logits, labels, count):
 
 
 def smooth_l1(difference, sigma):
-    """Fast R-CNN's robust loss; sigma squared sets where it turns from square to linear."""
+    """Fast R-CNN's robust loss; sigma squared determines where it becomes linear."""
     size = np.abs(difference)
     turn = 1 / sigma**2
     return np.where(size < turn, 0.5 * sigma**2 * size**2, size - 0.5 * turn)
@@ -209,7 +209,7 @@ def one_image(config, seed, objects=3):
 
 @pytest.fixture(scope="module")
 def config():
-    """No dropout, and room for all proposals: nothing is drawn at random, all count alike."""
+    """No dropout, and room for all proposals: nothing is random, and all count equally."""
     return get_detector("faster_rcnn_vgg16").config(
         num_classes=4,
         width=0.05,
@@ -277,7 +277,7 @@ def test_without_objects_the_box_losses_are_exactly_0(config, images):
 
 @pytest.mark.parametrize("proposals", [20, 3])
 def test_the_class_loss_in_the_log_is_the_one_that_is_trained(config, proposals):
-    """Also where there are fewer proposals than RoIs to sample, as in small images."""
+    """Even with fewer proposals than RoIs to sample, as in small images."""
     config = replace(config, rpn_post_nms_top_n_train=proposals)
     image = one_image(config, 4)
     outputs, gradients = train_pass(config, [image])
@@ -297,7 +297,7 @@ def test_the_class_loss_in_the_log_is_the_one_that_is_trained(config, proposals)
 
 
 def test_the_box_head_s_gradients_in_the_graph(config):
-    """cls_score and bbox_pred get the gradients of the losses of what proposal_target sampled."""
+    """cls_score and bbox_pred get the gradients of the losses of the sampled RoIs."""
     image = one_image(config, 4)
     outputs, gradients = train_pass(config, [image])
     label = outputs["label_blockgrad"][0]

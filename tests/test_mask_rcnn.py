@@ -77,7 +77,7 @@ def mask_targets(values, **options):
 @pytest.mark.parametrize("mini", [0, 16])
 @pytest.mark.parametrize("room", [8, 3])
 def test_mask_targets_are_what_the_rois_see(mini, room):
-    """Room for more than the foreground of each image (6 and 5 RoIs), and for less."""
+    """Room for more RoIs than each image's foreground (6 and 5 RoIs), and for fewer."""
     values, stored, frames = mask_case(mini)
     rois, labels, target = mask_targets(values, num_masks=2 * room, mini_mask=mini)
     assert rois.shape == (2 * room, 5)
@@ -213,7 +213,7 @@ def slim(name, **settings):
 
 
 def first_params(detector, config, shapes, seed=0):
-    """Initial values, with statistics that are not those of an untrained network."""
+    """Initial values, with statistics that differ from an untrained network's."""
     rng = np.random.default_rng(seed)
     params = {}
     for name, shape in shapes.items():
@@ -346,7 +346,7 @@ def test_a_training_pass(trainings, name, size, images):
 @pytest.mark.parametrize(("size", "images"), SHAPES)
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_training_pass_without_objects(trainings, name, size, images):
-    """After one with objects, so that memory is full of other numbers."""
+    """After a batch with objects, so that memory holds other numbers."""
     training = trainings(name, size, images)
     training([CAPACITY] * images)
     outputs, gradients = training([0] * images)
@@ -446,7 +446,7 @@ def testing(request):
 
 @pytest.mark.parametrize("case", CASES)
 def test_detections_of_any_shape_and_number_of_images(testing, case):
-    """Of one symbol; the images of a batch do not disturb each other."""
+    """With one symbol; the images of a batch do not affect each other."""
     images, size = CASES[case]
     inputs = testing.inputs(images, size)
     found = testing(inputs)
@@ -477,7 +477,7 @@ def test_detections_of_any_shape_and_number_of_images(testing, case):
 
 
 def test_a_saved_test_graph_gives_the_same_without_this_project(testing, tmp_path):
-    """Bit for bit, at three shapes, in a process that knows MXNet alone."""
+    """Bit for bit, at three shapes, in a process with only MXNet."""
     testing.symbol.save(str(tmp_path / "test-symbol.json"))
     mx.nd.save(str(tmp_path / "test.params"), testing.params)
     for case, shape in CASES.items():

@@ -1,4 +1,4 @@
-"""Matching anchors to objects in blocks: the plain form's results to the bit, in little memory."""
+"""Matching anchors to objects in blocks equals the plain form to the bit, with little memory."""
 
 import time
 import tracemalloc
@@ -97,7 +97,7 @@ def test_overlaps_are_the_plain_form_s_to_the_bit():
 
 @pytest.mark.parametrize("chunk", [1, 3, 64, 5000])
 def test_any_cut_into_chunks_and_blocks_matches_alike(monkeypatch, chunk):
-    """So does any order of the anchors."""
+    """The same for any order of the anchors."""
     rng = np.random.default_rng(1)
     anchors = rng.permutation(PYRAMID.grid(128, 160))
     boxes = np.repeat(boxes_at(rng, 12, 128, 160, 4, 90), 3, axis=0)
@@ -166,7 +166,7 @@ def test_700_objects_take_little_memory():
 
 
 def learnt_boxes(name, config, gt_boxes, size):
-    """The boxes that a detector's foreground anchors of an image of that size shall become."""
+    """The target boxes of a detector's foreground anchors, for an image of this size."""
     image = ImageTargetsInput(gt_boxes, size, size)
     found = get_detector(name).assign_targets(config, image, np.random.default_rng(0))
     if "label" not in found:
@@ -182,7 +182,7 @@ def learnt_boxes(name, config, gt_boxes, size):
 
 @pytest.mark.parametrize("name", [n for n in list_detectors() if not n.startswith("fcos")])
 def test_which_detectors_give_each_object_an_anchor_of_its_own(name):
-    """As docs/targets.md says: of a tiny object inside a large one, which every anchor prefers."""
+    """See docs/targets.md: for a tiny object inside a large one, which every anchor prefers."""
     gt_boxes = np.float32([[256, 256, 384, 384, 1], [310, 310, 316, 316, 2]])
     config = make_config(name).model
     cases = [(config, not hasattr(config, "rpn_own_anchor"))]

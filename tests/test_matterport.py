@@ -1,6 +1,6 @@
-"""matterport's Mask R-CNN: its layout, what becomes of each kind of layer, and the parts it needs.
+"""matterport's Mask R-CNN: its layout, the conversion of its layers, and the parts it needs.
 
-No file of it could be had here: names and shapes are those that its published code gives.
+No real file was available: names and shapes are those of its published code.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def keras(layer, arrays, data: np.ndarray) -> np.ndarray:
 
 
 def ours(layer, arrays, data: np.ndarray) -> np.ndarray:
-    """The same of what it was converted to; data (in, h, w)."""
+    """The same for the converted layer; data (in, h, w)."""
     made = _converted(layer, arrays)
     weight = made[f"{layer.ours}_weight"]
     out = weight.reshape(len(weight), -1) @ data.ravel()

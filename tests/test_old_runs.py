@@ -1,4 +1,4 @@
-"""Runs of before the vocabulary was one: their configs still load, and mean the same graphs.
+"""Runs from before the settings were renamed: their configs still load, and give the same graphs.
 
 old_configs.json holds configs as they were saved then, and what those graphs and frozen parameters
 were, as hashes.

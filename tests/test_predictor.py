@@ -1,4 +1,4 @@
-"""The predictor, whichever engine runs: threads, turns, pictures, filters, memory, no mxnet."""
+"""The predictor with any engine: threads, interleaving, pictures, filters, memory, no mxnet."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def full(*shape, value=2.0):
 
 
 def test_outputs_belong_to_their_handle():
-    """Of the same shape, of one that was let go, and of parameters that were replaced meanwhile."""
+    """Of the same shape, of a released graph, and of parameters that were replaced meanwhile."""
     engine = product(memory=0)
     first, second = engine.start(data=full(5)), engine.start(data=full(5, value=4))
     other = engine.start(data=full(7, value=5))
@@ -132,7 +132,7 @@ def test_a_default_budget_is_a_share_of_free_memory(monkeypatch):
 
 
 def test_only_one_thread_at_a_time_is_in_mxnet(classic, monkeypatch):
-    """Binding at once, even of different detectors, fails in MXNet's shape inference."""
+    """Concurrent binding, even of different detectors, fails in MXNet's shape inference."""
     inside, most = [], []
     original = mx.sym.Symbol.bind
 

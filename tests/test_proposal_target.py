@@ -1,4 +1,4 @@
-"""The custom operator `proposal_target`: a thin shell over symnet.geometry.targets.roi_targets."""
+"""The custom operator `proposal_target`, a thin wrapper of symnet.geometry.targets.roi_targets."""
 
 import zlib
 

@@ -30,7 +30,7 @@ def random_objects(rng, count, height=64, width=96):
 
 
 def targets(objects, seed=0, **sampling):
-    """(anchors, labels, box targets, weights) of an image of 64 x 96, torchvision's way."""
+    """(anchors, labels, box targets, weights) of an image of 64 x 96, like torchvision's."""
     anchors = ANCHORS.grid(64, 96)
     rule = RPNSampling(inside_only=False, own_anchor=False, **sampling)
     rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def targets(objects, seed=0, **sampling):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rpn_targets_are_the_matcher_s(seed):
-    """Everything is sampled; anchors over the image's edge take part."""
+    """Everything is sampled; anchors that cross the image's border are used."""
     objects = random_objects(np.random.default_rng(seed), 6)
     objects[5] = [*objects[4, :4] + 0.5, 1]  # wants the same anchors as its neighbour
     padded = np.concatenate([objects, np.full((3, 5), -1, np.float32)])
@@ -92,7 +92,7 @@ MAPS = [(2, 3), (1, 2)]
 
 
 def rpn_case(images=2, seed=0):
-    """Three anchors a position on two levels: the losses, and values for what they take."""
+    """Three anchors per position on two levels: the losses, and values for their inputs."""
     levels = range(len(MAPS))
     head = PyramidRPN(
         [mx.sym.Variable(f"objectness{i}") for i in levels],
@@ -306,7 +306,7 @@ def propose(objectness, deltas, im_info, rule, anchors=ANCHORS):
 
 
 def check_proposals(found, objectness, deltas, im_info, rule, anchors=ANCHORS):
-    """Against the oracle; returns how many proposals each image has."""
+    """Compare with the reference; returns how many proposals each image has."""
     bases = [anchors.base(level) for level in range(len(objectness))]
     counts = []
     for image, (height, width, _) in enumerate(im_info):
@@ -405,7 +405,7 @@ def test_the_last_map_s_stride_is_not_a_power_of_two():
 
 @pytest.mark.parametrize("per_level", [True, False])
 def test_overlapping_boxes_of_different_levels(per_level):
-    """Both stay where NMS is of a level alone."""
+    """Both are kept if NMS is per level."""
     objectness, deltas = proposal_values(images=1)
     for level in range(3):
         objectness[level][:] = -8

@@ -1,4 +1,4 @@
-"""Runs in int8 and bfloat16: the same detections, in a run folder like any other."""
+"""Runs in int8 and bfloat16: the same detections, in an ordinary run folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def small_config(network):
 
 
 def random_params(config, side=256):
-    """First values from scratch, with moving statistics that are not the identity."""
+    """Initial values, with moving statistics that are not the identity."""
     symbol = get_detector(config.network).test_symbol(config.model)
     inputs = {"data": (1, 3, side, side), "im_info": (1, 3)}
     args, _, auxs = symbol.infer_shape(**inputs)
@@ -137,7 +137,7 @@ def quantized_layers(symbol):
 
 @needs_int8
 def test_int8_is_int8(run, dataset, tmp_path):
-    """All convolutions are quantized, and no layer that predicts."""
+    """All convolutions are quantized except prediction layers."""
     out = quantize_run(run, tmp_path / "fast", "int8", dataset)
     by_weight = quantized_layers(mx.sym.load(str(out / "test-symbol.json")))
     exact = {"rpn_cls_score", "rpn_bbox_pred", "cls_score", "bbox_pred"}

@@ -1,4 +1,4 @@
-"""What the configs of all networks refuse, and that they say which field, value and range."""
+"""Invalid values in all networks' configs are refused, naming field, value and range."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_message_tells_what_is_allowed(network, name, value, text):
 
 
 def test_fields_that_bound_each_other_are_set_together():
-    """Whatever their order; one after the other, a valid pair could pass an invalid one."""
+    """In any order; set one by one, a valid pair could pass through an invalid state."""
     for names in (("fg", "bg"), ("bg", "fg")):
         values = {"fg": 0.25, "bg": 0.2}
         settings = {f"model.rpn_{name}_iou_thresh": values[name] for name in names}

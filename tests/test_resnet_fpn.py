@@ -25,7 +25,7 @@ def body_maps(body, norm):
 
 
 def forward(symbol, **values):
-    """The outputs of a test pass, at other arguments' random values."""
+    """The outputs of a test pass, with random values for the other arguments."""
     shapes, _, _ = symbol.infer_shape(**{name: np.shape(value) for name, value in values.items()})
     rng = np.random.default_rng(0)
     for name, shape in zip(symbol.list_arguments(), shapes):
@@ -166,7 +166,7 @@ def test_names_of_torchvision():
 
 
 def torchvision_trains(name, trainable_layers):
-    """resnet_fpn_extractor: everything is frozen but names that start with the last layers."""
+    """resnet_fpn_extractor: everything is frozen except names that start with the last layers."""
     layers_to_train = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
     if trainable_layers == 5:
         layers_to_train.append("bn1")
@@ -333,7 +333,7 @@ def pool_apart(maps, rois, size):
 
 
 class Pool:
-    """roi_align_levels bound once, and run with RoIs time and again."""
+    """roi_align_levels, bound once and run with RoIs again and again."""
 
     def __init__(self, count, size, grad_req="null"):
         rng = np.random.default_rng(0)
@@ -362,7 +362,7 @@ def dirty_memory():
 
 @pytest.mark.parametrize(("count", "size"), [(50, 2), (50, 3), (1, 2), (1000, 7), (1000, 2)])
 def test_every_roi_is_pooled_from_its_own_level(count, size):
-    """However many RoIs there are, and however small their maps."""
+    """For any number of RoIs, and maps of any size."""
     rng = np.random.default_rng(1)
     dirty_memory()
     pool = Pool(count, size)

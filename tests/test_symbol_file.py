@@ -1,4 +1,4 @@
-"""Graphs that people have edited end in one line that names the file, whatever reads them."""
+"""Edited graphs give a one-line error that names the file, whatever reads them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_an_edit_that_fits_is_used(run):
 
 
 def test_a_graph_that_cannot_be_bound_for_an_image(run):
-    """It fits the sizes that were tried on reading."""
+    """It fits the sizes that are tried on reading."""
     edit(run / "test-symbol.json", attribute("conv1_1", "kernel", "(70, 70)"))
     edit(run / "test-symbol.json", attribute("conv1_1", "pad", "(34, 34)"))
     symbol = RunFolder(run).symbol("test")

@@ -1,4 +1,4 @@
-"""The graphs: shapes, names and attributes of the classic one, and what all detectors promise."""
+"""The graphs: shapes, names and attributes of the classic one, and guarantees of all detectors."""
 
 import ast
 import inspect
@@ -253,9 +253,9 @@ def test_narrow_variant(width, box_head_dim, channels):
 
 
 def test_perfect_answers_to_the_labels_are_the_objects():
-    """The loader's layout of labels and targets is the graph's: proposals of them are the objects.
+    """The loader and the graph lay out labels and targets alike: proposals of them are the objects.
 
-    The map is not square, so that an exchange of rows and columns would show.
+    The map is not square, so that swapped rows and columns would show.
     """
     detector = get_detector("faster_rcnn_vgg16")
     config = detector.config(anchor_scales=(2, 4, 8))
@@ -451,7 +451,7 @@ def test_labels_have_the_names_and_shapes_that_the_graph_takes(small):
 
 
 def check_update(small):
-    """One update: finite losses, a gradient for each free parameter, and no other moves."""
+    """One update: finite losses, a gradient for each trained parameter, and no other changes."""
     metrics, before, after = small.update()
     assert set(small.detector.losses) <= set(metrics)
     for name, (total, count) in metrics.items():

@@ -1,4 +1,4 @@
-"""The command line: help, train -> test -> demo, and what it says to mistakes."""
+"""The command line: help, train -> test -> demo, and messages for mistakes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data_root, tmp_path_factory):
-    """A run of tools/train.py, as people start it; its checkpoints are of steps 10 and 12."""
+    """A run of tools/train.py, started as users do; it has checkpoints of steps 10 and 12."""
     run = tmp_path_factory.mktemp("runs") / "run"
     more = ["--val-imageset", "2007_test", "--checkpoint-steps", 2]
     done = command(TOOLS / "train.py", *voc_run(data_root, run, *more))
@@ -82,7 +82,7 @@ def trained(data_root, tmp_path_factory):
 
 
 def error_of(result: tuple[int, str, str]) -> str:
-    """The one line that a tool says to a mistake; no traceback."""
+    """The one-line message of a tool for a mistake; no traceback."""
     code, _, err = result
     assert code == 1
     assert "Traceback" not in err

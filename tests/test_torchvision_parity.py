@@ -1,4 +1,4 @@
-"""The pyramid detectors against what torchvision computed (../shared/golden): whole graphs.
+"""The pyramid detectors compared with torchvision's results (../shared/golden): whole graphs.
 
 Both have the weights of recipe.py, which depend on torchvision's parameter names alone.
 """

@@ -1,4 +1,4 @@
-"""Training: metrics, fixed parameters, several devices, non-finite losses, what a run leaves."""
+"""Training: metrics, frozen parameters, several devices, non-finite losses, the run's files."""
 
 import json
 import math
