@@ -477,9 +477,12 @@ def test_a_child_does_not_keep_the_lock(tmp_path):
         from mxrcnn.runs.lock import RunLock
         lock = RunLock(pathlib.Path(sys.argv[1]))
         started = subprocess.Popen(["sleep", "60"], close_fds=False)
+        reading, writing = os.pipe()
         child = os.fork()
         if not child:
+            os.write(writing, b"forked")  # its fork handlers have run
             time.sleep(60)
+        os.read(reading, 1)
         print(started.pid, child, flush=True)
         time.sleep(60)
     """

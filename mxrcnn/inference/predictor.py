@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn.config import Config, ConfigError
-from mxrcnn.data.loader import Loader, test_loader
+from mxrcnn.data.loader import test_loader
 from mxrcnn.data.pictures import Picture, read_pixels
-from mxrcnn.data.plans import BatchPlan, test_plans
+from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
 from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
 from mxrcnn.inference.engine import Engine, Handle, Outputs
@@ -274,7 +274,9 @@ class Predictor:
             disable=None if progress else True,
         )
         with test_loader(data, num_workers) as loader, bar:
-            for plan, outputs in self._outputs(_batches(plans, loader)):
+            batches = zip(plans, (batch.data for batch in loader.batches(plans)))
+            inputs = ((plan, data["data"], data["im_info"]) for plan, data in batches)
+            for plan, outputs in self._outputs(inputs):
                 for row, record in enumerate(plan.records):
                     size = record.height, record.width
                     found = self.detections(outputs, row, *size, wanted, orientation)
@@ -290,10 +292,3 @@ class Predictor:
     def predict_dataset(self, dataset: Dataset, **options: Any) -> dict[ImageId, Detections]:
         """Detections of all images by image id. options: see `detect`."""
         return {record.image_id: found for record, found, _ in self.detect(dataset, **options)}
-
-
-def _batches(
-    plans: list[BatchPlan], loader: Loader
-) -> Iterator[tuple[BatchPlan, np.ndarray, np.ndarray]]:
-    for plan, batch in zip(plans, loader.batches(plans)):
-        yield plan, batch.data["data"], batch.data["im_info"]

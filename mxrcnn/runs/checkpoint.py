@@ -161,10 +161,15 @@ class Best:
 
 
 class RunFolder:
-    """A run on disk: config, symbols, checkpoints, log."""
+    """A run on disk: config, symbols, checkpoints, log.
+
+    checkpoints: the folder that holds them. log: log.jsonl, which has one JSON object per line.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.log = self.path / "log.jsonl"
         self._lock: RunLock | None = None
 
     def lock(self) -> list[str]:
@@ -183,16 +188,6 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
         self._lock = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder that holds the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """The path of log.jsonl, which has one JSON object per line."""
-        return self.path / "log.jsonl"
 
     def create(self, config: Config, symbols: dict[str, mx.sym.Symbol]) -> None:
         """Create a run; CheckpointError if the folder already holds one."""

@@ -68,7 +68,8 @@ class RunLock:
             )
         _held.add(handle)
         self._release = weakref.finalize(self, _close, handle)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with contextlib.suppress(OSError):  # a full disk: the lock works all the same
             path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
 
@@ -85,10 +86,6 @@ def _close(handle: int) -> None:
     if handle in _held:  # not in a forked child
         _held.discard(handle)
         os.close(handle)
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def _flock(handle: int) -> None:

@@ -158,10 +158,9 @@ class Network:
         params = {}
         for kind, shapes in (("arg", self.shapes), ("aux", self.aux_shapes)):
             for name, shape in shapes.items():
-                if name not in loaded:
+                value = loaded.get(name)
+                if value is None:
                     value = first_value(self.config, name, shape, scratch=not pretrained)
-                else:
-                    value = loaded[name]
                 params[f"{kind}:{name}"] = mx.nd.array(value)
         return params, lines
 

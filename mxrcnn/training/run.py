@@ -12,7 +12,7 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import TrainRequest, configure, with_classes
-from mxrcnn.training.loop import TrainResult, train
+from mxrcnn.training.loop import train
 from mxrcnn.training.schedule import lr_scale
 from mxrcnn.training.trainer import Trainer
 from mxrcnn.training.workers import Workers
@@ -68,7 +68,7 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
     devices = contexts(request.gpus)
     workers = Workers(config.train.kvstore)
     if request.resume and workers.first:
-        lines += run.lock()  # before the data are read, which may take long
+        lines += run.lock()  # before reading the data, which may take long
     decoded = run.path / DECODED
     dataset = open_dataset(config.data, config.data.imageset, decoded)
     if not request.resume:
@@ -110,19 +110,10 @@ def run_training(request: TrainRequest) -> int:
     if workers.first:
         say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {path}"])
     result = train(trainer, request.num_workers)
-    code = _report_end(path, result) if workers.first else exit_code(result)
-    workers.leave()
-    return code
-
-
-def exit_code(result: TrainResult) -> int:
-    """0, or 128 + n if signal n stopped it."""
-    return 0 if result.stopped_by is None else 128 + result.stopped_by
-
-
-def _report_end(path: Path, result: TrainResult) -> int:
-    if result.stopped_by is not None:
+    stopped = result.stopped_by is not None
+    if workers.first and stopped:
         say([f"stopped at step {result.step}; go on: python tools/train.py --resume {path}"])
-    else:
+    elif workers.first:
         say([f"done: {path} (losses.png, log.jsonl); test it: python tools/test.py {path}"])
-    return exit_code(result)
+    workers.leave()
+    return 128 + result.stopped_by if stopped else 0
