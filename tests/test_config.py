@@ -107,7 +107,7 @@ def test_override(key, value, section, stored):
     [
         ("train.epoch", 3, "train.epoch; did you mean train.epochs"),
         ("epoch", 3, "did you mean epochs"),
-        ("trian.epochs", 3, "unknown section in trian.epochs; did you mean train"),
+        ("trian.epochs", 3, r"unknown setting trian\.epochs; did you mean train\.epochs\?"),
         ("model.lr", 0.1, "model.lr"),
         ("qqqq", 1, "unknown setting qqqq; all are listed by: .*--list-settings --network faster"),
         ("lerning_rate", 1, r"lerning_rate; did you mean train\.lr\?$"),

@@ -100,7 +100,7 @@ def test_settings_by_all_their_names(config, word, name, value):
     [
         ("box_cut_lst=1", r"unknown setting box_cut_lst; did you mean box_cut_last\?"),
         ("model.form.box_cut=1", r"model\.form\.box_cut; did you mean model\.form\.box_cut_last\?"),
-        ("frm.offset=1", r"unknown section in frm\.offset; choose from data, model, model\.form"),
+        ("frm.offset=1", r"unknown setting frm\.offset; did you mean model\.form\.offset\?"),
         ("form.offset=half", r"model\.form\.offset='half': expected int"),
         ("offset=-1", r"model\.form\.offset=-1: must be at least 0"),
         ("train.topk=1", r"unknown setting train\.topk"),

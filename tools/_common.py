@@ -40,14 +40,13 @@ def add_settings(group: Any, settings: Mapping[str, tuple[Any, str, str]]) -> No
     makes a flag without a value.
     """
     for name, (kind, metavar, text) in settings.items():
-        flag = name if name == "data.root" else name.partition(".")[2]
+        flag = "data-root" if name == "data.root" else name.partition(".")[2].replace("_", "-")
         options: dict[str, Any] = {"type": kind, "metavar": metavar}
         if kind is bool:
             options = {"action": "store_true", "default": None}
         elif isinstance(kind, tuple):
             options = {"choices": kind}
-        flag = f"--{flag.replace('.', '-').replace('_', '-')}"
-        group.add_argument(flag, dest=name, help=text, **options)
+        group.add_argument(f"--{flag}", dest=name, help=text, **options)
 
 
 def add_data(group: Any, default: str = "the run's", default_root: str = "the run's") -> None:

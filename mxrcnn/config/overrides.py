@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
@@ -106,11 +105,6 @@ def full_name(config: Config, key: str) -> str:
         raise ConfigError(f"ambiguous setting {key}: say {' or '.join(homes)}")
     if homes:
         return homes[0]
-    prefixes = sorted({full.rpartition(".")[0] for full in known})
-    if section and section not in prefixes:
-        near = difflib.get_close_matches(section, prefixes, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(prefixes)}"
-        raise ConfigError(f"unknown section in {key}; {hint}")
     raise ConfigError(f"unknown setting {key}{suggestion(key, known, config.network)}")
 
 
