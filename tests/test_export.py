@@ -254,7 +254,11 @@ SLIM = {
     "data.std": (60.0, 60.0, 60.0),
 }
 #: for the classic detectors, whose RPN has a single level
-SLIM_CLASSIC = {"model.rpn_pre_nms_top_n_test": 300, "model.rpn_post_nms_top_n_test": 60}
+SLIM_CLASSIC = {
+    "model.rpn_pre_nms_top_n_test": 300,
+    "model.rpn_post_nms_top_n_test": 60,
+    "model.score_thresh": 0.001,
+}
 #: the form of gluoncv's detectors with a pyramid
 AS_GLUONCV = {
     "model.form.fpn_extra": "conv",
