@@ -146,7 +146,6 @@ def test_long_functions_are_found(tmp_path):
     assert house.modules["tools.x"].lines == 121
 
 
-@pytest.mark.slow  # while many change the house at once
 def test_the_page_shows_the_house_as_it_is():
     text = PAGE.read_text("utf-8")
     assert text == page(text, HOUSE), "run: python -m tests.house --write"
