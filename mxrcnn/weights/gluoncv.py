@@ -18,14 +18,9 @@ from symnet.parts.norms import NORM_EPS, STATISTICS
 
 #: endings of gluoncv's names -> endings here
 _ENDINGS = {
-    "gamma": "gamma",
-    "beta": "beta",
+    **{name: name for name in (*STATISTICS, "weight", "bias")},
     "running_mean": "moving_mean",
     "running_var": "moving_var",
-    "moving_mean": "moving_mean",
-    "moving_var": "moving_var",
-    "weight": "weight",
-    "bias": "bias",
 }
 #: the body's layers in C4 detectors: gluoncv numbers the layers of a chain
 _CHAINED = (
