@@ -534,7 +534,9 @@ def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
     run = RunFolder(tmp_path / "run")
     (run.checkpoints / "step-00000000").mkdir(parents=True)
     settings = {"data.dataset": "voc", "data.root": "gone", "data.short_side": 123}
-    run.write_config(override(make_config(), {**settings, "model.box_head_dim": 64}))
+    run.write_config(
+        override(make_config(), {**settings, "model.box_head_dim": 64, "trainable_layers": 5})
+    )
     found = printed(resume=str(run.path), settings={"train.epochs": 20})
     assert found["data.short_side"] == ("123", f"run {run.path}")
     assert found["train.epochs"] == ("20", "--epochs")
@@ -543,5 +545,6 @@ def test_the_printed_config_of_a_run_to_resume_or_to_start_from(tmp_path):
     found = printed(settings={**VOC, "train.pretrained": str(run.path)}, words=("box_head_dim=32",))
     assert found["data.short_side"] == ("123", "brought by --pretrained")
     assert found["model.box_head_dim"] == ("32", "--set")
+    assert "model.trainable_layers" not in found  # each training has its own
     assert found["data.root"] == ("devkit", "--data-root")
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "config.json"]

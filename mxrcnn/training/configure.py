@@ -117,9 +117,8 @@ def build_config(request: TrainRequest) -> Configuration:
     made = made.set(brought, "brought by --pretrained").set(presets[preset], f"preset {preset}")
     # again: what an old name stands for may depend on the preset
     given, sources = _given(request, made.config)
-    if "train.fixed" in given and "trainable_layers" in detector.before:
-        # in the classic networks train.fixed replaces what is frozen by default
-        given.setdefault("model.trainable_layers", detector.before["trainable_layers"])
+    if "train.fixed" in given and _once_froze_by_name(network):
+        given.setdefault("model.trainable_layers", 5)  # train.fixed replaces it there
         sources.setdefault("model.trainable_layers", "train.fixed")
     made = _with_workers(made.set(given, sources), given)
     notes.append(f"{network}, preset {preset}, data set {dataset}")
@@ -132,6 +131,11 @@ def build_config(request: TrainRequest) -> Configuration:
         notes.append(f"no --pretrained parameters: everything is trained ({words})")
         made = made.set(scratch, "training without --pretrained")
     return replace(made, notes=tuple(notes))
+
+
+def _once_froze_by_name(network: str) -> bool:
+    """True for the classic networks: their older runs froze layers by train.fixed alone."""
+    return "trainable_layers" in find_detector(network).before
 
 
 def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
@@ -183,8 +187,8 @@ def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
         names = [f"data.{name}" for name in _INPUT]
         if network == config.network:
             names += [name for name, _ in fields_of(config) if name.startswith("model.")]
-            if "trainable_layers" in find_detector(network).before:
-                names.remove("model.trainable_layers")  # a matter of each training
+            if _once_froze_by_name(network):
+                names.remove("model.trainable_layers")  # each training has its own
         which, folder = origin.checkpoint()
         note = f"{origin.path}: a run of {config.network}; using its settings and its {which} "
         note += f"checkpoint, {folder.name}"
