@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from symnet.config.ranges import FROM_0, FROM_1, Range
+from symnet.config.ranges import FROM_0, FROM_1, Range, check_ranges
 
 #: most pixels that an image file may have: Pillow's own limit against decompression bombs
 MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
@@ -23,11 +23,11 @@ class ConfigError(ValueError):
 
 
 def _check(owner: str, section: Any, ranges: Mapping[str, Range]) -> None:
-    """ConfigError for the first field out of range; tuples of any length may be empty."""
-    for name, allowed in ranges.items():
-        value = getattr(section, name)
-        if (value != () or allowed.count) and not allowed.allows(value):
-            raise ConfigError(f"{owner}.{name}={value!r}: must be {allowed}")
+    """ConfigError for the first field out of range."""
+    try:
+        check_ranges(section, owner, ranges)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 DATA_RANGES = {
@@ -92,7 +92,8 @@ class DataConfig:
 
 TRAIN_RANGES = {
     **dict.fromkeys(("batch_size", "log_interval", "keep", "workers"), FROM_1),
-    **dict.fromkeys(("epochs", "lr", "lr_decay_epoch", "clip_gradient", "warmup_steps"), FROM_0),
+    **dict.fromkeys(("epochs", "lr", "clip_gradient", "warmup_steps"), FROM_0),
+    "lr_decay_epoch": Range(0, optional=True),
     **dict.fromkeys(("seed", "checkpoint_steps", "val_every"), FROM_0),
     **dict.fromkeys(("momentum", "weight_decay"), Range(0, 1, below=True)),
     "lr_decay": Range(0, 1, above=True),

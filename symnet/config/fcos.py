@@ -69,7 +69,7 @@ class FCOSConfig(DetectorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, pre_nms_top_n=FROM_1)
+        check_ranges(self, ranges={"pre_nms_top_n": FROM_1})
         low, high = self.size_range
         if high < 2 * low:
             refuse(

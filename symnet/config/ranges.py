@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,12 +130,9 @@ def refuse(config: Any, name: str, reason: str, where: str = "model") -> None:
     raise ValueError(f"{where}.{name}={getattr(config, name)!r}: {reason}")
 
 
-def check_ranges(config: Any, where: str = "model", **ranges: Range) -> None:
-    """Raise ValueError that names the first field outside its range, its value, and the range.
-
-    ranges: ranges of this config that differ from RANGES.
-    """
-    for name, allowed in {**RANGES, **ranges}.items():
+def check_ranges(config: Any, where: str = "model", ranges: Mapping[str, Range] = RANGES) -> None:
+    """Raise ValueError that names the first field outside its range, its value, and the range."""
+    for name, allowed in ranges.items():
         if hasattr(config, name) and not allowed.allows(getattr(config, name)):
             refuse(config, name, f"must be {allowed}", where)
 

@@ -81,7 +81,8 @@ class TwoStageConfig(RegionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, rpn_pre_nms_top_n_train=FROM_1, rpn_pre_nms_top_n_test=FROM_1)
+        names = ("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test")
+        check_ranges(self, ranges=dict.fromkeys(names, FROM_1))
 
     @property
     def nms_levels(self) -> int:
