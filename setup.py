@@ -48,6 +48,8 @@ setup(
     extras_require={
         "cpu": [f"mxnet==1.9.1; {OLD}", *MXNET_NEEDS],
         "cu112": [f"mxnet-cu112==1.9.1; {OLD}", *MXNET_NEEDS, *CUDA_LIBRARIES],
+        # PyAV's wheels contain FFmpeg with codecs under the GPL
+        "video": ["av>=12"],
         "tensorboard": ["tensorboardX>=2.6"],
         "convert": CONVERT,
         "onnx": ONNX,
