@@ -36,6 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.14",
     packages=find_packages(include=["mxrcnn", "mxrcnn.*", "symnet", "symnet.*"]),
+    entry_points={"console_scripts": ["mxrcnn = mxrcnn.cli:main"]},
     install_requires=[
         f"numpy>=1.22,<2; {OLD}",
         f"numpy>=2.1,<3; {NEW}",

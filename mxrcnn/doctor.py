@@ -1,4 +1,4 @@
-"""`python -m mxrcnn.doctor`: print what is installed, what was patched, and what is missing.
+"""Print what is installed, what was patched, and what is missing: `mxrcnn doctor`.
 
 It also works when MXNet or another core package is missing or does not load: it then says what to
 install, and exits with code 1.
@@ -265,15 +265,19 @@ def describe(found: Mapping[str, Any]) -> str:
     )
 
 
-def main() -> int:
-    """Print the report; returns 1 if a core package is missing or broken, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m mxrcnn.doctor", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `mxrcnn doctor`."""
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; returns 1 if a core package is missing or broken, else 0."""
     found = examine()
     print(json.dumps(found, indent=2) if args.json else describe(found))
     return int(bool(found["problems"]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m mxrcnn.doctor", description=__doc__)
+    add_arguments(parser)
+    sys.exit(run(parser.parse_args()))

@@ -31,7 +31,8 @@ ROOMS = {
     "mxrcnn": "symnet",
     "mxrcnn.files": "",
     "mxrcnn.tables": "",
-    "mxrcnn.config": "mxrcnn.files symnet symnet.config symnet.machine symnet.ops",
+    "mxrcnn.program": "",
+    "mxrcnn.config": "mxrcnn.files mxrcnn.program symnet symnet.config symnet.machine symnet.ops",
     "mxrcnn.runs": "mxrcnn.files mxrcnn.tables mxrcnn.config symnet symnet.machine",
     "mxrcnn.viz": "mxrcnn.files mxrcnn.tables symnet.geometry",
     "mxrcnn.graph_figure": "mxrcnn.files mxrcnn.viz symnet symnet.parts",
@@ -44,6 +45,8 @@ ROOMS = {
     "mxrcnn.bench": ABOVE,
     "mxrcnn.errors": ABOVE,
     "mxrcnn.doctor": ABOVE,
+    "mxrcnn.cli": ABOVE,
+    "mxrcnn.__main__": "mxrcnn.cli",
     "tools": ABOVE,
 }
 #: shared graphs at the top of symnet; the other modules there are detectors of the registry

@@ -1,53 +1,7 @@
 #!/usr/bin/env python3
-"""Test a run: prints AP by class, and writes report.json, results files, curves and pictures.
+"""`mxrcnn test` in a clone."""
 
-examples:
-  python tools/test.py runs/voc07 --imageset 2007_test
-  python tools/test.py runs/coco --imageset val2017 --metric voc12 --checkpoint last
-"""
-
-import argparse
-import sys
-
-from _common import add_run, add_test_data, new_parser, request_of
-
-
-def parse_args() -> argparse.Namespace:
-    parser = new_parser(__doc__)
-    add = parser.add_argument
-    add_run(parser)
-    add_test_data(parser)
-    add("--imageset", help="images to test on; default: the run's validation images")
-    add("--params", metavar="FILE", help="test these .params instead of a checkpoint")
-    add(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX; default: the "
-        "run's own, see tools/quantize.py",
-    )
-    add("--batch-size", type=int, default=1, metavar="N")
-    add("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
-    add("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
-    add("--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images")
-    add("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
-    from mxrcnn.config import contexts
-    from mxrcnn.errors import report_user_errors
-    from mxrcnn.evaluation.run import TestRequest, run_test
-
-    with report_user_errors():
-        outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
-        print(outcome.report.table())
-        print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")
-        print("pictures:", *outcome.pictures, sep="\n  ")
-    for failure in outcome.failures:
-        print(f"error: {failure}", file=sys.stderr)
-    return 1 if outcome.failures else 0
-
+from _clone import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main("test")

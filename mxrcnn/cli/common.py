@@ -1,33 +1,37 @@
-"""Shared by all tools: the path to this clone's packages, and command-line options."""
+"""What the commands share: their parser and common options."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+from mxrcnn.program import spelled
 
-# `python tools/NAME.py` uses the packages of its own clone, whether or not they are installed
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+T = TypeVar("T")
 
 METRICS = ("auto", "voc07", "voc12", "coco")
 SKIP_BAD = {"data.skip_bad": (bool, "", "leave out bad files instead of stopping")}
 
 
-def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the tool's docstring unchanged in its help."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that names other commands as the user started this one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return spelled(action.help or "")
+
+
+def new_parser(description: str | None, prog: str) -> argparse.ArgumentParser:
+    """A parser that shows the module's docstring in its help, line by line."""
     return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=spelled(description or ""), formatter_class=_Help
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the run to work on and its checkpoint."""
-    parser.add_argument("run", help="the run's folder, written by tools/train.py")
+    parser.add_argument("run", help="the run's folder, written by mxrcnn train")
     parser.add_argument(
         "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
     )

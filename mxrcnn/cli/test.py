@@ -1,0 +1,47 @@
+"""Test a run: prints AP by class, and writes report.json, results files, curves and pictures.
+
+examples:
+  mxrcnn test runs/voc07 --imageset 2007_test
+  mxrcnn test runs/coco --imageset val2017 --metric voc12 --checkpoint last
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mxrcnn.cli.common import add_run, add_test_data, request_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_run(parser)
+    add_test_data(parser)
+    add("--imageset", help="images to test on; default: the run's validation images")
+    add("--params", metavar="FILE", help="test these .params instead of a checkpoint")
+    add(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="bf16: convolutions in bfloat16, several times faster on CPUs with AMX; default: the "
+        "run's own, see mxrcnn quantize",
+    )
+    add("--batch-size", type=int, default=1, metavar="N")
+    add("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
+    add("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
+    add("--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images")
+    add("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mxrcnn.config import contexts
+    from mxrcnn.errors import report_user_errors
+    from mxrcnn.evaluation.run import TestRequest, run_test
+
+    with report_user_errors():
+        outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
+        print(outcome.report.table())
+        print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")
+        print("pictures:", *outcome.pictures, sep="\n  ")
+    for failure in outcome.failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if outcome.failures else 0

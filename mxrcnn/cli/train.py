@@ -1,0 +1,146 @@
+"""Train a detector. Without arguments: the quick preset on generated images, about five minutes.
+
+examples:
+  mxrcnn train
+  mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
+      --val-imageset 2007_test --pretrained vgg16_conv_f16.npz --out runs/voc07
+  mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
+      --imageset trainval --out runs/fruits
+  mxrcnn train --resume runs/voc07
+  mxrcnn launch -n 2 -- mxrcnn train --kvstore dist_sync    # see its --help
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mxrcnn.cli.common import METRICS, SKIP_BAD, add_data, add_settings, add_words, request_of
+
+#: flags that set settings: (type or choices, metavar, help)
+PRETRAINED = {
+    "train.pretrained": (
+        str,
+        "RUN|FILE",
+        "start from this run, or .params .npz .pth .safetensors file; layers of another shape are "
+        "newly initialised. A run or another project's file also determines the network and the "
+        "preprocessing",
+    ),
+    "train.channel_order": (
+        ("rgb", "bgr"),
+        "",
+        "the channel order that the file's first layer expects; default: BGR for VGG16's .npz "
+        "files, which come from Caffe, else RGB",
+    ),
+}
+IMAGES = {
+    "data.imageset": (str, "NAME", "such as 2007_trainval+2012_trainval, or train2017"),
+    "data.val_imageset": (str, "NAME", "images to validate on (see --val-every)"),
+    **SKIP_BAD,
+}
+TRAINING = {
+    "train.batch_size": (int, "N", "images per step of each worker, over all its devices"),
+    "train.epochs": (int, "N", "passes over the data"),
+    "train.lr": (float, "LR", "learning rate"),
+    "train.lr_decay_epoch": (str, "7,9", "epochs after which lr is divided by ten"),
+    "train.val_every": (int, "N", "epochs between validations"),
+    "train.val_metric": (
+        METRICS,
+        "",
+        "the metric of validations, which chooses the best checkpoint; auto (default): COCO's "
+        "AP@[.50:.95] for COCO data (of masks, if the network has them), VOC07 mAP for VOC",
+    ),
+    "train.checkpoint_steps": (int, "N", "also save every N steps"),
+    "train.seed": (int, "N", "seed of initial values, image order, sampling and dropout"),
+    "train.precision": (
+        ("fp32", "bf16"),
+        "",
+        "bf16: convolutions in bfloat16, several times faster on CPUs with AMX",
+    ),
+    "train.log_interval": (int, "N", "steps between log rows"),
+    "train.tensorboard": (bool, "", "write TensorBoard event files"),
+}
+WORKERS = {
+    "train.kvstore": (
+        ("local", "dist_sync", "dist_device_sync", "dist_async"),
+        "",
+        "how the workers of mxrcnn launch train together: synchronously (default: dist_sync; "
+        "dist_device_sync sums gradients on GPUs), or each at its own pace (dist_async)",
+    ),
+    "train.lr_scaling": (
+        ("linear", "none"),
+        "",
+        "linear (default): N synchronous workers train at N times --lr, after a warm-up",
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to train")
+    group.add_argument("--network", help="default: of --pretrained, else faster_rcnn_vgg16")
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="classic: the paper's settings; quick: a narrow network on small images, trained from "
+        "scratch; matterport: that Mask R-CNN's settings. Default: quick for the synthetic data "
+        "set, else classic. Other flags override it",
+    )
+    add_settings(group, PRETRAINED)
+    group.add_argument("--out", metavar="DIR", help="run folder; default: runs/NETWORK_DATASET")
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue a run with its own settings. Only --epochs, --val-metric, --data-root, "
+        "--checkpoint-steps and --log-interval may change; the run keeps the new values",
+    )
+    group.add_argument(
+        "--data-changed",
+        action="store_true",
+        help="with --resume: continue although the data set has changed, from the start of the "
+        "next epoch; without it, changed data are an error that says what differs",
+    )
+    group = parser.add_argument_group("data")
+    add_data(group, "synthetic", "data/synthetic for synthetic")
+    add_settings(group, IMAGES)
+    group.add_argument(
+        "--num-workers", type=int, metavar="N", help="loader processes; 0: one thread"
+    )
+    add_settings(parser.add_argument_group("how to train"), TRAINING)
+    group = parser.add_argument_group("GPUs and workers")
+    group.add_argument("--gpus", metavar="0,1", help="GPUs to use; default: the CPU")
+    add_settings(group, WORKERS)
+    group = parser.add_argument_group("settings")
+    add_words(group)
+    group.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the settings that differ from the defaults and what set each, and exit",
+    )
+    group.add_argument(
+        "--list-settings",
+        action="store_true",
+        help="print all settings of --network with type, default and meaning, and exit",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from mxrcnn.training.server import serve_if_asked
+
+    if serve_if_asked():  # one of the processes of mxrcnn launch, but no worker
+        return 0
+    from mxrcnn.errors import report_user_errors
+
+    with report_user_errors():
+        if args.list_settings:
+            from mxrcnn.config import make_config
+            from mxrcnn.config.listing import list_settings
+
+            print(list_settings(make_config(*([args.network] if args.network else []))))
+            return 0
+        from mxrcnn.training.configure import TrainRequest, print_config
+        from mxrcnn.training.run import run_training
+
+        request = request_of(TrainRequest, args)
+        if args.print_config:
+            print(print_config(request))
+            return 0
+        return run_training(request)
