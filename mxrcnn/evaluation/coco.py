@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from mxrcnn.data.coco.write import coco_results
 from mxrcnn.data.records import DataError, Dataset, Detections, ImageId
 from mxrcnn.evaluation.matching import in_order
 from mxrcnn.evaluation.report import Report
@@ -162,29 +162,8 @@ def detections_to_coco(
     ids = dataset.category_ids or tuple(range(1, dataset.num_classes))
     out: list[dict[str, Any]] = []
     for record, found in in_order(dataset.records, detections, dataset.num_classes):
-        boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4)
-        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        for i, box in enumerate(xywh.tolist()):
-            result = {
-                "image_id": record.image_id,
-                "category_id": ids[int(found.classes[i]) - 1],
-                "bbox": box,
-                "score": float(found.scores[i]),
-            }
-            if found.masks is not None:
-                result["segmentation"] = _text_rle(found.masks[i])
-            out.append(result)
+        out += coco_results(found, record.image_id, ids)
     return out
-
-
-def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
-    """A compressed RLE with counts as text, so that it can be written as JSON."""
-    height, width = (int(n) for n in rle["size"])
-    counts = rle["counts"]
-    if isinstance(counts, (list, tuple)):
-        counts = mask_utils.frPyObjects(dict(rle), height, width)["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [height, width], "counts": text}
 
 
 def _load(ground_truth: Mapping[str, Any] | str | Path) -> dict[str, Any]:

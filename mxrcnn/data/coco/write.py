@@ -1,10 +1,14 @@
-"""A Dataset in COCO's form."""
+"""A Dataset, and the detections of an image, in COCO's form."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mxrcnn.data.records import Dataset, ImageRecord
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord
 
 
 def dataset_to_coco(dataset: Dataset) -> dict[str, Any]:
@@ -46,3 +50,36 @@ def _annotation(record: ImageRecord, i: int, category_id: int) -> dict[str, Any]
     if isinstance(mask, dict) and isinstance(mask["counts"], bytes):  # as pycocotools encodes RLE
         mask = {**mask, "counts": mask["counts"].decode("ascii")}
     return entry if mask is None else {**entry, "segmentation": mask}
+
+
+def coco_results(
+    found: Detections, image_id: ImageId, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The detections of an image in COCO's results form.
+
+    Boxes are xywh, masks are RLE. category_ids: of classes 1, 2, ...
+    """
+    boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    rows: list[dict[str, Any]] = [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[int(k) - 1],
+            "bbox": box,
+            "score": float(score),
+        }
+        for k, box, score in zip(found.classes, xywh.tolist(), found.scores)
+    ]
+    for row, mask in zip(rows, found.masks or ()):
+        row["segmentation"] = _text_rle(mask)
+    return rows
+
+
+def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
+    """A compressed RLE with counts as text, so that it can be written as JSON."""
+    height, width = (int(n) for n in rle["size"])
+    counts = rle["counts"]
+    if isinstance(counts, (list, tuple)):
+        counts = mask_utils.frPyObjects(dict(rle), height, width)["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [height, width], "counts": text}

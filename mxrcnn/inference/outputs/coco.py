@@ -1,0 +1,82 @@
+"""COCO's results form, and the image ids of a given data set."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mxrcnn.config import ConfigError
+from mxrcnn.data.coco.document import entries_of, read_json
+from mxrcnn.data.coco.write import coco_results
+from mxrcnn.data.records import DataError, ImageId
+from mxrcnn.files import atomic_write
+from mxrcnn.inference.outputs.result import Output, Result, Writer
+
+
+@contextmanager
+def coco_file(output: Output) -> Iterator[Writer]:
+    """predictions.json, a list of results that pycocotools' loadRes takes.
+
+    If the ids are numbers in order, predictions_images.json says which image and category each
+    means, in the form of COCO's annotation files, without annotations.
+    """
+    images: list[dict[str, object]] = []
+    with atomic_write(output.folder / "predictions.json") as file:
+        before = "[\n"
+
+        def write(result: Result) -> None:
+            nonlocal before
+            height, width = result.found.size
+            image = {"id": result.image_id, "file_name": result.name}
+            images.append({**image, "width": width, "height": height})
+            for row in coco_results(result.found, result.image_id, output.ids):
+                file.write(before + json.dumps(row, allow_nan=False))
+                before = ",\n"
+
+        yield write
+        file.write("[]\n" if before == "[\n" else "\n]\n")
+    if output.numbered:
+        named = zip(output.ids, output.class_names)
+        document = {
+            "images": images,
+            "categories": [{"id": k, "name": name} for k, name in named],
+            "annotations": [],
+        }
+        with atomic_write(output.folder / "predictions_images.json") as file:
+            json.dump(document, file, indent=1, ensure_ascii=False)
+
+
+class Ids:
+    """The image ids and category ids of a COCO file, found by file name and class name.
+
+    Raises DataError for a file that is not COCO's, ConfigError if it lacks a class.
+    """
+
+    def __init__(self, path: str | Path, class_names: tuple[str, ...]) -> None:
+        document = read_json(Path(path))
+        images = [e for e in entries_of(Path(path), document, "images") if isinstance(e, dict)]
+        kinds = [e for e in entries_of(Path(path), document, "categories") if isinstance(e, dict)]
+        self._path = str(path)
+        self._by_name = {str(e.get("file_name")): e.get("id") for e in images}
+        short = Counter(name.rpartition("/")[2] for name in self._by_name)
+        self._by_last = {
+            name.rpartition("/")[2]: number
+            for name, number in self._by_name.items()
+            if short[name.rpartition("/")[2]] == 1
+        }
+        number_of = {str(e.get("name")): e.get("id") for e in kinds}
+        lacking = [name for name in class_names if name not in number_of]
+        if lacking:
+            raise ConfigError(f"{path}: has no category {lacking[0]!r}, which the model finds")
+        self.category_ids = tuple(number_of[name] for name in class_names)
+
+    def image_id(self, name: str) -> ImageId:
+        """The id of an image by its name, or by its last part if only one image has that."""
+        last = name.rpartition("/")[2]
+        found = self._by_name.get(name, self._by_last.get(last))
+        if found is None:
+            raise DataError(name, f"{self._path} has no image of that name, or several")
+        return found

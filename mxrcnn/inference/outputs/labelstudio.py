@@ -1,0 +1,74 @@
+"""Label Studio's tasks with predictions ("Import pre-annotated data into Label Studio")."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import numpy as np
+
+from mxrcnn.files import atomic_write
+from mxrcnn.inference.outputs.result import Output, Result, Writer
+from mxrcnn.inference.outputs.xml import escaped
+
+
+@contextmanager
+def labelstudio_file(output: Output) -> Iterator[Writer]:
+    """labelstudio.json, to import, and labelstudio.xml, the labelling interface that it is for.
+
+    Boxes only. An image's address is `image_url` and its name. A task's score is the mean of its
+    boxes' scores; one without boxes has none.
+    """
+    labels = "\n".join(f'    <Label value="{escaped(name)}"/>' for name in output.class_names)
+    with atomic_write(output.folder / "labelstudio.xml") as file:
+        file.write(
+            '<View>\n  <Image name="image" value="$image"/>\n'
+            f'  <RectangleLabels name="label" toName="image">\n{labels}\n'
+            "  </RectangleLabels>\n</View>\n"
+        )
+    with atomic_write(output.folder / "labelstudio.json") as file:
+        before = "[\n"
+
+        def write(result: Result) -> None:
+            nonlocal before
+            file.write(before + json.dumps(_task(result, output), ensure_ascii=False))
+            before = ",\n"
+
+        yield write
+        file.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _task(result: Result, output: Output) -> dict[str, object]:
+    found = result.found
+    height, width = found.size
+    regions = []
+    places = percents(found.boxes, height, width).tolist()
+    for number, (name, score, place) in enumerate(zip(found.names, found.scores.tolist(), places)):
+        value = dict(zip(("x", "y", "width", "height"), place))
+        regions.append(
+            {
+                "id": f"{result.image_id}-{number}",
+                "type": "rectanglelabels",
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": width,
+                "original_height": height,
+                "image_rotation": 0,
+                "score": score,
+                "value": {**value, "rotation": 0, "rectanglelabels": [name]},
+            }
+        )
+    prediction: dict[str, object] = {"model_version": output.model, "result": regions}
+    if regions:
+        prediction["score"] = float(np.mean(found.scores))
+    address = output.image_url + quote(result.name)
+    return {"data": {"image": address}, "predictions": [prediction]}
+
+
+def percents(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes (D, 4) xyxy as Label Studio's x, y, width, height (D, 4) in percent of the sides."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return 100 * xywh / (width, height, width, height)
