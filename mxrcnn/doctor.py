@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mxrcnn import __version__
+from mxrcnn.program import command
 from symnet.machine import MISSED, PATCHED
 from symnet.machine.install import how_to_install, install_extra
 
@@ -153,7 +154,7 @@ def _gpu_advice(cards: list[dict[str, str]], usable: int) -> list[str]:
     if too_new:
         return [
             f"{cards[0]['name']}: MXNet 1.9.1 supports compute capabilities up to {_NEWEST_CARD}, "
-            f"and this card has {capability}: use the CPU, or ONNX (tools/export.py)"
+            f"and this card has {capability}: use the CPU, or ONNX ({command('export')})"
         ]
     return [
         f"{cards[0]['name']} is not used: in the clone of mxrcnn, make clean install "

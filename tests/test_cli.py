@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 
 from mxrcnn import __version__, program
 from mxrcnn.cli import COMMANDS, main
+from mxrcnn.config import make_config
+from mxrcnn.config.listing import list_settings
 from tests.conftest import REPO
 
 #: runs `mxrcnn WORDS` and prints the heavy modules that were imported
@@ -112,6 +115,29 @@ def test_each_script_of_tools_starts_its_command():
         started[calls[0].args[0].value] = stem
     assert started == program.SCRIPTS
     assert set(started) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("by_tools", [False, True], ids=["mxrcnn", "tools"])
+def test_errors_name_commands_as_the_user_does(by_tools, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--set", "qqqq=1"], by_tools)
+    assert stopped.value.code == 1
+    train = "python tools/train.py" if by_tools else "mxrcnn train"
+    assert f"listed by: {train} --list-settings" in capsys.readouterr().err
+
+
+def test_the_list_of_settings_names_commands_as_the_user_does():
+    with program.started(by_tools=True):
+        assert "set by python tools/launch.py" in list_settings(make_config())
+    assert "set by mxrcnn launch" in list_settings(make_config())
+
+
+def test_no_source_spells_a_script_itself():
+    """Messages use mxrcnn.program, or they would be wrong where there is no clone."""
+    sources = [path for name in ("mxrcnn", "symnet") for path in (REPO / name).rglob("*.py")]
+    script = re.compile(r"tools/\w+\.py")
+    found = [path.name for path in sources if script.search(path.read_text("utf-8"))]
+    assert found == ["program.py"]
 
 
 def test_commands_are_spelled_as_the_program_was_started():

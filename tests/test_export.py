@@ -577,5 +577,5 @@ def test_mistakes_are_told(run, photo_file, tmp_path, tool, monkeypatch):  # noq
 def test_foreign_files_are_refused(tmp_path):
     model = to_onnx(mx.sym.relu(V("x")), {}, {"x": [1]}, {"x": (1,)}, {"y": [1]})
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(CheckpointError, match=r"metadata is not that of tools/export\.py"):
+    with pytest.raises(CheckpointError, match=r"metadata is not that of mxrcnn export"):
         Predictor.load(tmp_path / "foreign.onnx")

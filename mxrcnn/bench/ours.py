@@ -1,4 +1,4 @@
-"""This toolkit's side of tools/bench.py; see sides.py for the protocol."""
+"""This toolkit's side of mxrcnn bench; see sides.py for the protocol."""
 
 from __future__ import annotations
 

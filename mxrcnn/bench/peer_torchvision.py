@@ -1,4 +1,4 @@
-"""torchvision's detectors as a side of tools/bench.py; see sides.py for the protocol.
+"""torchvision's detectors as a side of mxrcnn bench; see sides.py for the protocol.
 
 This file runs in an interpreter that has torch and torchvision, and imports nothing of this
 toolkit. The networks are those that torchvision builds for pretrained weights: frozen batch norm,

@@ -35,7 +35,7 @@ INSTALL = "python3 -m venv tv && tv/bin/pip install torch torchvision, then --pe
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """The request of `tools/bench.py`.
+    """The request of `mxrcnn bench`.
 
     None stands for all supported precisions, both modes, the network's usual size, or all cores.
     words: `key=value` settings. matrix: the side of the matrices whose product is the ceiling.

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from mxrcnn.config.sections import Config, fields_of
+from mxrcnn.program import spelled
 
 
 def field_docs(section: type) -> dict[str, str]:
@@ -63,7 +64,10 @@ def list_settings(config: Config) -> str:
 
     A group's settings follow those of its section, under a heading with the group's name.
     """
-    return _lines([r for n in ("data", "train", "model") for r in _rows(getattr(config, n), n)])
+    rows = [
+        row for name in ("data", "train", "model") for row in _rows(getattr(config, name), name)
+    ]
+    return spelled(_lines(rows))
 
 
 def list_sources(config: Config, plain: Config, sources: Mapping[str, str]) -> str:

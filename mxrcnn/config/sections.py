@@ -1,6 +1,6 @@
 """The configuration's dataclasses: data and training, the same for all networks, and the whole.
 
-The `#:` comments document the fields; `tools/train.py --list-settings` prints them.
+The `#:` comments document the fields; `mxrcnn train --list-settings` prints them.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"  #: of convolutions; parameters stay float32
     #: how workers train together, as in --kvstore
     kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"
-    workers: int = 1  #: processes that train together; set by tools/launch.py
+    workers: int = 1  #: processes that train together; set by mxrcnn launch
     #: whether lr is multiplied by the number of workers, see `make_schedule`
     lr_scaling: Literal["linear", "none"] = "linear"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from mxrcnn.program import command
+
 _SIDES = ("data.short_side", "data.long_side")
 
 #: our names -> the names in other toolkits (detectron2, mmdetection, torchvision, ultralytics,
@@ -83,5 +85,5 @@ def suggestion(key: str, known: Sequence[str], network: str = "") -> str:
     words = {part for part in name.split("_") if len(part) > 2}
     alike = [full for full, other in zip(known, bare) if words & set(other.split("_"))][:6]
     some = f"; there are {', '.join(alike)}" if alike else ""
-    more = f" --network {network}" if network else ""
-    return f"{some}; all are listed by: python tools/train.py --list-settings{more}"
+    more = ("--network", network) if network else ()
+    return f"{some}; all are listed by: {command('train', '--list-settings', *more)}"

@@ -1,6 +1,6 @@
 """The metrics, and the rules that all of them share about which detections count.
 
-Testing, validation during training, tools/quantize.py and the checks all call `evaluate`.
+Testing, validation during training, mxrcnn quantize and the checks all call `evaluate`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantizes a run, and compares accuracy and speed with the original: see tools/quantize.py."""
+"""Quantizes a run, and compares accuracy and speed with the original: see mxrcnn quantize."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAIN_NUMBERS = ("mAP", "AP", "segm_AP")
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """The options of `tools/quantize.py`; settings: `section.field` -> value."""
+    """The options of `mxrcnn quantize`; settings: `section.field` -> value."""
 
     run: str
     out: str

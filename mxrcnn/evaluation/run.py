@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TestRequest:
-    """The options of `tools/test.py`; settings: `section.field` -> value."""
+    """The options of `mxrcnn test`; settings: `section.field` -> value."""
 
     __test__ = False  # tell pytest that this is not a test class
 

@@ -10,6 +10,7 @@ import numpy as np
 from mxrcnn.config import Config, check_precision, check_shapes
 from mxrcnn.inference.mxnet_engine import MXNetEngine, Shapes
 from mxrcnn.inference.predictor import Predictor
+from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, load_arrays, split_params
 from symnet import get_detector
 from symnet.detector import parameter_shapes
@@ -80,7 +81,7 @@ class Detector(Predictor):
 
         checkpoint: "best", "last" or a step; None is the best if there is one, else the last.
         params: a bare .params file to use instead. precision: fp32, or bf16 for convolutions and
-        fully connected layers in bfloat16; None is the run's own: that of tools/quantize.py, else
+        fully connected layers in bfloat16; None is the run's own: that of mxrcnn quantize, else
         fp32. memory: see the constructor. Raises CheckpointError for missing or broken files, and
         for ONNX files, whose graph MXNet does not have: Predictor.load takes both.
         """
@@ -144,7 +145,8 @@ class Detector(Predictor):
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise CheckpointError(
                 f"{source}: there is no {some} ({len(missing)} of {len(shapes)} parameters). If it "
-                "comes from a classifier, train it first: tools/train.py --pretrained RUN"
+                "comes from a classifier, train it first: "
+                + command("train", "--pretrained", "RUN")
             )
         for name, shape in shapes.items():
             if params[name].shape != shape:

@@ -1,4 +1,4 @@
-"""The inference engine for ONNX files of tools/export.py: onnxruntime. Needs no mxnet."""
+"""The inference engine for ONNX files of mxrcnn export: onnxruntime. Needs no mxnet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from mxrcnn.config import ConfigError
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.inference.exported import ExportError, config_of
+from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import CheckpointError
 from symnet.machine import physical_cores
 from symnet.machine.install import install_extra
@@ -36,7 +37,7 @@ class OnnxEngine:
         None is the CPU. threads: threads per operator; None is OMP_NUM_THREADS if set, else the
         physical cores available to this process (onnxruntime's default counts the machine's).
 
-        Raises CheckpointError for a file that is missing or not from tools/export.py, ConfigError
+        Raises CheckpointError for a file that is missing or not from mxrcnn export, ConfigError
         for an unavailable provider, and ExportError if onnxruntime is not installed.
         """
         try:
@@ -66,7 +67,7 @@ class OnnxEngine:
             self.config = config_of(self._session.get_modelmeta().custom_metadata_map)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: its metadata is not that of tools/export.py: {error}"
+                f"{path}: its metadata is not that of {command('export')}: {error}"
             ) from None
         self._names = [output.name for output in self._session.get_outputs()]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")

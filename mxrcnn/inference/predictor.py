@@ -87,7 +87,7 @@ class Predictor:
         provider: str | None = None,
         threads: int | None = None,
     ) -> Predictor:
-        """Load the detector of a run folder (a Detector) or of a .onnx file of tools/export.py.
+        """Load the detector of a run folder (a Detector) or of a .onnx file of mxrcnn export.
 
         For runs: checkpoint, params, context and precision; see Detector.load. For ONNX files,
         which need no mxnet: provider and threads; see OnnxEngine. Raises CheckpointError for

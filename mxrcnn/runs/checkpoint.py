@@ -230,7 +230,7 @@ class RunFolder:
         return symbol
 
     def precision(self) -> str:
-        """The run's precision: fp32, or what tools/quantize.py wrote to quantized.json."""
+        """The run's precision: fp32, or what mxrcnn quantize wrote to quantized.json."""
         path = self.path / "quantized.json"
         if not path.is_file():
             return "fp32"

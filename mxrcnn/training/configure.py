@@ -1,7 +1,7 @@
 """Make the configuration of a training run from the user's request.
 
 Later ones override earlier ones: network defaults, settings of --pretrained, preset, flags, --set.
-The source of each value is recorded; `tools/train.py --print-config` prints it.
+The source of each value is recorded; `mxrcnn train --print-config` prints it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
 from mxrcnn.data import check_dataset
 from mxrcnn.data.records import Dataset
+from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.weights.reading import Origin
@@ -48,7 +49,7 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The options of `tools/train.py`.
+    """The options of `mxrcnn train`.
 
     settings: flags that set a setting, by `section.field`. words: the `key=value` words of --set.
     """
@@ -105,8 +106,8 @@ def build_config(request: TrainRequest) -> Configuration:
     given, _ = _given(request, made.config)
     if "train.workers" in given:
         raise ConfigError(
-            f"train.workers={given['train.workers']}: set by tools/launch.py -n N; for loader "
-            "processes use --num-workers"
+            f"train.workers={given['train.workers']}: set by {command('launch', '-n', 'N')}; for "
+            "loader processes use --num-workers"
         )
     dataset = given.get("data.dataset", made.config.data.dataset)
     quick = dataset == "synthetic" and not brought
@@ -151,7 +152,7 @@ def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[
 
 
 def _flag(setting: str) -> str:
-    """The flag of `tools/train.py` for a setting."""
+    """The flag of `mxrcnn train` for a setting."""
     name = setting.partition(".")[2].replace("_", "-")
     return "--data-root" if name == "root" else f"--{name}"
 
@@ -244,7 +245,7 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
         raise ConfigError(
             f"{run.path} was started with {config.train.workers} workers (--kvstore "
             f"{config.train.kvstore}), and here are {here}: resume it with as many, by "
-            f"tools/launch.py -n {config.train.workers}"
+            + command("launch", "-n", config.train.workers)
         )
     return made
 

@@ -10,6 +10,7 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import trainable_objects
+from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import TrainRequest, configure, with_classes
 from mxrcnn.training.loop import train
@@ -112,8 +113,8 @@ def run_training(request: TrainRequest) -> int:
     result = train(trainer, request.num_workers)
     stopped = result.stopped_by is not None
     if workers.first and stopped:
-        say([f"stopped at step {result.step}; go on: python tools/train.py --resume {path}"])
+        say([f"stopped at step {result.step}; go on: {command('train', '--resume', path)}"])
     elif workers.first:
-        say([f"done: {path} (losses.png, log.jsonl); test it: python tools/test.py {path}"])
+        say([f"done: {path} (losses.png, log.jsonl); test it: {command('test', path)}"])
     workers.leave()
     return 128 + result.stopped_by if stopped else 0

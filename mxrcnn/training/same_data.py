@@ -51,7 +51,7 @@ def continue_with(
     """
     folder = run.folder("last")
     fits = state.batch < steps
-    if not state.data:  # written before checkpoints knew their data, or by tools/convert.py
+    if not state.data:  # written before checkpoints knew their data, or by mxrcnn convert
         if not state.step:
             return Continuation(state)
         if fits and state.first_step(steps) == 0:

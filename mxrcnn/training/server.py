@@ -14,6 +14,7 @@ import sys
 from typing import Any, NoReturn
 
 from mxrcnn.config import ConfigError
+from mxrcnn.program import command
 from symnet.machine import mx
 
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
@@ -30,7 +31,7 @@ def number_of_workers() -> int:
     if missing:
         raise ConfigError(
             f"--kvstore dist_*: {', '.join(missing)} not in the environment. Start all processes "
-            "by: python tools/launch.py -n 2 -- python tools/train.py ... (docs/distributed.md)"
+            f"by: {command('launch', '-n', 2, '--')} {command('train')} ... (docs/distributed.md)"
         )
     try:
         numbers = [int(os.environ[name]) for name in _NEEDED[1:]]

@@ -21,7 +21,7 @@ class Validation:
     """Scores parameters on a data set by `train.val_metric`.
 
     It runs in the precision of the training. If bf16 does not support some image's size, it runs in
-    fp32, and `describe` says so. The numbers equal those of tools/test.py --precision `precision`.
+    fp32, and `describe` says so. The numbers equal those of mxrcnn test --precision `precision`.
     """
 
     def __init__(self, config: Config, dataset: Dataset, context: mx.Context) -> None:

@@ -1,6 +1,6 @@
 """The worker processes of one training, connected by MXNet's parameter servers.
 
-Their roles come from the environment (`DMLC_ROLE` and others, set by tools/launch.py or a job
+Their roles come from the environment (`DMLC_ROLE` and others, set by mxrcnn launch or a job
 scheduler). In step (`dist_sync`, `dist_device_sync`), the servers add up the workers' gradients and
 each worker does the same update. With `dist_async`, the servers do the updates.
 """
@@ -20,7 +20,7 @@ from mxrcnn.config import ConfigError
 from mxrcnn.training.server import flush_and_exit, number_of_workers
 from symnet.machine import mx
 
-#: this worker's number, set by tools/launch.py in addition to DMLC's own variables
+#: this worker's number, set by mxrcnn launch in addition to DMLC's own variables
 RANK = "DMLC_WORKER_ID"
 #: integers below it are still exact after a float32 sum over 4096 workers
 _EXACT = 4096

@@ -11,6 +11,7 @@ import numpy as np
 from mxrcnn.config import Config, ConfigError, make_config, override, parse_settings
 from mxrcnn.config.overrides import find_detector, resolve
 from mxrcnn.files import atomic_folder, atomic_write
+from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.names import COCO_CLASSES, KNOWN_NAMES, implied_names
@@ -25,7 +26,7 @@ TABLE = "conversion.txt"
 
 @dataclass(frozen=True)
 class ConvertRequest:
-    """A request to `tools/convert.py`.
+    """A request to `mxrcnn convert`.
 
     words: `key=value` settings. class_names: the text of --class-names.
     """
@@ -238,8 +239,8 @@ def run_convert(request: ConvertRequest) -> list[str]:
     if conversion.report.missing:
         lines.append(
             "it is not a complete detector yet; train it: "
-            f"python tools/train.py --pretrained {run.path} ..."
+            + command("train", "--pretrained", run.path, "...")
         )
     else:
-        lines.append(f"try it: python tools/demo.py {run.path} IMAGE")
+        lines.append(f"try it: {command('predict', run.path, 'IMAGE')}")
     return lines

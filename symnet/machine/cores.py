@@ -58,7 +58,7 @@ def physical_cores() -> int:
 
 
 def local_workers() -> int:
-    """How many workers of one training run on this machine; tools/launch.py sets this."""
+    """How many workers of one training run on this machine; mxrcnn launch sets this."""
     return max(1, int(os.environ.get("MXRCNN_LOCAL_WORKERS") or 1))
 
 

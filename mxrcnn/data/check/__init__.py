@@ -1,4 +1,4 @@
-"""Checking a data set before training: `tools/check_data.py` as a library.
+"""Checking a data set before training: `mxrcnn check` as a library.
 
 `run` makes the check. Its parts: `objects`, `faults`, `twins` (images that look the same),
 `anchors`, `suggest` and `reach`. `report` writes it as a table or JSON, `pictures` draws it. Which
