@@ -19,6 +19,8 @@ CUDA_LIBRARIES = [
 # no upper bounds: the newest releases still support the NumPy 1 that mxnet requires
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18"]
 
+GLUONCV = ["gluoncv==0.10.5.post0"]
+
 CONVERT = ["safetensors>=0.4", "h5py>=3.8"]
 
 # mxnet requires NumPy < 2, which has no wheels for Python 3.13. With symnet.machine it also runs
@@ -37,6 +39,7 @@ setup(
     python_requires=">=3.9,<3.14",
     packages=find_packages(include=["mxrcnn", "mxrcnn.*", "symnet", "symnet.*"]),
     entry_points={"console_scripts": ["mxrcnn = mxrcnn.cli:main"]},
+    package_data={"mxrcnn.weights": ["zoo.json"]},
     install_requires=[
         f"numpy>=1.22,<2; {OLD}",
         f"numpy>=2.1,<3; {NEW}",
@@ -53,12 +56,13 @@ setup(
         "video": ["av>=12"],
         "tensorboard": ["tensorboardX>=2.6"],
         "convert": CONVERT,
+        "gluoncv": GLUONCV,
         "onnx": ONNX,
         "dev": [
             "pytest>=7.4",
             "hypothesis>=6.80",
             "ruff==0.17.5",
-            "gluoncv==0.10.5.post0",
+            *GLUONCV,
             "tensorboardX>=2.6",
             *CONVERT,
             *ONNX,

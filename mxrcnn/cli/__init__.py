@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": ("mxrcnn.cli.predict", "detect objects in images"),
     "check": ("mxrcnn.cli.check", "check a data set before training"),
     "convert": ("mxrcnn.cli.convert", "convert another project's weights into a run"),
+    "weights": ("mxrcnn.cli.weights", "list, fetch and show known weights"),
     "quantize": ("mxrcnn.cli.quantize", "make a faster copy of a run, in int8 or bfloat16"),
     "export": ("mxrcnn.cli.export", "export a run to ONNX, or for MXNet's other bindings"),
     "bench": ("mxrcnn.cli.bench", "measure speed and memory on this machine"),

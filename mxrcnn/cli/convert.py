@@ -4,7 +4,7 @@ Supports files from torchvision, mx-rcnn, MXNet, gluoncv and matterport's Mask R
 recognised by their names and shapes. No pickle is run: only tensors are read from a .pth.
 
 examples:
-  mxrcnn convert fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --to runs/r50
+  mxrcnn convert fasterrcnn_resnet50_fpn_coco --to runs/r50
   mxrcnn convert resnet101-63fe2227.pth --to runs/body --network mask_rcnn_r101_fpn
   mxrcnn convert detector.safetensors --to runs/cells --class-names RBC,WBC,Platelets
   mxrcnn predict runs/r50 street.jpg
@@ -20,7 +20,7 @@ from mxrcnn.cli.common import add_words, request_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", help=".pth .pt .safetensors .params .npz .h5")
+    add("source", help=".pth .pt .safetensors .params .npz .h5, or a name of mxrcnn weights list")
     add("--to", required=True, metavar="RUN", help="the run folder to write")
     add("--network", help="default: the file's own network; see README.md")
     add(

@@ -5,6 +5,7 @@ An .onnx file runs in onnxruntime and does not need mxnet.
 examples:
   mxrcnn predict runs/voc07 street.jpg people.jpg --out pictures
   mxrcnn predict runs/voc07 street.jpg --classes person dog --max-detections 10
+  mxrcnn predict fasterrcnn_resnet50_fpn_coco street.jpg
   mxrcnn predict voc07.onnx street.jpg --provider cuda
 """
 
@@ -16,7 +17,10 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", help="a run's folder, or an .onnx file from mxrcnn export")
+    add(
+        "run",
+        help="a run's folder, an .onnx file from mxrcnn export, or a detector of mxrcnn weights list",
+    )
     add("images", nargs="+", metavar="IMAGE")
     add("--out", default="demo", metavar="DIR", help="default: %(default)s")
     add("--threshold", type=float, default=0.5, help="default: %(default)s")

@@ -20,9 +20,9 @@ from mxrcnn.cli.common import METRICS, SKIP_BAD, add_data, add_settings, add_wor
 PRETRAINED = {
     "train.pretrained": (
         str,
-        "RUN|FILE",
-        "start from this run, or .params .npz .pth .safetensors file; layers of another shape are "
-        "newly initialised. A run or another project's file also determines the network and the "
+        "RUN|FILE|NAME",
+        "start from this run, .params .npz .pth .safetensors file, or known weights (mxrcnn "
+        "weights list); layers of another shape are newly initialised. A run or another project's file also determines the network and the "
         "preprocessing",
     ),
     "train.channel_order": (

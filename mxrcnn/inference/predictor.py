@@ -89,6 +89,8 @@ class Predictor:
     ) -> Predictor:
         """Load the detector of a run folder (a Detector) or of a .onnx file of mxrcnn export.
 
+        place may also name a known detector, such as fcos_resnet50_fpn_coco, which is downloaded
+        and converted once (`mxrcnn weights list`; WeightsError if that fails).
         For runs: checkpoint, params, context and precision; see Detector.load. For ONNX files,
         which need no mxnet: provider and threads; see OnnxEngine. Raises CheckpointError for
         missing or unreadable files, and ConfigError for options of the other kind.
@@ -111,8 +113,9 @@ class Predictor:
             engine = OnnxEngine(place, provider, threads)
             return Predictor(engine, engine.config, str(place))
         from mxrcnn.inference.detector import Detector
+        from mxrcnn.weights.convert import known_run
 
-        return Detector.load(place, **of_runs)
+        return Detector.load(known_run(place), **of_runs)
 
     @property
     def class_names(self) -> tuple[str, ...]:

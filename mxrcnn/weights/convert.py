@@ -13,11 +13,13 @@ from mxrcnn.config.overrides import find_detector, resolve
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
+from mxrcnn.weights.download import alone, say
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.names import COCO_CLASSES, KNOWN_NAMES, implied_names
 from mxrcnn.weights.reading import LoadReport, fit_params, to_rgb
 from mxrcnn.weights.source import Source, unused
 from mxrcnn.weights.sources import identify, network_shapes
+from mxrcnn.weights.zoo import fetch, known, locate
 from symnet import get_detector
 from symnet.machine import mx
 
@@ -28,7 +30,8 @@ TABLE = "conversion.txt"
 class ConvertRequest:
     """A request to `mxrcnn convert`.
 
-    words: `key=value` settings. class_names: the text of --class-names.
+    source: a file, or the name of known weights. words: `key=value` settings. class_names: the text
+    of --class-names.
     """
 
     source: str
@@ -179,7 +182,7 @@ def convert(request: ConvertRequest) -> Conversion:
 
     Raises WeightsError if they do not match exactly, unless request.partial is set, or not at all.
     """
-    path = Path(request.source)
+    path = locate(request.source)
     arrays = read_params(path)
     source = identify(path, arrays)
     report = LoadReport(path)
@@ -244,3 +247,24 @@ def run_convert(request: ConvertRequest) -> list[str]:
     else:
         lines.append(f"try it: {command('predict', run.path, 'IMAGE')}")
     return lines
+
+
+def known_run(place: str | Path) -> Path:
+    """The run that a folder or the name of a known detector means.
+
+    A known detector is downloaded and converted into the cache once. Raises WeightsError for
+    unknown names, and for classifiers, which detect nothing.
+    """
+    entry = known(place)
+    if entry is None:
+        return Path(place)
+    if entry.kind != "detector":
+        raise WeightsError(
+            f"{entry.name}: a classifier, which only brings a body; train a detector with it: "
+            f"--pretrained {entry.name}"
+        )
+    with alone(entry.run):
+        if not entry.run.exists():
+            request = ConvertRequest(str(fetch(entry)), str(entry.run))
+            say("\n".join(run_convert(request)))
+    return entry.run

@@ -13,6 +13,7 @@ from mxrcnn.runs.checkpoint import RunFolder, load_arrays, split_params
 from mxrcnn.weights.formats import WeightsError, read_params
 from mxrcnn.weights.source import Source
 from mxrcnn.weights.sources import foreign_source
+from mxrcnn.weights.zoo import locate
 
 __all__ = ["LoadReport", "Origin", "WeightsError", "fit_params", "match_params", "read_params"]
 
@@ -108,8 +109,8 @@ class Origin:
 
     @classmethod
     def open(cls, path: str | Path) -> Origin:
-        """Open a run folder or a file; raises what read_params raises."""
-        path = Path(path)
+        """Open a run folder, a file or known weights by name; raises what read_params raises."""
+        path = locate(path)
         if path.is_dir() and (path / "config.json").is_file():
             return cls(path, config=RunFolder(path).config())
         arrays = read_params(path)
@@ -154,12 +155,14 @@ def match_params(
 ) -> tuple[dict[str, np.ndarray], LoadReport]:
     """The arrays of a file or run that fit a network's parameters (name -> shape), and a report.
 
+    path: may also name known weights (see `zoo.locate`), which are downloaded if needed.
     channel_order: the order that the file's first layer expects: rgb, bgr or auto (see `to_rgb`).
     Raises WeightsError if nothing fits or a channel order is given for a run, and what read_params
     raises.
     """
     origin = Origin.open(path)
-    report = LoadReport(Path(path))
+    path = origin.path
+    report = LoadReport(path)
     if origin.config is not None and channel_order != "auto":
         raise WeightsError(f"{path}: runs always expect RGB; --channel-order is only for files")
     if origin.source is not None:
