@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "run",
-        help="a run's folder, an .onnx file from mxrcnn export, or a detector of mxrcnn weights list",
+        help="a run's folder, an .onnx file from mxrcnn export, or a detector by name (mxrcnn "
+        "weights list)",
     )
     add("images", nargs="+", metavar="IMAGE")
     add("--out", default="demo", metavar="DIR", help="default: %(default)s")

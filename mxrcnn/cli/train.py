@@ -21,9 +21,9 @@ PRETRAINED = {
     "train.pretrained": (
         str,
         "RUN|FILE|NAME",
-        "start from this run, .params .npz .pth .safetensors file, or known weights (mxrcnn "
-        "weights list); layers of another shape are newly initialised. A run or another project's file also determines the network and the "
-        "preprocessing",
+        "start from this run, .params .npz .pth .safetensors file, or known weights by name "
+        "(mxrcnn weights list); layers of another shape are newly initialised. A run or another "
+        "project's file also determines the network and the preprocessing",
     ),
     "train.channel_order": (
         ("rgb", "bgr"),
