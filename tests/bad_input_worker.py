@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from mxrcnn.training.configure import TrainRequest
 from mxrcnn.training.run import prepare
 from mxrcnn.weights.reading import read_params
 from tests.broken import SECRET, SIZE, Case, corpus, voc_folder
+from tests.broken_formats import WRITERS, formats
 from tests.factories import noise
 
 #: limits per input: seconds of computing, seconds of waiting, bytes of additional memory
@@ -42,9 +44,10 @@ SMALL = DataConfig(short_side=32, long_side=64)
 
 def _data_set(kind: str, root: Path, skip_bad: bool, masks: bool = False) -> DataNotes:
     """Open a data set and load every sample, as training does; returns the notes."""
-    split = {"voc": "2007_train", "coco": "train"}[kind]
+    splits = {"voc": "2007_train", "coco": "train"}
+    split = splits[kind] if kind in splits else WRITERS[kind].imageset
     data = replace(SMALL, dataset=kind, root=str(root), masks=masks, skip_bad=skip_bad)
-    names = ("dog", "cat") if kind == "voc" else ("auto",)
+    names = ("auto",) if kind in ("coco", "yolo") else ("dog", "cat")
     dataset = open_dataset(replace(data, class_names=names), split)
     for record in dataset.records:
         if len(record) or not masks:
@@ -93,8 +96,9 @@ READERS: dict[str, Callable[[Path, bool], Any]] = {
     "detector": lambda root, skip: _detect(root),
     "resume": lambda root, skip: _resume(root),
     "weights": lambda root, skip: read_params(next(root.iterdir())),
+    **{kind: partial(_data_set, kind) for kind in WRITERS},
 }
-SKIPPING = {"voc", "voc list", "coco", "coco masks"}
+SKIPPING = {"voc", "voc list", "coco", "coco masks", *WRITERS}
 
 _opened: list[str] = []
 
@@ -161,7 +165,7 @@ def main(scratch: Path, first: int) -> None:
     global _PHOTO
     _PHOTO = read_image(_photo(scratch))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    cases = corpus(scratch)
+    cases = [*corpus(scratch), *formats()]
     sys.addaudithook(_watch)
     for number, case in enumerate(cases[first:], start=first):
         print(json.dumps({"begin": number, "name": case.name}), flush=True)

@@ -17,6 +17,7 @@ from mxrcnn.data.coco import load_coco
 from mxrcnn.data.records import Detections, ImageRecord
 from mxrcnn.evaluation.core import evaluate
 from tests.broken import changed, coco_folder
+from tests.broken_formats import WRITERS
 from tests.conftest import REPO
 
 #: the largest growth of the process's memory over all inputs, in MB
@@ -81,6 +82,7 @@ def test_there_are_hundreds_of_them(verdicts, capsys):
         print(f"\n{len(names)} broken inputs: {dict(groups)}")
     assert len(names) >= 300
     assert min(groups[group] for group in ("image", "voc", "coco", "run", "weights")) >= 50
+    assert min(groups[kind] for kind in WRITERS) >= 60
 
 
 def test_memory_stays_where_it_was(verdicts):

@@ -388,7 +388,7 @@ def test_a_data_set_of_ones_own(tool, trained, data_root, tmp_path, monkeypatch)
     tools = {"train": (), "check_data": (), "test": (trained,), "quantize": (trained,)}
     for name, args in tools.items():
         message = error_of(tool(name, *args, "--dataset", "mine", "--data-root", "x"))
-        assert message == "no data set 'mine'; there are: synthetic, voc, coco"
+        assert message == "no data set 'mine'; there are: " + ", ".join(DATASETS)
     monkeypatch.setitem(DATASETS, "mine", mine)
     words = ("--dataset", "mine", "--data-root", "x", "--imageset", "easy")
     code, out, errors = tool("check_data", *words)

@@ -1,9 +1,10 @@
 """Data: annotations and images on disk, and their way to the arrays of a batch.
 
-`records` holds the core types. `voc`, `coco` and `synthetic` read, write or make data sets; the
-readers share `reading`. `images` opens image files, `pictures` any image that a user passes.
-`decodable` finds images that cannot be decoded, `identity` tells whether data have changed, `check`
-examines data before training. `transforms`, `plans`, `batches` and `loader` make network inputs.
+`records` holds the core types. `voc`, `coco`, `formats` and `synthetic` read, write or make data
+sets; the readers share `reading` and `labelled`. `images` opens image files, `pictures` any image
+that a user passes. `decodable` finds images that cannot be decoded, `identity` tells whether data
+have changed, `check` examines data before training. `transforms`, `plans`, `batches` and `loader`
+make network inputs.
 Anchors, targets and boxes are computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
 """
 
@@ -17,6 +18,12 @@ from typing import Any, Union
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data.coco import load_coco, load_joined, resolve_coco
 from mxrcnn.data.decodable import only_decodable
+from mxrcnn.data.formats.csv_table import load_csv
+from mxrcnn.data.formats.cvat import load_cvat
+from mxrcnn.data.formats.labelimg import load_labelimg
+from mxrcnn.data.formats.labelme import load_labelme
+from mxrcnn.data.formats.yolo import load_yolo
+from mxrcnn.data.reading import Reading
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.data.voc import load_voc
@@ -52,6 +59,13 @@ def _open_synthetic(data: DataConfig, imageset: str, class_names: ClassNames) ->
     return _open_coco(data, "+".join(splits), class_names)
 
 
+def _opens(
+    load: Callable[[str, str, ClassNames, Reading], Dataset],
+) -> Callable[[DataConfig, str, ClassNames], Dataset]:
+    """A reader of `formats` as a function of the settings."""
+    return lambda data, imageset, names: load(data.root, imageset, names, Reading(**_how(data)))
+
+
 #: kinds of data set, as in `--dataset`, and their readers: functions of the settings, the image
 #: set's name, and the class names (a list, "auto" or "voc"). An entry here is all that a new kind
 #: of data set needs; all tools then accept it.
@@ -59,6 +73,11 @@ DATASETS: dict[str, Callable[[DataConfig, str, ClassNames], Dataset]] = {
     "synthetic": _open_synthetic,
     "voc": _open_voc,
     "coco": _open_coco,
+    "labelimg": _opens(load_labelimg),
+    "yolo": _opens(load_yolo),
+    "labelme": _opens(load_labelme),
+    "csv": _opens(load_csv),
+    "cvat": _opens(load_cvat),
 }
 
 

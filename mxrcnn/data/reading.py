@@ -1,4 +1,4 @@
-"""What the readers of Pascal VOC and COCO share: settings, skipped entries, class names."""
+"""What the readers share: settings, skipped entries, texts, class names."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ VOC_CLASSES = tuple(
 )
 #: lists of more entries show a progress bar
 PROGRESS_FROM = 2000
+#: bytes of an annotation file of one image, at most: LabelMe's may hold the image itself
+MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class Reading:
     def image_size(self, path: Path) -> tuple[int, int]:
         """(height, width) of an image file; DataError if it cannot be read or is too large."""
         return image_size(path, self.exif_orientation, self.max_pixels)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file of at most MOST_BYTES, with or without a BOM; else DataError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise DataError(path, f"over {MOST_BYTES >> 20} MB: too large for one image's file")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(path, f"unreadable: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"not UTF-8 text: {error}") from error
 
 
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:

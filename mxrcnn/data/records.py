@@ -7,6 +7,7 @@ Boxes are xyxy float32 in stored pixels, continuous: a box that covers pixel 0 a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,11 +98,13 @@ class DataNotes:
     """The repairs that were needed to read a data set, and the files that were skipped.
 
     They are reported to the user. remembered: images that an earlier start has decoded already.
+    counted: how often something was left out or read in another form, such as "circles ...".
     """
 
     mended: list[Mended] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     remembered: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
 
     def _count(self, kind: str) -> int:
         return sum(item.kind == kind for item in self.mended)
@@ -137,6 +140,7 @@ class DataNotes:
         self.mended += other.mended
         self.skipped += other.skipped
         self.remembered += other.remembered
+        self.counted += other.counted
 
     def lines(self) -> list[str]:
         """The notes as sentences; empty if there are none."""
@@ -145,6 +149,7 @@ class DataNotes:
             (self.dropped, "boxes were empty or inverted and were dropped"),
             (self.size_mismatch, "annotations gave another image size than the file has"),
             (self.remembered, "images were decoded at an earlier start and not again"),
+            *((count, what) for what, count in self.counted.items()),
         ]
         out = [f"{count} {what}" for count, what in counts if count]
         if self.skipped:

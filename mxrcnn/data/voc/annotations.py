@@ -38,6 +38,11 @@ def read_annotation(image: Listed, required: bool) -> Annotation:
             raise DataError(path, f"no such annotation file, though {image.listing} lists it")
         none = np.zeros(0, bool)
         return Annotation(path, (), np.zeros((0, 4)), none, none, None)
+    return read_xml(path)
+
+
+def read_xml(path: Path) -> Annotation:
+    """The annotation in an XML file; DataError, naming file and field, if it is broken."""
     root = _parse(path)
     objects = root.findall("object")
     where = [f"object {i}: " for i in range(1, len(objects) + 1)]

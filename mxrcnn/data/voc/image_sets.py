@@ -50,9 +50,12 @@ def list_images(root: Path, imageset: str) -> list[Listed]:
     for part in imageset.split("+"):
         year, _, split = part.strip().partition("_")
         folder = devkit / f"VOC{year}"
+        if (devkit / "ImageSets" / "Main").is_dir():  # the folder of one year, with any name
+            folder, year, split = devkit, "", part.strip()
         listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if not (year and split and listing.is_file()):
-            raise DataError(root, f"no image set {part!r}; there is: {_what_is_there(devkit)}")
+        if not (split and isfile(listing)):
+            there = ", ".join(image_sets(devkit)) or "no VOC{year}/ImageSets/Main/*.txt at all"
+            raise DataError(root, f"no image set {part!r}; there is: {there}")
         images += [Listed(folder, year, stem, listing) for stem in _read_stems(folder, listing)]
     times = Counter((image.year, image.stem) for image in images)
     repeated = [image for image in images if times[image.year, image.stem] > 1]
@@ -62,13 +65,16 @@ def list_images(root: Path, imageset: str) -> list[Listed]:
     return images
 
 
-def _what_is_there(devkit: Path) -> str:
-    """The image sets of a devkit, such as `2007_train, 2007_val`, without lists of VOC classes."""
-    found = []
+def image_sets(devkit: Path) -> list[str]:
+    """The image sets of a devkit or of one year's folder, such as `2007_train`, `2007_val`.
+
+    Lists of VOC's classes, such as cat_train.txt, are left out.
+    """
+    found = [listing.stem for listing in sorted(devkit.glob("ImageSets/Main/*.txt"))]
     for listing in sorted(devkit.glob("VOC*/ImageSets/Main/*.txt")):
         if listing.stem.partition("_")[0] not in VOC_CLASSES or "_" not in listing.stem:
             found.append(f"{listing.parts[-4][len('VOC') :]}_{listing.stem}")
-    return ", ".join(found) or "no VOC{year}/ImageSets/Main/*.txt at all"
+    return found
 
 
 def _read_stems(folder: Path, listing: Path) -> list[str]:

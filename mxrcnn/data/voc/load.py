@@ -8,26 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from mxrcnn.config import MAX_IMAGE_PIXELS
-from mxrcnn.data.images import size_error
-from mxrcnn.data.reading import VOC_CLASSES, Reading, check_class_names, closest, progress
-from mxrcnn.data.records import DataError, Dataset, ImageRecord, clean_boxes
+from mxrcnn.data.labelled import Labelled, assemble, choose_classes
+from mxrcnn.data.reading import VOC_CLASSES, Reading, progress
+from mxrcnn.data.records import Dataset
 from mxrcnn.data.voc.annotations import Annotation, read_annotation
-from mxrcnn.data.voc.image_sets import Listed, list_images
-from symnet.geometry.boxes import areas
-
-
-class _Read(NamedTuple):
-    """An image and its annotation, before classes are known; size (height, width) of the file."""
-
-    listed: Listed
-    image: Path
-    size: tuple[int, int]
-    annotation: Annotation
+from mxrcnn.data.voc.image_sets import list_images
 
 
 def load_voc(
@@ -62,61 +49,32 @@ def load_voc(
     """
     listed = list_images(Path(root), imageset)
     reading = Reading(skip_bad, exif_orientation, max_pixels)
+    with_year = len({image.stem for image in listed}) < len(listed)
     read = []
     for image in progress(listed, "reading annotations"):
         with reading.skipping():
             annotation = read_annotation(image, require_annotations)
             path = image.image()
-            read.append(_Read(image, path, reading.image_size(path), annotation))
-    names = _choose_classes(Path(root), class_names, read)
-    class_of = {name: k for k, name in enumerate(names, start=1)}
-    with_year = len({image.stem for image in listed}) < len(listed)
-    records = []
-    for item in read:
-        with reading.skipping():
-            records.append(_record(item, class_of, with_year, reading))
-    notes = reading.notes
-    if not records:
-        raise DataError(root, f"{imageset} has no usable image; first: {notes.skipped[0]}")
-    return Dataset(imageset, names, tuple(records), notes)
+            image_id = f"{image.year}_{image.stem}" if with_year else image.stem
+            size = reading.image_size(path)
+            read.append(labelled_by_voc(image_id, path, size, annotation))
+    names = choose_classes(Path(root), class_names, read, otherwise=VOC_CLASSES)
+    return assemble(Path(root), imageset, names, read, reading)
 
 
-def _choose_classes(
-    root: Path, class_names: Sequence[str] | str | None, read: list[_Read]
-) -> tuple[str, ...]:
-    if class_names is not None and class_names != "auto":
-        return check_class_names(root, class_names)
-    found = {name for item in read for name in item.annotation.names}
-    return tuple(sorted(found)) or VOC_CLASSES
-
-
-def _record(
-    item: _Read, class_of: dict[str, int], with_year: bool, reading: Reading
-) -> ImageRecord:
-    listed, image, size, annotation = item
-    for name in annotation.names:
-        if name not in class_of:
-            nearest = closest(name, class_of)
-            standard = "; class_names=voc would be the 20 of VOC" * (name in VOC_CLASSES)
-            raise DataError(
-                annotation.path,
-                f"unknown class {name!r}; the closest known is {nearest!r}{standard}",
-            )
-    if annotation.size == size[::-1] != size:
-        raise size_error(image, size, annotation.size, reading.exif_orientation)
-    stray = (annotation.boxes[:, 2:] <= annotation.boxes[:, :2]).any(axis=1)
-    boxes, keep = clean_boxes(annotation.boxes - (1, 1, 0, 0), *size, reading.notes, image, stray)
-    if annotation.size not in (None, size):
-        reading.notes.note_size(image, annotation.size, size)
-    classes = np.array([class_of[name] for name in annotation.names], np.int64)
-    return ImageRecord(
-        f"{listed.year}_{listed.stem}" if with_year else listed.stem,
+def labelled_by_voc(
+    image_id: str, image: Path, size: tuple[int, int], annotation: Annotation
+) -> Labelled:
+    """An image of size (height, width) with VOC's 1-based inclusive boxes made continuous."""
+    return Labelled(
+        annotation.path,
+        image_id,
         image,
-        *size,
-        boxes=boxes[keep],
-        classes=classes[keep],
-        crowd=np.zeros(keep.sum(), bool),
-        difficult=annotation.difficult[keep],
-        truncated=annotation.truncated[keep],
-        areas=areas(boxes[keep]),
+        size,
+        annotation.names,
+        annotation.boxes - (1, 1, 0, 0),
+        stated=annotation.size,
+        difficult=annotation.difficult,
+        truncated=annotation.truncated,
+        stray=(annotation.boxes[:, 2:] <= annotation.boxes[:, :2]).any(axis=1),
     )
