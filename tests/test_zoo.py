@@ -21,7 +21,7 @@ from mxrcnn.inference.predictor import Predictor
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.weights import convert, download, zoo
 from mxrcnn.weights.formats import WeightsError
-from mxrcnn.weights.reading import Origin
+from mxrcnn.weights.reading import Origin, match_params
 from mxrcnn.weights.torchvision import resnet_networks
 from symnet import list_detectors
 from tests.test_convert import resnet18_state, slim_state
@@ -319,6 +319,8 @@ def known(server, monkeypatch, tmp_path, made_files):
 
 def test_names_are_taken_for_files(server, known, tmp_path, capfd):
     assert Origin.open("resnet18").source.title == "torchvision's ResNet-18 classifier"
+    used, report = match_params("resnet18", {"backbone.body.conv1_weight": (64, 3, 7, 7)})
+    assert (list(used), report.path) == (["backbone.body.conv1_weight"], known["resnet18"].path)
     assert main(["convert", "resnet18", "--to", str(tmp_path / "run")]) == 0
     assert RunFolder(tmp_path / "run").config().model.body == "resnet18"
     assert len(server.asked) == 1

@@ -3,7 +3,7 @@
 examples:
   mxrcnn train
   mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
-      --val-imageset 2007_test --pretrained vgg16_conv_f16.npz --out runs/voc07
+      --val-imageset 2007_test --pretrained vgg16 --out runs/voc07
   mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
       --imageset trainval --out runs/fruits
   mxrcnn train --resume runs/voc07
