@@ -1,6 +1,7 @@
 """Check a data set before training: its faults, its contents, and whether the anchors fit it.
 
 examples:
+  mxrcnn check --data photos
   mxrcnn check --dataset voc --data-root VOCdevkit --imageset 2007_train,2007_test
   mxrcnn check --dataset coco --data-root coco --imageset train2017,val2017 \\
       --network faster_rcnn_r50_fpn --json check.json --out check
@@ -16,11 +17,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mxrcnn.cli.common import add_data, add_words, given_settings
+from mxrcnn.cli.common import add_data, add_data_path, add_words, given_settings, use_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    add_data_path(parser)
     add_data(parser, "synthetic", "data/synthetic for synthetic")
     add(
         "--imageset",
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.training.configure import TrainRequest, build_config
 
     with report_user_errors():
+        use_data(args, "imageset", "TRAINING")
         request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.words))
         config = build_config(request).config
         names = args.imageset.split(",") if args.imageset else [config.data.imageset]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxrcnn.program import spelled
+
+if TYPE_CHECKING:
+    from mxrcnn.data.detect import Found
 
 T = TypeVar("T")
 
@@ -63,6 +66,43 @@ def add_data(group: Any, default: str = "the run's", default_root: str = "the ru
             "data.root": (str, "DIR", f"its folder; default: {default_root}"),
         },
     )
+
+
+def add_data_path(group: Any) -> None:
+    """Add --data, for `use_data`."""
+    group.add_argument(
+        "--data",
+        dest="data_path",
+        metavar="PATH",
+        help="a data set's folder or file, of VOC, COCO, LabelImg, YOLO, LabelMe, CSV or CVAT: "
+        "finds out --dataset, --data-root and --imageset",
+    )
+
+
+def use_data(args: argparse.Namespace, option: str, purpose: str) -> Found | None:
+    """Set the data's kind, folder and, unless it is given, image set by --data, and say so.
+
+    option: the `dest` of --imageset. purpose: TRAINING or TESTING, as in `mxrcnn.data.detect`.
+    Returns what was found, None without --data. Raises ConfigError beside the options that it
+    replaces, DataError as `detect` does.
+    """
+    if args.data_path is None:
+        return None
+    from mxrcnn.config import ConfigError
+    from mxrcnn.data import detect
+
+    for name, flag in (("data.dataset", "--dataset"), ("data.root", "--data-root")):
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--data finds out {flag}: give one of the two")
+    if getattr(args, "resume", None):
+        raise ConfigError("--data is for new runs; --data-root says where a run's data are now")
+    found = detect.detect(args.data_path)
+    setattr(args, "data.dataset", found.kind)
+    setattr(args, "data.root", str(found.root))
+    if not getattr(args, option):
+        setattr(args, option, found.the_imageset(getattr(detect, purpose)))
+    print(f"--data {args.data_path}: {found}; taken: {getattr(args, option)}")
+    return found
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mxrcnn.cli.common import add_run, add_test_data, request_of
+from mxrcnn.cli.common import add_data_path, add_run, add_test_data, request_of, use_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_run(parser)
+    add_data_path(parser)
     add_test_data(parser)
     add("--imageset", help="images to test on; default: the run's validation images")
     add("--params", metavar="FILE", help="test these .params instead of a checkpoint")
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.evaluation.run import TestRequest, run_test
 
     with report_user_errors():
+        use_data(args, "imageset", "TESTING")
         outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
         print(outcome.report.table())
         print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")

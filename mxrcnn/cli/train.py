@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "next epoch; without it, changed data are an error that says what differs",
     )
     group = parser.add_argument_group("data")
+    add_data_path(group)
     add_data(group, "synthetic", "data/synthetic for synthetic")
     add_settings(group, IMAGES)
     group.add_argument(
@@ -136,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
             print(list_settings(make_config(*([args.network] if args.network else []))))
             return 0
+        use_data(args, "data.imageset", "TRAINING")
         from mxrcnn.training.configure import TrainRequest, print_config
         from mxrcnn.training.run import run_training
 

@@ -1,0 +1,86 @@
+"""--data PATH: each layout is recognised, and what is none or several is an error that says so."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mxrcnn.config import DataConfig
+from mxrcnn.data import open_dataset
+from mxrcnn.data.detect import TESTING, TRAINING, Found, detect
+from mxrcnn.data.records import DataError
+from tests.broken_formats import WRITERS, small
+from tests.factories import Picture, make_voc
+from tests.layouts import LAYOUTS
+from tests.test_data_formats import cells  # noqa: F401 - a fixture
+
+#: layout -> a file or folder of it that means the whole
+PARTS = {"voc": "VOC2007", "coco": "my labels.json", "yolo": "data.yaml", "csv": "labels.csv"}
+PARTS |= {"retinanet": "labels.csv", "cvat": "annotations.xml"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_recognised(cells, layout, tmp_path):  # noqa: F811
+    kind, _, write, _ = LAYOUTS[layout]
+    write(replace(cells, records=cells.records[:2]), tmp_path)
+    for path in (tmp_path, *((tmp_path / PARTS[layout],) if layout in PARTS else ())):
+        found = detect(path)
+        assert found.kind == kind
+        data = DataConfig(dataset=kind, root=str(found.root))
+        dataset = open_dataset(data, found.the_imageset(TRAINING))
+        assert [len(record) for record in dataset.records] == [len(r) for r in cells.records[:2]]
+
+
+def test_coco_images_in_a_folder_above(cells, tmp_path):  # noqa: F811
+    LAYOUTS["coco"][2](replace(cells, records=cells.records[:2]), tmp_path / "images")
+    (tmp_path / "annotations").mkdir()
+    file = tmp_path / "annotations/x.json"
+    shutil.move(tmp_path / "images/my labels.json", file)
+    for path in (file, tmp_path):
+        assert (detect(path).root, detect(path).imagesets) == (tmp_path, ("annotations/x.json",))
+
+
+@pytest.mark.parametrize(
+    ("sets", "train", "test"),
+    [
+        (("2007_train", "2012_train", "2007_val"), "2007_train+2012_train", "2007_val"),
+        (("2007_trainval", "2007_test"), "2007_trainval", "2007_test"),
+        (("annotations/instances_train2017.json", "a/instances_val2017.json"), 0, 1),
+        (("train/_annotations.coco.json", "valid/_annotations.coco.json"), 0, 1),
+        (("odd",), "odd", "odd"),
+    ],
+)
+def test_the_image_set_for_a_purpose(sets, train, test):
+    found = Found("voc", Path("x"), sets, "")
+    wanted = [sets[name] if isinstance(name, int) else name for name in (train, test)]
+    assert [found.the_imageset(TRAINING), found.the_imageset(TESTING)] == wanted
+    with pytest.raises(DataError, match="choose its image set by --imageset; there is: a, b"):
+        Found("voc", Path("x"), ("a", "b"), "").the_imageset(TRAINING)
+
+
+def test_what_is_no_data_set(tmp_path):
+    for path, message in (("none", "no such file or folder"), (".", "labelme: images with Lab")):
+        with pytest.raises(DataError, match=message):
+            detect(tmp_path / path)
+
+
+def test_two_data_sets_in_one_folder(tmp_path):
+    small("csv", tmp_path / "a")
+    for kind in ("labelimg", "labelme"):
+        for name, text in WRITERS[kind].files.items():
+            (tmp_path / "a/data" / name).write_text(text)
+    with pytest.raises(DataError, match="several") as raised:
+        detect(tmp_path / "a/data")
+    for kind in ("csv", "labelimg", "labelme"):
+        assert f"--dataset {kind} --data-root" in str(raised.value)
+
+
+def test_lists_of_voc_win_over_its_xml(tmp_path):
+    make_voc(tmp_path, {"a": Picture()})
+    found = detect(tmp_path / "VOC2007")
+    assert (found.kind, found.imagesets) == ("voc", ("train",))
+    shutil.rmtree(tmp_path / "VOC2007/ImageSets")
+    assert detect(tmp_path / "VOC2007").kind == "labelimg"
