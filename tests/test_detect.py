@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mxrcnn.config import DataConfig
+from mxrcnn.cli import train
+from mxrcnn.cli.common import use_data
+from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data import open_dataset
 from mxrcnn.data.detect import TESTING, TRAINING, Found, detect
 from mxrcnn.data.records import DataError
@@ -84,3 +87,41 @@ def test_lists_of_voc_win_over_its_xml(tmp_path):
     assert (found.kind, found.imagesets) == ("voc", ("train",))
     shutil.rmtree(tmp_path / "VOC2007/ImageSets")
     assert detect(tmp_path / "VOC2007").kind == "labelimg"
+
+
+def test_a_neighbour_is_another_data_set(tmp_path):
+    """A folder `xml` beside a data set is not part of it, but beside its `images` it is."""
+    small("labelimg", tmp_path)
+    (tmp_path / "xml").mkdir()
+    shutil.copy(tmp_path / "data/bad.xml", tmp_path / "xml")
+    (tmp_path / "data/bad.xml").unlink()
+    assert len(open_dataset(DataConfig(dataset="labelimg", root=f"{tmp_path}/data"), "all")) == 1
+    (tmp_path / "data").rename(tmp_path / "images")
+    with pytest.raises(DataError, match="could be any of"):
+        open_dataset(DataConfig(dataset="labelimg", root=str(tmp_path)), "all")
+    (tmp_path / "images/good.xml").unlink()
+    for root in (tmp_path, tmp_path / "images"):
+        assert detect(root).kind == "labelimg"
+
+
+def test_the_options_of_data(tmp_path, capsys):
+    """--data sets what --dataset, --data-root and --imageset would, beside which it is an error."""
+    small("yolo", tmp_path)
+    path = tmp_path / "data/data.yaml"
+    path.write_text(path.read_text() + "val: images\n")
+    wanted = {"data.dataset": "yolo", "data.root": f"{tmp_path}/data", "data.imageset": "train"}
+    for more, val in (([], "val"), (["--val-imageset", "x"], "x"), (["--imageset", "train"], None)):
+        args = parsed("--data", f"{tmp_path}/data", *more)
+        use_data(args, "data.imageset", "TRAINING", "data.val_imageset")
+        assert {name: getattr(args, name) for name in wanted} == wanted
+        assert getattr(args, "data.val_imageset") == val
+    assert "yolo (it has data.yaml), image sets: train, val" in capsys.readouterr().out
+    for more in (("--dataset", "voc"), ("--data-root", "x"), ("--resume", "x")):
+        with pytest.raises(ConfigError, match="--data"):
+            use_data(parsed("--data", str(tmp_path), *more), "data.imageset", "TRAINING")
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return parser.parse_args(words)

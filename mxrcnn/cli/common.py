@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mxrcnn.program import spelled
-
-if TYPE_CHECKING:
-    from mxrcnn.data.detect import Found
 
 T = TypeVar("T")
 
@@ -79,15 +76,16 @@ def add_data_path(group: Any) -> None:
     )
 
 
-def use_data(args: argparse.Namespace, option: str, purpose: str) -> Found | None:
-    """Set the data's kind, folder and, unless it is given, image set by --data, and say so.
+def use_data(args: argparse.Namespace, option: str, purpose: str, validation: str = "") -> None:
+    """Set the data's kind, folder and, unless one is given, image set by --data, and say so.
 
     option: the `dest` of --imageset. purpose: TRAINING or TESTING, as in `mxrcnn.data.detect`.
-    Returns what was found, None without --data. Raises ConfigError beside the options that it
-    replaces, DataError as `detect` does.
+    validation: the `dest` of --val-imageset, which is set to the validation images if there are
+    any and no image set is given. Raises ConfigError beside options that --data replaces, DataError
+    as `detect` does.
     """
     if args.data_path is None:
-        return None
+        return
     from mxrcnn.config import ConfigError
     from mxrcnn.data import detect
 
@@ -99,10 +97,13 @@ def use_data(args: argparse.Namespace, option: str, purpose: str) -> Found | Non
     found = detect.detect(args.data_path)
     setattr(args, "data.dataset", found.kind)
     setattr(args, "data.root", str(found.root))
-    if not getattr(args, option):
+    print(f"--data {args.data_path}: {found}")
+    if getattr(args, option) is None:
         setattr(args, option, found.the_imageset(getattr(detect, purpose)))
-    print(f"--data {args.data_path}: {found}; taken: {getattr(args, option)}")
-    return found
+        if validation and getattr(args, validation) is None:
+            setattr(args, validation, found.imageset(detect.VALIDATION) or None)
+            print(f"  validation on: {getattr(args, validation) or 'none'}")
+    print(f"  image set: {getattr(args, option)}")
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 examples:
   mxrcnn train
+  mxrcnn train --data photos
   mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
       --val-imageset 2007_test --pretrained vgg16 --out runs/voc07
   mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
@@ -14,7 +15,16 @@ from __future__ import annotations
 
 import argparse
 
-from mxrcnn.cli.common import METRICS, SKIP_BAD, add_data, add_settings, add_words, request_of
+from mxrcnn.cli.common import (
+    METRICS,
+    SKIP_BAD,
+    add_data,
+    add_data_path,
+    add_settings,
+    add_words,
+    request_of,
+    use_data,
+)
 
 #: flags that set settings: (type or choices, metavar, help)
 PRETRAINED = {
@@ -137,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
             print(list_settings(make_config(*([args.network] if args.network else []))))
             return 0
-        use_data(args, "data.imageset", "TRAINING")
+        use_data(args, "data.imageset", "TRAINING", "data.val_imageset")
         from mxrcnn.training.configure import TrainRequest, print_config
         from mxrcnn.training.run import run_training
 

@@ -142,7 +142,9 @@ def _labelme(path: Path) -> Found | None:
     return Found("labelme", path, sets, "images with LabelMe's JSON files") if sets else None
 
 
-def _beside(path: Path, ending: str, names: Sequence[str], fits: Callable[[Path], bool]) -> tuple[str, ...]:
+def _beside(
+    path: Path, ending: str, names: Sequence[str], fits: Callable[[Path], bool]
+) -> tuple[str, ...]:
     """The image sets whose first annotation file fits."""
     sets = []
     for imageset in dict.fromkeys((ALL, *SPLITS)) if path.is_dir() else ():

@@ -31,7 +31,8 @@ def find_folders(
 
     The image set is a folder of root, or of root's folder of images (`images/train`, and
     `labels/train` for its annotations); "all" is root. Annotations are beside the images or in a
-    folder with one of these names, beside the images' folder or in it. Both are direct children.
+    folder with one of these names: in the images' folder, or beside it if that is named `images`
+    or so. Files are direct children of both.
     """
     split = "" if imageset == ALL and not (root / ALL).is_dir() else imageset
     bases = [root / split, *(root / name / split for name in IMAGE_FOLDERS)]
@@ -41,8 +42,10 @@ def find_folders(
         if not _has(images, ENDINGS):
             continue
         places = [images, *(images / name for name in names)]
+        beside = images.name.lower() in map(str.lower, IMAGE_FOLDERS)
         for name in names:
-            places += [images.parent / name, root / name / split, root / split / name]
+            places += [images.parent / name] if beside else []
+            places += [root / name / split, root / split / name]
         for labels in dict.fromkeys(places):
             if _has(labels, (ending,)):
                 found[images, labels] = None
