@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxrcnn.config import DataConfig
+from mxrcnn.config import DataConfig, make_config, override
 from mxrcnn.data import open_dataset
+from mxrcnn.data.check import check_data
+from mxrcnn.data.check.report import table
 from mxrcnn.data.coco import load_coco
 from mxrcnn.data.records import DataError, Dataset
 from mxrcnn.data.voc import load_voc
@@ -128,6 +130,9 @@ def test_shapes_that_are_no_boxes_are_counted(tmp_path):
     assert dataset.records[0].boxes.tolist() == [[25, 15, 35, 25], [30, 20, 33, 24]]
     assert dataset.notes.counted["circles were read as their boxes"] == 1
     assert dataset.notes.counted["shapes that are a line were left out"] == 2
+    config = override(make_config(), {"data.dataset": "labelme", "data.root": str(tmp_path)})
+    report = table(check_data(config, ["all"]))
+    assert "all: 2 shapes that are a line were left out" in report
 
 
 def test_rotated_boxes_of_cvat(tmp_path):

@@ -23,6 +23,7 @@ from symnet.geometry.boxes import iou
 KINDS = {
     "unreadable": ("error", "entries that cannot be read"),
     "broken image": ("error", "images that cannot be decoded, or are of another size"),
+    "otherwise": ("warning", "kinds of entries that were left out or read in another form"),
     "size mismatch": (
         "warning",
         "annotations with another size than the file, whose size is used",
@@ -75,6 +76,8 @@ def _notes(dataset: Dataset) -> Iterator[Fault]:
     """What the reader noted."""
     for reason in dataset.notes.skipped:
         yield Fault("unreadable", dataset.name, "", reason)
+    for what, count in dataset.notes.counted.items():
+        yield Fault("otherwise", dataset.name, "", f"{count} {what}")
     for item in dataset.notes.mended:
         yield Fault(item.kind, dataset.name, str(item.image), item.detail, item.box)
 
