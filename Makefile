@@ -29,9 +29,9 @@ $(BIN)/python:
 		echo "Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-$(EXTRA): $(BIN)/python setup.py
+$(VENV)/.installed-$(EXTRA): $(BIN)/python pyproject.toml
 	$(PIP) -e '.[$(EXTRA)]'
-	$(PIP) --no-deps $(MXNET)  # on Python 3.13 the line above does not install it: see setup.py
+	$(PIP) --no-deps $(MXNET)  # on Python 3.13 the line above does not install it: see pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-$(EXTRA)

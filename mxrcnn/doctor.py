@@ -23,13 +23,13 @@ from mxrcnn.program import command
 from symnet.machine import MISSED, PATCHED
 from symnet.machine.install import how_to_install, install_extra
 
-#: distributions by the extra in setup.py that requires them; "" is the core, always required
+#: distributions by the extra in pyproject.toml that requires them; "" is the core, always required
 PACKAGES = {
     "": ("numpy", "Pillow", "matplotlib", "pycocotools", "defusedxml", "tqdm"),
     "tensorboard": ("tensorboardX",),
     "convert": ("safetensors", "h5py"),
     "onnx": ("onnx", "onnxruntime"),
-    "dev": ("pytest", "hypothesis", "ruff", "gluoncv"),
+    "dev": ("pytest", "hypothesis", "ruff", "gluoncv", "build", "twine", "check-wheel-contents"),
 }
 ENGINES = ("mxnet", "mxnet-cu112")
 #: module names of packages whose name differs

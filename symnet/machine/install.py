@@ -1,13 +1,18 @@
-"""The commands that install missing packages. mxrcnn is on no package index, only in a clone."""
+"""The commands that install missing packages.
+
+mxrcnn is on no package index: they name the clone, or the wheel that it was installed from.
+"""
 
 from __future__ import annotations
 
 import sys
 
+WITHOUT_CLONE = " (without one, write the path of its wheel instead of the dot)"
+
 
 def install_extra(name: str) -> str:
-    """The command that installs an extra of setup.py, and where to run it."""
-    return f"pip install '.[{name}]' in the clone of mxrcnn"
+    """The command that installs an extra of pyproject.toml, and where to run it."""
+    return f"pip install '.[{name}]' in the clone of mxrcnn{WITHOUT_CLONE}"
 
 
 def how_to_install() -> str:
@@ -21,4 +26,4 @@ def how_to_install() -> str:
             ("on NVIDIA GPUs with a driver", "cu112", "mxnet-cu112"),
         )
     )
-    return f"in the clone of mxrcnn, {commands}"
+    return f"in the clone of mxrcnn{WITHOUT_CLONE}, {commands}"
