@@ -386,4 +386,4 @@ def test_onnx_files_predict_and_draw_without_mxnet(onnx_file, tmp_path):
     first, *rows = done.stdout.splitlines()
     assert "5 objects in 60 x 100 pixels, upright" in first
     assert len(rows) == 5
-    assert Image.open(tmp_path / "001_photo.png").size == (60, 100)
+    assert Image.open(tmp_path / "pictures" / "photo.png").size == (60, 100)

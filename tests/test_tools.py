@@ -19,6 +19,7 @@ from PIL import Image
 from mxrcnn.data import DATASETS
 from mxrcnn.data.synthetic import SHAPES, ensure_synthetic
 from mxrcnn.data.voc import load_voc
+from mxrcnn.evaluation.coco import evaluate_coco
 from mxrcnn.inference.detector import Detector
 from symnet.machine import mx
 from tests.conftest import REPO
@@ -96,7 +97,7 @@ def error_of(result: tuple[int, str, str]) -> str:
     [
         ("train", ["--resume", "--checkpoint-steps", "--set", "examples:", "Default: quick"]),
         ("test", ["--metric", "{auto,voc07,voc12,coco}", "best|last|N", "--params FILE"]),
-        ("demo", ["IMAGE", "--threshold", "default: 0.5", "examples:"]),
+        ("demo", ["SOURCE", "--threshold", "default: 0.5", "--save", "examples:"]),
         ("quantize", ["--precision {int8,bf16}", "--images N", "--imageset NAME", "examples:"]),
         ("convert", ["--to", "--partial", "--class-names", "example"]),
         ("export", ["--to PLACE", "--check IMAGE", "best|last|N", "examples:"]),
@@ -263,8 +264,8 @@ def test_demo(trained, data_root, tmp_path):
         TOOLS / "demo.py", trained, *images, "--out", tmp_path / "out", "--threshold", 0.05
     )
     assert done.returncode == 0, done.stderr
-    drawn = sorted((tmp_path / "out").iterdir())
-    assert [path.name for path in drawn] == [f"001_{images[0].stem}.png", "002_wide.png"]
+    drawn = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert [path.name for path in drawn] == [f"{images[0].stem}.png", "wide.png"]
     for path, image in zip(drawn, images):
         assert Image.open(path).size >= Image.open(image).size
         assert f"{image}: " in done.stdout
@@ -272,6 +273,26 @@ def test_demo(trained, data_root, tmp_path):
     shown = [line for line in done.stdout.split(str(images[1]))[0].splitlines() if line[:1] == " "]
     assert len(shown) == (found.scores >= 0.05).sum()
     assert all(line.split()[0] in SHAPES for line in shown)
+
+
+def test_saved_results_score_as_the_test_does(tool, trained, data_root, tmp_path):
+    """All of a data set's images, at threshold 0, with its ids: the same results, the same AP."""
+    truth = data_root / "annotations" / "instances_test.json"
+    options = ["--dataset", "coco", "--data-root", data_root, "--imageset", "test"]
+    assert tool("test", trained, *options, "--out", tmp_path / "test", "--pictures", 0)[0] == 0
+    document = json.loads(truth.read_text())
+    folder = next(data_root.rglob(document["images"][0]["file_name"])).parent
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join(str(folder / image["file_name"]) for image in document["images"]))
+    words = ["--threshold", 0, "--save", "coco", "--ids", truth]
+    code, _, errors = tool("demo", trained, listing, *words, "--out", tmp_path / "found")
+    assert code == 0, errors
+    results = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    tested = json.loads((tmp_path / "test" / "coco_results.json").read_text())
+    assert sorted(map(json.dumps, results)) == sorted(map(json.dumps, tested))
+    ours = evaluate_coco(truth, results).metrics
+    theirs = json.loads((tmp_path / "test" / "report.json").read_text())["metrics"]
+    assert ours == pytest.approx({name: theirs[name] for name in ours}, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -424,10 +445,10 @@ def test_resuming_with_more_epochs(tool, data_root, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "no such image file"),
+        (lambda path: None, "no such file or folder"),
         (lambda path: path.write_bytes(b""), "not a readable image"),
         (lambda path: path.write_text("<svg/>"), "not a readable image"),
-        (lambda path: path.mkdir(), "not a readable image"),
+        (lambda path: path.mkdir(), "no image or video in it"),
     ],
     ids=["missing", "empty", "text", "folder"],
 )

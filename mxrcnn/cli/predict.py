@@ -1,70 +1,267 @@
-"""Detect objects in images, and print and draw them.
+"""Detect objects in images, and print, draw and save them.
 
-An .onnx file runs in onnxruntime and does not need mxnet.
+MODEL is a run, a quantized run, a known detector by name, or an .onnx file, which runs in
+onnxruntime and needs no mxnet.
+SOURCE is a file, a folder, a glob, a .txt list, a video, or - for standard input. A bad file is
+named, the others go on, and the exit code is 1.
 
 examples:
-  mxrcnn predict runs/voc07 street.jpg people.jpg --out pictures
-  mxrcnn predict runs/voc07 street.jpg --classes person dog --max-detections 10
+  mxrcnn predict runs/voc07 photos/
+  mxrcnn predict runs/voc07 'photos/**/*.jpg' --save coco,yolo,labelstudio --out found
+  mxrcnn predict runs/voc07 street.jpg --classes person dog --threshold person=0.7,dog=0.4
   mxrcnn predict fasterrcnn_resnet50_fpn_coco street.jpg
-  mxrcnn predict voc07.onnx street.jpg --provider cuda
+  mxrcnn predict voc07.onnx clip.mp4 --every 0.5s --stream
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from mxrcnn.inference.predictor import Predictor, Wanted
+    from mxrcnn.inference.stream import Looked
+
+FOLDERS = {"yolo": "yolo/labels", "voc": "voc", "draw": "pictures", "crops": "crops"}
+WITHOUT_MASKS = ("csv", "yolo", "voc", "labelstudio")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
-        "run",
+        "model",
+        metavar="MODEL",
         help="a run's folder, an .onnx file from mxrcnn export, or a detector by name (mxrcnn "
         "weights list)",
     )
-    add("images", nargs="+", metavar="IMAGE")
-    add("--out", default="demo", metavar="DIR", help="default: %(default)s")
-    add("--threshold", type=float, default=0.5, help="default: %(default)s")
-    add("--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all")
-    add("--max-detections", type=int, metavar="N", help="keep the N best per image")
-    add(
+    add("sources", nargs="+", metavar="SOURCE", help="images, folders, globs, lists, videos, -")
+    what = parser.add_argument_group("what to find")
+    what.add_argument(
+        "--threshold",
+        default="0.5",
+        metavar="SCORE",
+        help="the lowest score, such as 0.5, or by class: 0.5,cat=0.7,dog=0.4; default: 0.5",
+    )
+    what.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
+    )
+    what.add_argument("--max-detections", type=int, metavar="N", help="keep the N best per image")
+    what.add_argument(
         "--exif",
         choices=("upright", "stored"),
         default="upright",
         help="rotate photos by their EXIF tag, or use them as stored; default: %(default)s",
     )
-    add("--checkpoint", metavar="best|last|N")
-    add("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
-    add("--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu")
+    what.add_argument(
+        "--every", default="1", metavar="N|SECONDS", help="frames of videos: 10, or 0.5s"
+    )
+    _add_output(parser.add_argument_group("what to write"))
+    how = parser.add_argument_group("how")
+    how.add_argument("--checkpoint", metavar="best|last|N")
+    how.add_argument("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
+    how.add_argument(
+        "--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
+    )
+    how.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="of images of equal shape in a row"
+    )
+    how.add_argument("--threads", type=int, default=2, metavar="N", help="that decode ahead")
+    how.add_argument("--strict", action="store_true", help="stop at the first bad file")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--out", default="predictions", metavar="DIR", help="default: %(default)s")
+    add(
+        "--save",
+        default="",
+        metavar="FORMATS",
+        help="coco, csv, yolo, voc, labelstudio, cvat, draw, crops; several with commas",
+    )
+    add("--draw", action="store_true", help="pictures; also if nothing else is written")
+    add("--crops", action="store_true", help="a picture of each object")
+    add("--stream", action="store_true", help="print one JSON object an image")
+    add("--ids", metavar="FILE", help="take COCO's image and category ids from this COCO file")
+    add("--yolo-scores", action="store_true", help="a sixth number in YOLO's labels")
+    add(
+        "--image-url",
+        default="/data/local-files/?d=",
+        metavar="URL",
+        help="for Label Studio: comes before an image's name; default: %(default)s",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from mxrcnn.config import ConfigError
     from mxrcnn.errors import report_user_errors
-    from mxrcnn.inference.predictor import Predictor
 
     with report_user_errors():
-        context = None
-        if args.gpus:
-            if args.run.endswith(".onnx"):
-                raise ConfigError("--gpus is for runs; for ONNX files: --provider cuda")
-            from mxrcnn.config import contexts
+        return _predict(args)
 
-            context = contexts(args.gpus)[0]
-        predictor = Predictor.load(
-            args.run, args.checkpoint, context=context, provider=args.provider
-        )
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-        for place, path in enumerate(args.images, start=1):
-            found = predictor.predict(
-                path, args.threshold, args.classes, args.max_detections, args.exif
-            )
-            picture = Path(args.out) / f"{place:03d}_{Path(path).stem}.png"
-            found.plot(path).save(picture)
-            width, height = found.size[::-1]
-            pixels = f"{width} x {height} pixels, {found.orientation}"
-            print(f"{path}: {len(found)} objects in {pixels}, drawn in {picture}")
-            for box, score, name in zip(found.boxes, found.scores, found.names):
-                place_text = " ".join(f"{value:7.1f}" for value in box)
-                print(f"  {name:<16} {score:.3f}  {place_text}")
-    return 0
+
+def _predict(args: argparse.Namespace) -> int:
+    from mxrcnn.config import ConfigError
+    from mxrcnn.inference.outputs import Ids, Names, Output, Result, open_writers
+    from mxrcnn.inference.sources import Every, Sources
+    from mxrcnn.inference.stream import BAD_IMAGE, detect_stream
+
+    if args.batch_size < 1 or args.threads < 1:
+        raise ConfigError("--batch-size and --threads must be at least 1")
+    every = Every.parse(args.every)
+    predictor = _load(args)
+    wanted = _wanted(args, predictor)
+    sources = Sources(args.sources, every)
+    formats = _formats(args)
+    ids = Ids(args.ids, predictor.class_names) if args.ids else None
+    output = Output(
+        Path(args.out),
+        predictor.class_names,
+        ids and ids.category_ids,
+        ids is None,
+        args.yolo_scores,
+        args.image_url,
+        Path(args.model).resolve().name,
+    )
+    _say(*sources.notes, *_stale(output.folder, formats))
+    names, counts = Names(), {"images": 0, "objects": 0, "failed": 0}
+    with open_writers(formats, output) as write, _bar(sources.total) as bar:
+        looked = detect_stream(predictor, sources, wanted, args.exif, args.batch_size, args.threads)
+        for number, item in enumerate(looked, start=1):
+            bar.update()
+            counts["images"] += 1
+            try:
+                if item.error:
+                    raise item.error
+                image_id = ids.image_id(item.source.name) if ids else number
+            except BAD_IMAGE as error:
+                if args.strict:
+                    raise
+                counts["failed"] += 1
+                _report(item, args.stream, error)
+                continue
+            stem = names.stem(item.source.name)
+            write(Result(item.source.name, stem, image_id, item.found, item.pixels))
+            counts["objects"] += len(item.found)
+            if counts["images"] == 1 and item.found.masks is not None:
+                _say(*_without_masks(formats))
+            if args.stream or not args.save:
+                _report(item, args.stream)
+    _say(*_summary(counts, names.renamed, output.folder if formats else None))
+    return 1 if counts["failed"] else 0
+
+
+def _load(args: argparse.Namespace) -> Predictor:
+    from mxrcnn.config import ConfigError
+    from mxrcnn.inference.predictor import Predictor
+
+    context = None
+    if args.gpus:
+        if args.model.endswith(".onnx"):
+            raise ConfigError("--gpus is for runs; for ONNX files: --provider cuda")
+        from mxrcnn.config import contexts
+
+        context = contexts(args.gpus)[0]
+    return Predictor.load(args.model, args.checkpoint, context=context, provider=args.provider)
+
+
+def _wanted(args: argparse.Namespace, predictor: Predictor) -> Wanted:
+    from mxrcnn.inference.predictor import Wanted
+
+    names = predictor.class_names
+    classes = args.classes and predictor.class_numbers(
+        int(word) if word.isdecimal() and word not in names else word for word in args.classes
+    )
+    return Wanted(thresholds(args.threshold, predictor), classes or None, args.max_detections)
+
+
+def thresholds(text: str, predictor: Predictor) -> tuple[float, ...]:
+    """The lowest score of each class from `0.5`, `cat=0.7,dog=0.4` or `0.3,cat=0.7`.
+
+    Classes that are not named get the bare number, or 0.5. Raises ConfigError.
+    """
+    from mxrcnn.config import ConfigError
+
+    base, given = 0.5, {}
+    for word in text.split(","):
+        name, _, number = word.rpartition("=")
+        try:
+            score = float(number)
+        except ValueError:
+            raise ConfigError(
+                f"--threshold {text}: {number!r} is no number; expected 0.5, or cat=0.7,dog=0.4"
+            ) from None
+        if name:
+            given[predictor.class_numbers(name.strip())[0]] = score
+        else:
+            base = score
+    return tuple(given.get(k, base) for k in range(1, len(predictor.class_names) + 1))
+
+
+def _formats(args: argparse.Namespace) -> list[str]:
+    formats = [word.strip() for word in args.save.split(",") if word.strip()]
+    formats += ["draw"] * args.draw + ["crops"] * args.crops
+    return formats or ([] if args.stream else ["draw"])
+
+
+def _stale(folder: Path, formats: list[str]) -> list[str]:
+    """Folders that hold files of an earlier start."""
+    places = [folder / FOLDERS[name] for name in formats if name in FOLDERS]
+    return [
+        f"{place} holds earlier files; those of other images stay"
+        for place in places
+        if place.is_dir() and any(place.iterdir())
+    ]
+
+
+def _without_masks(formats: list[str]) -> list[str]:
+    without = [name for name in formats if name in WITHOUT_MASKS]
+    return [f"{', '.join(without)}: boxes only, without masks"] if without else []
+
+
+def _bar(total: int | None) -> tqdm:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="image", dynamic_ncols=True, disable=None)
+
+
+def _report(item: Looked, as_json: bool, error: Exception | None = None) -> None:
+    """Print an image's detections, as JSON or as lines, or its error."""
+    from tqdm import tqdm
+
+    if as_json:
+        told = {"error": str(error)} if error else item.found.to_dict()
+        line = json.dumps({"image": item.source.where, **told}, ensure_ascii=False)
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    if error:
+        tqdm.write(f"error: {error}", file=sys.stderr)
+    elif not as_json:
+        found = item.found
+        width, height = found.size[::-1]
+        pixels = f"{width} x {height} pixels, {found.orientation}"
+        lines = [f"{item.source.where}: {len(found)} objects in {pixels}"]
+        for box, score, name in zip(found.boxes, found.scores, found.names):
+            place = " ".join(f"{value:7.1f}" for value in box)
+            lines.append(f"  {name:<16} {score:.3f}  {place}")
+        tqdm.write("\n".join(lines), file=sys.stdout)
+
+
+def _say(*lines: str) -> None:
+    """Print notes to stderr: standard output is for detections."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _summary(counts: dict[str, int], renamed: int, folder: Path | None) -> list[str]:
+    good = counts["images"] - counts["failed"]
+    where = f", written to {folder}" if folder else ""
+    lines = [f"{counts['objects']} objects in {good} images{where}"]
+    if renamed:
+        lines.append(f"{renamed} images share the name of another: their files end in ~2, ~3, ...")
+    if counts["failed"]:
+        lines.append(f"{counts['failed']} of {counts['images']} images failed, see above")
+    return lines

@@ -17,7 +17,13 @@ from mxrcnn.data.loader import test_loader
 from mxrcnn.data.pictures import Picture, read_pixels
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
-from mxrcnn.data.transforms import padded_size, prepare_image, resized_size, stack_images
+from mxrcnn.data.transforms import (
+    Sample,
+    padded_size,
+    prepare_image,
+    resized_size,
+    stack_images,
+)
 from mxrcnn.inference.engine import Engine, Handle, Outputs
 from symnet import get_detector
 from symnet.geometry.masks import paste_rle
@@ -31,15 +37,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which rows of the graph's outputs become detections, and whether their masks are pasted."""
+    """Which rows of the graph's outputs become detections, and whether their masks are pasted.
 
-    threshold: float = 0.0
+    threshold: the lowest score, or that of each of the classes 1, 2, ...
+    """
+
+    threshold: float | tuple[float, ...] = 0.0
     classes: tuple[int, ...] | None = None
     max_detections: int | None = None
     masks: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
+        limits = np.asarray(self.threshold, np.float32)
+        if not ((limits >= 0) & (limits <= 1)).all():
             raise ConfigError(f"threshold={self.threshold!r}: scores are from 0 to 1")
         most = self.max_detections
         if most is not None and not (isinstance(most, (int, np.integer)) and most >= 0):
@@ -47,7 +57,10 @@ class Wanted:
 
     def rows(self, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Select rows, best first. scores (D,) in descending order; classes (D,), -1 if empty."""
-        keep = (classes > 0) & (scores >= self.threshold)
+        limits = np.asarray(self.threshold, np.float32)
+        if limits.ndim:
+            limits = limits[np.maximum(classes.astype(np.int64), 1) - 1]
+        keep = (classes > 0) & (scores >= limits)
         if self.classes is not None:
             keep &= np.isin(classes, self.classes)
         rows = np.flatnonzero(keep)
@@ -62,6 +75,16 @@ class Wanted:
 
 
 ALL = Wanted()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image for the network. pixels (H, W, 3) uint8 RGB, turned as `orientation` says."""
+
+    pixels: np.ndarray
+    sample: Sample
+    orientation: Orientation
+    padded: tuple[int, int]
 
 
 class Predictor:
@@ -184,21 +207,25 @@ class Predictor:
     def _predict(
         self, images: Iterable[Picture], wanted: Wanted, exif: Orientation
     ) -> Iterator[Detections]:
-        data = self.config.data
-
-        def batches() -> Iterator[tuple[tuple[int, int, Orientation], np.ndarray, np.ndarray]]:
+        def batches() -> Iterator[tuple[Prepared, np.ndarray, np.ndarray]]:
             for image in images:
-                pixels = read_pixels(image, exif == "upright", data.max_image_pixels)
-                sample = prepare_image(pixels, data)
-                size = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
-                turned = "stored" if isinstance(image, np.ndarray) else exif
-                place = (*pixels.shape[:2], turned)
-                yield place, stack_images([sample], size), sample.im_info[None]
+                item = self.prepare(image, exif)
+                yield item, stack_images([item.sample], item.padded), item.sample.im_info[None]
 
-        for (height, width, turned), outputs in self._outputs(batches()):
-            yield self.detections(outputs, 0, height, width, wanted, turned)
+        for item, outputs in self.outputs(batches()):
+            size = item.pixels.shape[:2]
+            yield self.detections(outputs, 0, *size, wanted, item.orientation)
 
-    def _outputs(
+    def prepare(self, image: Picture, exif: Orientation) -> Prepared:
+        """Read an image, resize and normalise it; raises as read_pixels does."""
+        data = self.config.data
+        pixels = read_pixels(image, exif == "upright", data.max_image_pixels)
+        sample = prepare_image(pixels, data)
+        padded = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
+        orientation = "stored" if isinstance(image, np.ndarray) else exif
+        return Prepared(pixels, sample, orientation, padded)
+
+    def outputs(
         self, batches: Iterable[tuple[T, np.ndarray, np.ndarray]]
     ) -> Iterator[tuple[T, Outputs]]:
         """Yield (extra, outputs) for each (extra, data, im_info), in order.
@@ -279,7 +306,7 @@ class Predictor:
         with test_loader(data, num_workers) as loader, bar:
             batches = zip(plans, (batch.data for batch in loader.batches(plans)))
             inputs = ((plan, data["data"], data["im_info"]) for plan, data in batches)
-            for plan, outputs in self._outputs(inputs):
+            for plan, outputs in self.outputs(inputs):
                 for row, record in enumerate(plan.records):
                     size = record.height, record.width
                     found = self.detections(outputs, row, *size, wanted, orientation)

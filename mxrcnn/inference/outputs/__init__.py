@@ -18,7 +18,7 @@ from mxrcnn.inference.outputs.result import Names, Output, Result, Writer
 from mxrcnn.inference.outputs.text import csv_file, yolo_files
 from mxrcnn.inference.outputs.xml import cvat_file, voc_files
 
-__all__ = ["NEED_PIXELS", "WRITERS", "Ids", "Names", "Output", "Result", "open_writers"]
+__all__ = ["WRITERS", "Ids", "Names", "Output", "Result", "open_writers"]
 
 WRITERS = {
     "coco": coco_file,
@@ -30,8 +30,6 @@ WRITERS = {
     "draw": drawn_files,
     "crops": crop_files,
 }
-#: the writers that need the image itself
-NEED_PIXELS = {"draw", "crops"}
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Result:
 
     name: of the image, as in Source. stem: a path for its files, without suffix, unlike that of any
     other image. image_id: its id in COCO's form. found: with class_names and size. pixels
-    (H, W, 3) uint8 RGB: the image of `found`, or None if no writer needs it.
+    (H, W, 3) uint8 RGB: the image of `found`; only pictures and crops need it.
     """
 
     name: str

@@ -1,0 +1,183 @@
+"""`mxrcnn predict`: many sources, bad files, thresholds, what it prints and saves."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mxrcnn.cli import main
+from mxrcnn.cli.predict import thresholds
+from mxrcnn.config import ConfigError
+from mxrcnn.data.records import DataError
+from mxrcnn.inference.predictor import Wanted
+from mxrcnn.inference.sources import Source
+from mxrcnn.inference.stream import detect_stream
+from tests.test_export import make_detector
+from tests.threads import FAMILIES, SIZES, images, same
+from tests.threads import dataset as save
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return make_detector(FAMILIES[0], {})
+
+
+@pytest.fixture
+def predict(predictor, monkeypatch, capfd, tmp_path):
+    """Runs the command with a small detector; returns exit code, output, errors."""
+    monkeypatch.setattr("mxrcnn.cli.predict._load", lambda args: predictor)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = main(["predict", "run", *map(str, words)])
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """photos/{0..5}.png of four shapes, and the same names in more/; photos/2b.png is broken."""
+    for folder in (tmp_path / "photos", tmp_path / "more"):
+        folder.mkdir()
+        save(folder, images())
+    (tmp_path / "photos" / "2b.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+# --- the stream ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (2, 3), (8, 2)])
+def test_a_stream_is_what_predict_finds(predictor, batch_size, threads):
+    """In order, whatever the shapes, with bad ones at the start, in the middle and at the end."""
+    pixels = images(SIZES)
+    given = [b"", *pixels[:3], DataError("clip", "breaks off"), pixels[0], *pixels[3:], b"x", b"y"]
+    sources = [Source(str(k), str(k), image) for k, image in enumerate(given)]
+    looked = list(detect_stream(predictor, sources, Wanted(), "upright", batch_size, threads))
+    assert [item.source for item in looked] == sources
+    for item, image in zip(looked, given):
+        if isinstance(image, np.ndarray):
+            expected = predictor.predict(image)
+            np.testing.assert_allclose(item.found.scores, expected.scores, atol=1e-5)
+            assert batch_size > 1 or same(item.found, expected)
+            assert item.pixels is image
+        else:
+            assert isinstance(item.error, DataError)
+    assert list(detect_stream(predictor, sources[-2:], Wanted()))[1].error is not None
+    assert list(detect_stream(predictor, [], Wanted())) == []
+
+
+def test_few_images_are_in_memory(predictor):
+    """A source is asked for its next image only shortly before that is needed."""
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield Source("a", "a", np.zeros((60, 60, 3), np.uint8))
+
+    stream = detect_stream(predictor, endless(), Wanted(), threads=2, batch_size=2)
+    for _ in range(10):
+        next(stream)
+    stream.close()
+    assert len(asked) <= 10 + 2 + 3 * 2
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_a_bad_file_among_good_ones(predict, photos):
+    code, out, errors = predict("photos", "--save", "coco,yolo,voc,labelstudio,cvat,csv")
+    assert code == 1
+    assert out == ""
+    assert "error: photos/2b.png: not a readable image" in errors
+    assert "1 of 7 images failed" in errors
+    assert len(list((photos.parent / "predictions/yolo/labels").iterdir())) == 6
+    listed = json.loads((photos.parent / "predictions/predictions_images.json").read_text())
+    assert [image["file_name"] for image in listed["images"]] == [f"{k}.png" for k in range(6)]
+    assert predict("photos", "--save", "csv", "--strict")[0] == 1
+
+
+def test_same_names_in_two_folders(predict, photos):
+    (photos / "2b.png").unlink()
+    code, _, errors = predict("photos", "more", "--save", "voc", "--draw", "--max-detections", 1)
+    assert code == 0
+    names = {f"{k}{tilde}" for k in range(6) for tilde in ("", "~2")}
+    for folder in ("voc", "pictures"):
+        assert {path.stem for path in (photos.parent / "predictions" / folder).iterdir()} == names
+    assert "6 images share the name of another" in errors
+    assert "voc holds earlier files" in predict("more/1.png", "--save", "voc")[2]
+
+
+def test_stream(predict, photos, predictor):
+    code, out, _ = predict("photos", "--stream", "--threshold", 0, "--max-detections", 3)
+    assert code == 1
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == [
+        f"photos/{name}.png" for name in ("0", "1", "2", "2b", "3", "4", "5")
+    ]
+    assert rows[3].keys() == {"image", "error"}
+    found = predictor.predict(photos / "0.png", max_detections=3).to_dict()
+    assert rows[0] == {"image": "photos/0.png", **json.loads(json.dumps(found))}
+    assert not (photos.parent / "predictions").exists()
+
+
+def test_what_is_printed_and_drawn_by_default(predict, photos):
+    code, out, errors = predict("photos/0.png", "--threshold", 0, "--classes", "dog", 3)
+    assert code == 0
+    first, *rows = out.splitlines()
+    assert re.fullmatch(rf"photos/0.png: {len(rows)} objects in 200 x 120 pixels, upright", first)
+    assert {row.split()[0] for row in rows} == {"dog", "bird"}
+    assert (photos.parent / "predictions" / "pictures" / "0.png").is_file()
+    assert f"{len(rows)} objects in 1 images, written to predictions" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.25", (0.25, 0.25, 0.25)),
+        ("dog=0.7", (0.5, 0.7, 0.5)),
+        ("0.3, dog=0.7,bird=0", (0.3, 0.7, 0.0)),
+    ],
+)
+def test_thresholds(predictor, text, expected):
+    assert thresholds(text, predictor) == expected
+    image = images()[0]
+    every = predictor.predict(image)
+    limits = np.array(expected, np.float32)[every.classes - 1] * 0.2
+    ((found),) = detect_stream(
+        predictor, [Source("a", "a", image)], Wanted(tuple(x * 0.2 for x in expected))
+    )
+    assert same(found.found, every[every.scores >= limits])
+
+
+@pytest.mark.parametrize("text", ["", "x", "best-f1", "dog=", "dgo=0.5"])
+def test_thresholds_that_are_none(predictor, text):
+    with pytest.raises(ConfigError, match=r"--threshold|closest of 3 is 'dog'"):
+        thresholds(text, predictor)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save", "json"], "no output format 'json'; there are: coco, csv"),
+        (["--threshold", "dog=7"], "scores are from 0 to 1"),
+        (["--batch-size", 0], "must be at least 1"),
+        (["--every", "0"], "--every 0"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["--ids", "none.json", "--save", "coco"], "none.json: unreadable"),
+    ],
+)
+def test_mistakes(predict, photos, words, message):
+    code, _, errors = predict("photos/0.png", *words)
+    assert code == 1
+    assert f"error: {message}" in errors or message in errors
+    assert errors.count("error: ") == 1
