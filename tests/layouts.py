@@ -92,7 +92,8 @@ def csv_table(dataset: Dataset, root: Path) -> None:
         objects = _objects(dataset, record)
         lines += [f"{start},{name},{','.join(map(str, box))}" for name, box, _ in objects]
         lines += [] if objects else [f"{start},,,,,"]
-    (root / "labels.csv").write_text("\r\n".join(lines) + "\r\n")
+    text = "\r\n".join(lines) + "\r\n"  # and a BOM: as spreadsheets write
+    (root / "labels.csv").write_bytes(text.encode("utf-8-sig"))
 
 
 def retinanet(dataset: Dataset, root: Path) -> None:

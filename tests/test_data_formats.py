@@ -135,6 +135,18 @@ def test_shapes_that_are_no_boxes_are_counted(tmp_path):
     assert "all: 2 shapes that are a line were left out" in report
 
 
+def test_polygons_of_a_group_are_one_object(tmp_path):
+    """Of the same label and group_id; without a group_id each is an object."""
+    kind = '{"label": "%s", "group_id": %s, "points": [[%d, 5], [%d, 5], [9, 9]]}'
+    parts = [("dog", "1", 5, 9), ("dog", "1", 15, 20), ("cat", "1", 5, 9), ("dog", "null", 5, 9)]
+    shapes = ", ".join(kind % part for part in parts)
+    dataset = opened("labelme", words(tmp_path, a_json=f'{{"shapes": [{shapes}]}}'))
+    record = dataset.records[0]
+    assert record.boxes.tolist() == [[5, 5, 20, 9], [5, 5, 9, 9], [5, 5, 9, 9]]
+    assert [len(mask) for mask in record.masks] == [2, 1, 1]
+    assert record.areas.tolist() == [8 + 10, 8, 8]
+
+
 def test_rotated_boxes_of_cvat(tmp_path):
     box = '<box label="dog" xtl="20" ytl="20" xbr="40" ybr="30" rotation="%s"/>'
     text = f'<image name="a.png" width="64" height="48">{box % 90}{box % 0}<points label="x"/>'
