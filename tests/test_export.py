@@ -537,9 +537,9 @@ def test_the_tools(run, photo_file, tmp_path, tool):  # noqa: F811
         folder = tmp_path / "pictures"
         code, out, _ = tool("demo", source, photo_file, "--out", folder, "--threshold", 0.1)
         assert code == 0
-        assert (folder / "001_photo.png").stat().st_size > 10_000
+        assert (folder / "pictures" / "photo.png").stat().st_size > 10_000
         printed.append([line.split() for line in out.splitlines()])
-        (folder / "001_photo.png").unlink()
+        (folder / "pictures" / "photo.png").unlink()
     assert len(printed[0]) == len(printed[1]) > 5
     for ours, theirs in zip(*printed):
         assert len(ours) == len(theirs)
