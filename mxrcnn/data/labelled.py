@@ -60,6 +60,29 @@ def choose_classes(
     return names
 
 
+def finish(
+    root: Path,
+    imageset: str,
+    class_names: Sequence[str] | str,
+    items: Sequence[Labelled],
+    reading: Reading,
+    metric: str = "voc07",
+    declared: Sequence[str] = (),
+) -> Dataset:
+    """Give images their ids, choose the classes and make the Dataset; DataError for no image."""
+    _some(items, root, imageset, reading)
+    items = with_ids(items, root)
+    chosen = choose_classes(root, class_names, items, declared)
+    return assemble(root, imageset, chosen, items, reading, metric)
+
+
+def _some(found: Sequence[Any], root: Path, name: str, reading: Reading) -> None:
+    if not found:
+        skipped = reading.notes.skipped
+        first = f"; first: {skipped[0]}" if skipped else ""
+        raise DataError(root, f"{name} has no usable image{first}")
+
+
 def with_ids(items: Sequence[Labelled], root: Path) -> list[Labelled]:
     """The items with their images' stems as ids; if some share one, with paths inside root."""
     stems = [item.image.stem for item in items]
@@ -97,11 +120,8 @@ def assemble(
     for item in items:
         with reading.skipping():
             records.append(_record(item, class_of, reading))
-    notes = reading.notes
-    if not records:
-        first = f"; first: {notes.skipped[0]}" if notes.skipped else ""
-        raise DataError(root, f"{name} has no usable image{first}")
-    return Dataset(name, class_names, tuple(records), notes, metric=metric)
+    _some(records, root, name, reading)
+    return Dataset(name, class_names, tuple(records), reading.notes, metric=metric)
 
 
 def _record(item: Labelled, class_of: dict[str, int], reading: Reading) -> ImageRecord:

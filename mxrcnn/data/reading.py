@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import TYPE_CHECKING, Any
 
+from defusedxml import ElementTree
 from tqdm import tqdm
 
 from mxrcnn.data.images import image_size
 from mxrcnn.data.records import DataError, DataNotes
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 VOC_CLASSES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -65,6 +71,30 @@ def read_text(path: Path) -> str:
         raise DataError(path, f"unreadable: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(path, f"not UTF-8 text: {error}") from error
+
+
+def read_xml_root(path: Path, tag: str) -> Element:
+    """The root element of an XML file; DataError if it is broken or has another tag."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise DataError(path, f"broken XML: {error}") from error
+    except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
+        raise DataError(path, f"unreadable XML: {error!r}") from error
+    if root.tag != tag:
+        raise DataError(path, f"the root element is <{root.tag}>, not <{tag}>")
+    return root
+
+
+def finite_number(path: Path, what: str, text: str) -> float:
+    """The finite number that a text says; DataError, naming file, `what` and text, if none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(path, f"{what} is not a finite number: {short(text)}")
+    return value
 
 
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mxrcnn.config import ConfigError
+from mxrcnn.data.formats.pairs import ENDINGS
 from mxrcnn.data.records import DataError
 from symnet.machine.install import install_extra
 
 if TYPE_CHECKING:
     from mxrcnn.data.pictures import Picture
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 STDIN = "-"
 
@@ -149,7 +149,7 @@ class Sources:
 
     def _what_else(self) -> str:
         there = f"; there are {self._kinds()}" if self._others else ""
-        return f" (looked for {' '.join(IMAGES + VIDEOS)}{there})"
+        return f" (looked for {' '.join(ENDINGS + VIDEOS)}{there})"
 
     def _kinds(self) -> str:
         """The files that were left out, such as `10 .xml, 1 .md`."""
@@ -175,7 +175,7 @@ class Sources:
     def _wanted(self, path: str) -> bool:
         """True for an image or video by its suffix; others are counted."""
         suffix = os.path.splitext(path)[1].lower()
-        if suffix in IMAGES + VIDEOS:
+        if suffix in ENDINGS + VIDEOS:
             return True
         self._others[suffix or "without suffix"] += 1
         return False

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mxrcnn.data.formats.pairs import find_pairs, missing_image, the_folders
-from mxrcnn.data.labelled import Labelled, assemble, choose_classes, with_ids
+from mxrcnn.data.labelled import Labelled, finish
 from mxrcnn.data.reading import Reading, progress
-from mxrcnn.data.records import DataError, Dataset
+from mxrcnn.data.records import Dataset
 
 #: reads an annotation file of an image
 ReadOne = Callable[[Path, Path, Reading], Labelled]
@@ -42,8 +42,4 @@ def load_beside(
                     raise missing_image(pair, images)
                 else:
                     items.append(read_one(pair.labels, pair.image, reading))
-    if not items and reading.notes.skipped:
-        raise DataError(root, f"{imageset} has no usable image; first: {reading.notes.skipped[0]}")
-    items = with_ids(items, root)
-    chosen = choose_classes(root, class_names, items)
-    return assemble(root, imageset, chosen, items, reading, metric)
+    return finish(root, imageset, class_names, items, reading, metric)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mxrcnn.data.formats.pairs import IMAGE_FOLDERS
+from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of
 from mxrcnn.data.images import path_inside
-from mxrcnn.data.labelled import Labelled, assemble, choose_classes, with_ids
-from mxrcnn.data.reading import Reading, progress
+from mxrcnn.data.labelled import Labelled, finish
+from mxrcnn.data.reading import Reading, finite_number, progress
 from mxrcnn.data.records import DataError, Dataset
 
 #: characters of a line, at most
@@ -50,19 +49,9 @@ def load_csv(
     Raises DataError, naming file, line and value; with skip_bad a bad row is left out.
     """
     root, items = Path(root), []
-    for part in imageset.split("+"):
-        name = part.strip()
-        path = root / (name if name.lower().endswith(".csv") else f"{name}.csv")
-        if not isfile(path):
-            there = ", ".join(sorted(p.name for p in root.glob("*.csv"))) or "no CSV file"
-            raise DataError(path, f"no such table; there is: {there}")
+    for path in files_of(root, imageset, ".csv"):
         items += _read_table(path, reading)
-    if not items:
-        first = f"; first: {reading.notes.skipped[0]}" if reading.notes.skipped else ""
-        raise DataError(root, f"{imageset} has no usable image{first}")
-    items = with_ids(items, root)
-    chosen = choose_classes(root, class_names, items)
-    return assemble(root, imageset, chosen, items, reading)
+    return finish(root, imageset, class_names, items, reading)
 
 
 def looks_like_table(path: Path) -> bool:
@@ -156,13 +145,7 @@ def _row(path: Path, number: int, fields: list[str], columns: Sequence[str] = RE
 
 
 def _number(path: Path, where: str, name: str, values: dict[str, str]) -> float:
-    try:
-        value = float(values[name])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(path, f"{where}: {name} is not a finite number: {short(values[name])}")
-    return value
+    return finite_number(path, f"{where}: {name}", values[name])
 
 
 def _item(path: Path, rows: list[Row], reading: Reading) -> Labelled:

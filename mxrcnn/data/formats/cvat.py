@@ -10,12 +10,11 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from defusedxml import ElementTree
 
-from mxrcnn.data.formats.pairs import IMAGE_FOLDERS
+from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of
 from mxrcnn.data.images import path_inside
-from mxrcnn.data.labelled import Labelled, assemble, choose_classes, with_ids
-from mxrcnn.data.reading import Reading, progress
+from mxrcnn.data.labelled import Labelled, finish
+from mxrcnn.data.reading import Reading, finite_number, progress, read_xml_root
 from mxrcnn.data.records import DataError, Dataset
 
 if TYPE_CHECKING:
@@ -35,33 +34,16 @@ def load_cvat(
     sorted. Raises DataError, naming file, image, shape and value.
     """
     root, items, declared = Path(root), [], []
-    for part in imageset.split("+"):
-        name = part.strip()
-        path = root / (name if name.lower().endswith(".xml") else f"{name}.xml")
-        if not isfile(path):
-            there = ", ".join(sorted(p.name for p in root.glob("*.xml"))) or "no XML file"
-            raise DataError(path, f"no such file; there is: {there}")
+    for path in files_of(root, imageset, ".xml"):
         document = _parse(path)
         declared += [(e.findtext("name") or "").strip() for e in document.findall(".//label")]
         items += _read_images(path, document, reading)
-    if not items:
-        first = f"; first: {reading.notes.skipped[0]}" if reading.notes.skipped else ""
-        raise DataError(root, f"{imageset} has no usable image{first}")
-    items = with_ids(items, root)
     names = list(dict.fromkeys(filter(None, declared)))
-    chosen = choose_classes(root, class_names, items, declared=names)
-    return assemble(root, imageset, chosen, items, reading, "coco")
+    return finish(root, imageset, class_names, items, reading, "coco", names)
 
 
 def _parse(path: Path) -> Element:
-    try:
-        document = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(path, f"broken XML: {error}") from error
-    except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
-        raise DataError(path, f"unreadable XML: {error!r}") from error
-    if document.tag != "annotations":
-        raise DataError(path, f"the root element is <{document.tag}>, not <annotations>")
+    document = read_xml_root(path, "annotations")
     if document.find("track") is not None:
         raise DataError(path, 'CVAT\'s format "for video": export it again as "for images"')
     return document
@@ -157,10 +139,4 @@ def _number(path: Path, where: str, element: Element, name: str) -> float:
     text = element.get(name)
     if text is None:
         raise DataError(path, f"{where}: {name} is missing")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(path, f"{where}: {name} is not a finite number: {short(text)}")
-    return value
+    return finite_number(path, f"{where}: {name}", text)

@@ -11,10 +11,23 @@ from typing import NamedTuple
 from mxrcnn.data.records import DataError
 
 #: endings of image files, in small letters
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages", "photos")
 #: the image set that is the whole folder
 ALL = "all"
+
+
+def files_of(root: Path, imageset: str, ending: str) -> list[Path]:
+    """The files of image sets that are each one file: their names, with or without the ending."""
+    names = [part.strip() for part in imageset.split("+")]
+    files = [root / (n if n.lower().endswith(ending) else f"{n}{ending}") for n in names]
+    for path in files:
+        if not isfile(path):
+            there = (
+                ", ".join(sorted(p.name for p in root.glob(f"*{ending}"))) or f"no {ending} file"
+            )
+            raise DataError(path, f"no such file; there is: {there}")
+    return files
 
 
 class Pair(NamedTuple):

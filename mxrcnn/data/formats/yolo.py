@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short
@@ -12,8 +11,8 @@ import numpy as np
 
 from mxrcnn.data.formats.pairs import ALL, find_pairs, missing_image, the_folders
 from mxrcnn.data.formats.yolo_names import names_of, read_classes, read_data_yaml
-from mxrcnn.data.labelled import Labelled, assemble, choose_classes, with_ids
-from mxrcnn.data.reading import Reading, progress, read_text
+from mxrcnn.data.labelled import Labelled, finish
+from mxrcnn.data.reading import Reading, finite_number, progress, read_text
 from mxrcnn.data.records import DataError, Dataset
 
 FOLDERS = ("labels",)
@@ -45,12 +44,7 @@ def load_yolo(
     for part in imageset.split("+"):
         for images, labels in _folders(root, source, values, part.strip(), reading):
             items += _read_folder(images, labels, names, reading)
-    if not items:
-        first = f"; first: {reading.notes.skipped[0]}" if reading.notes.skipped else ""
-        raise DataError(root, f"{imageset} has no usable image{first}")
-    items = with_ids(items, root)
-    chosen = choose_classes(root, class_names, items, declared=names)
-    return assemble(root, imageset, chosen, items, reading, "coco")
+    return finish(root, imageset, class_names, items, reading, "coco", names)
 
 
 def _names(root: Path) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
@@ -147,7 +141,7 @@ def _read_labels(
                 f"{where} has {len(words)} values, neither the 5 of a box nor those of a polygon: "
                 f"{short(line)}",
             )
-        values = [_number(path, where, word) for word in words]
+        values = [finite_number(path, f"{where}: a value", word) for word in words]
         if values[0] % 1 or not 0 <= values[0] < len(names):
             raise DataError(path, f"{where}: class {words[0][:20]} is not in 0..{len(names) - 1}")
         outside = [w for w, v in zip(words[1:], values[1:]) if not -SLACK <= v <= 1 + SLACK]
@@ -165,13 +159,3 @@ def _read_labels(
         found.append(names[int(values[0])])
     array = np.array(boxes, np.float64).reshape(-1, 4)
     return Labelled(path or image, "", image, size, tuple(found), array, masks=tuple(masks))
-
-
-def _number(path: Path | None, where: str, word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(path or "", f"{where}: not a finite number: {short(word)}")
-    return value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from defusedxml import ElementTree
 
+from mxrcnn.data.reading import finite_number, read_xml_root
 from mxrcnn.data.records import DataError
 from mxrcnn.data.voc.image_sets import Listed
 
@@ -43,7 +42,7 @@ def read_annotation(image: Listed, required: bool) -> Annotation:
 
 def read_xml(path: Path) -> Annotation:
     """The annotation in an XML file; DataError, naming file and field, if it is broken."""
-    root = _parse(path)
+    root = read_xml_root(path, "annotation")
     objects = root.findall("object")
     where = [f"object {i}: " for i in range(1, len(objects) + 1)]
     flags = {
@@ -60,18 +59,6 @@ def read_xml(path: Path) -> Annotation:
     )
 
 
-def _parse(path: Path) -> Element:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(path, f"broken XML: {error}") from error
-    except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
-        raise DataError(path, f"unreadable XML: {error!r}") from error
-    if root.tag != "annotation":
-        raise DataError(path, f"the root element is <{root.tag}>, not <annotation>")
-    return root
-
-
 def _text(path: Path, parent: Element, field: str, where: str) -> str:
     text = (parent.findtext(field) or "").strip()
     if not text:
@@ -80,14 +67,7 @@ def _text(path: Path, parent: Element, field: str, where: str) -> str:
 
 
 def _number(path: Path, parent: Element, field: str, where: str) -> float:
-    text = _text(path, parent, field, where)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(path, f"{where}{field} is not a finite number: {text!r}")
-    return value
+    return finite_number(path, f"{where}{field}", _text(path, parent, field, where))
 
 
 def _flag(path: Path, parent: Element, field: str, where: str) -> bool:
