@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mxrcnn.program import spelled
+
+if TYPE_CHECKING:
+    from mxrcnn.data.detect import Found
 
 T = TypeVar("T")
 
@@ -104,6 +107,21 @@ def use_data(args: argparse.Namespace, option: str, purpose: str, validation: st
             setattr(args, validation, found.imageset(detect.VALIDATION) or None)
             print(f"  validation on: {getattr(args, validation) or 'none'}")
     print(f"  image set: {getattr(args, option)}")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the data set that a part of `mxrcnn data` reads, for `find_source`."""
+    parser.add_argument("path", metavar="PATH", help="a data set's folder or file, as in --data")
+    parser.add_argument(
+        "--dataset", metavar="KIND", help="its kind, if the path could be several data sets"
+    )
+
+
+def find_source(args: argparse.Namespace) -> Found:
+    """The data set at the path given; DataError as `detect` raises it."""
+    from mxrcnn.data.detect import detect
+
+    return detect(args.path, args.dataset)
 
 
 def add_test_data(parser: argparse.ArgumentParser) -> None:

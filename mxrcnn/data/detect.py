@@ -65,18 +65,22 @@ class Found:
         return name
 
 
-def detect(path: str | Path) -> Found:
+def detect(path: str | Path, kind: str | None = None) -> Found:
     """What kind of data set a folder or a file is. Reads names, and beginnings of files.
 
-    Raises DataError if it is none, which lists what was looked for, or could be several.
+    kind: the only kind to look for. Raises DataError if it is none, which lists what was looked
+    for, or could be several.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(path, "no such file or folder")
     probes = (_voc, _coco, _labelimg, _yolo, _labelme, _csv, _cvat)
     found = [result for probe in probes if (result := probe(path)) is not None]
+    found = [f for f in found if kind in (None, f.kind)]
     if [f.kind for f in found[:2]] == ["voc", "labelimg"]:
         del found[1]  # the same XML files; the lists of VOC say more
+    if not found and kind:
+        raise DataError(path, f"no data set of the kind {kind!r}; looked for\n{LOOKED_FOR}")
     if not found:
         raise DataError(path, f"no data set of a known kind; looked for\n{LOOKED_FOR}")
     if len(found) > 1:

@@ -1,0 +1,36 @@
+"""Look at data sets.
+
+examples:
+  mxrcnn data stats photos
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+from mxrcnn.program import spelled
+
+#: subcommand -> (its module, what it does). As of a command, the module's docstring is its help,
+#: and it has `add_arguments(parser)` and `run(args) -> int`.
+PARTS = {
+    "stats": ("mxrcnn.cli.data_stats", "count images, objects, classes and sizes"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_subparsers(dest="part", required=True, metavar="|".join(PARTS))
+    for name, (path, text) in PARTS.items():
+        module = import_module(path)
+        part = parts.add_parser(
+            name,
+            help=text,
+            description=spelled(module.__doc__ or ""),
+            formatter_class=parser.formatter_class,
+        )
+        module.add_arguments(part)
+        part.set_defaults(run_part=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.run_part(args)
