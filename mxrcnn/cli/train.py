@@ -50,8 +50,21 @@ IMAGES = {
 TRAINING = {
     "train.batch_size": (int, "N", "images per step of each worker, over all its devices"),
     "train.epochs": (int, "N", "passes over the data"),
-    "train.lr": (float, "LR", "learning rate"),
-    "train.lr_decay_epoch": (str, "7,9", "epochs after which lr is divided by ten"),
+    "train.lr": (
+        float,
+        "LR",
+        "learning rate; default: the network's, scaled with the images a step (--lr-scaling)",
+    ),
+    "train.schedule": (
+        ("step", "cosine", "poly"),
+        "",
+        "how the learning rate falls; default: step, at --lr-decay-epoch",
+    ),
+    "train.lr_decay_epoch": (
+        str,
+        "7,9",
+        "epochs after which lr is divided by ten; default: the network's, scaled with --epochs",
+    ),
     "train.val_every": (int, "N", "epochs between validations"),
     "train.val_metric": (
         METRICS,
@@ -77,9 +90,10 @@ WORKERS = {
         "dist_device_sync sums gradients on GPUs), or each at its own pace (dist_async)",
     ),
     "train.lr_scaling": (
-        ("linear", "none"),
+        ("linear", "sqrt", "none"),
         "",
-        "linear (default): N synchronous workers train at N times --lr, after a warm-up",
+        "linear (default): N synchronous workers train at N times --lr, after a warm-up, and the "
+        "default --lr is N times as large for N times the images a step; sqrt: sqrt(N) times",
     ),
 }
 

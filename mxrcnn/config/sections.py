@@ -97,6 +97,8 @@ TRAIN_RANGES = {
     **dict.fromkeys(("seed", "checkpoint_steps", "val_every"), FROM_0),
     **dict.fromkeys(("momentum", "weight_decay"), Range(0, 1, below=True)),
     "lr_decay": Range(0, 1, above=True),
+    "lr_final": Range(0, 1),
+    "poly_power": Range(0, above=True),
     "warmup_factor": Range(0, 1),
 }
 
@@ -108,8 +110,12 @@ class TrainConfig:
     batch_size: int = 1  #: images a step of each worker, over all its devices
     epochs: int = 10  #: passes over the data
     lr: float = 0.001  #: learning rate for steps of batch_size images
+    #: how lr falls: in steps (lr_decay_epoch), or in a curve to lr_final at the last epoch's end
+    schedule: Literal["step", "cosine", "poly"] = "step"
     lr_decay_epoch: tuple[int, ...] = (7,)  #: epochs after which lr is multiplied by lr_decay
     lr_decay: float = 0.1  #: see lr_decay_epoch
+    lr_final: float = 0.0  #: where cosine and poly end, as a fraction of lr
+    poly_power: float = 0.9  #: the exponent of poly
     momentum: float = 0.9  #: momentum of SGD
     weight_decay: float = 5e-4  #: L2 penalty: this times a weight is added to its gradient
     clip_gradient: float = 5.0  #: clip each gradient element to [-this, this]; 0: do not clip
@@ -131,8 +137,9 @@ class TrainConfig:
     #: how workers train together, as in --kvstore
     kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"
     workers: int = 1  #: processes that train together; set by mxrcnn launch
-    #: whether lr is multiplied by the number of workers, see `make_schedule`
-    lr_scaling: Literal["linear", "none"] = "linear"
+    #: how lr grows with the number of workers and, unless it is given, with the batch; see
+    #: `rate_factor`
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
 
     def __post_init__(self) -> None:
         _check("train", self, TRAIN_RANGES)

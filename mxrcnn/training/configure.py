@@ -20,6 +20,7 @@ from mxrcnn.data import check_dataset
 from mxrcnn.data.records import Dataset
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.derived import derive
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.weights.reading import Origin
 
@@ -37,7 +38,8 @@ QUICK = {
     "train.warmup_steps": 100,
 }
 
-#: the settings that --resume may change, as they do not change what a step computes
+#: the settings that --resume may change, as they do not change what a step computes; except for
+#: epochs with the schedules cosine and poly, which `resumed_config` says
 RESUMABLE = (
     "train.epochs",
     "train.val_metric",
@@ -121,8 +123,12 @@ def build_config(request: TrainRequest) -> Configuration:
     if "train.fixed" in given and _once_froze_by_name(network):
         given.setdefault("model.trainable_layers", 5)  # train.fixed replaces it there
         sources.setdefault("model.trainable_layers", "train.fixed")
+    base = made.config.train
     made = _with_workers(made.set(given, sources), given)
     notes.append(f"{network}, preset {preset}, data set {dataset}")
+    derived = derive(base, made.config.train, given)
+    made = made.set(derived.settings, derived.reasons)
+    notes += derived.notes
     check_dataset(dataset)
     if dataset != "synthetic" and "data.root" not in given:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
@@ -240,6 +246,11 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
             f"--gpus and --num-workers may change, not {', '.join(sorted(changes))}"
         )
     made = Configuration(config, dict.fromkeys(names, f"run {run.path}")).set(given, sources)
+    train = made.config.train
+    if train.schedule != "step" and train.epochs != config.train.epochs:
+        note = f"schedule {train.schedule}: from here on the learning rate is that of a run of "
+        note += f"{train.epochs} epochs; the steps before followed one of {config.train.epochs}"
+        made = replace(made, notes=(note,))
     here = number_of_workers() if started_together() else 1
     if config.train.workers != here:
         raise ConfigError(

@@ -15,7 +15,7 @@ from mxrcnn.data.batches import Batch, training_shapes
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.runs.checkpoint import Params, join_params, split_params
 from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
-from mxrcnn.training.schedule import StepSchedule
+from mxrcnn.training.schedule import Schedule
 from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
@@ -164,7 +164,7 @@ class Network:
                 params[f"{kind}:{name}"] = mx.nd.array(value)
         return params, lines
 
-    def start(self, params: Params, momentum: Params, schedule: StepSchedule, step: int) -> None:
+    def start(self, params: Params, momentum: Params, schedule: Schedule, step: int) -> None:
         """Set the parameters (arg:/aux: keys) and momentum (by name), and prepare the updates.
 
         step: the number of steps already done.

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mxrcnn.config import TrainConfig
-from mxrcnn.training.schedule import StepSchedule
+from mxrcnn.training.schedule import Schedule
 from symnet.machine import mx
 
 
 class _Scheduler(mx.lr_scheduler.LRScheduler):
-    """A StepSchedule as an MXNet scheduler, which counts updates from 1."""
+    """A Schedule as an MXNet scheduler, which counts updates from 1."""
 
-    def __init__(self, schedule: StepSchedule, updates_a_step: int = 1) -> None:
+    def __init__(self, schedule: Schedule, updates_a_step: int = 1) -> None:
         super().__init__(schedule.lr)
         self._schedule = schedule
         self._updates_a_step = updates_a_step
@@ -52,7 +52,7 @@ NAME = MxrcnnSGD.__name__.lower()
 
 
 def optimizer_options(
-    train: TrainConfig, schedule: StepSchedule, step: int, parts: int, updates_a_step: int
+    train: TrainConfig, schedule: Schedule, step: int, parts: int, updates_a_step: int
 ) -> dict[str, Any]:
     """The arguments of `make_optimizer` as plain values that fit into JSON.
 
@@ -73,7 +73,7 @@ def optimizer_options(
 def optimizer_params(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as keyword arguments of MXNet's optimizer."""
     options = dict(options)
-    schedule = StepSchedule(**options.pop("schedule"))
+    schedule = Schedule(**options.pop("schedule"))
     scheduler = _Scheduler(schedule, options.pop("updates_a_step"))
     return {**options, "learning_rate": schedule.lr, "lr_scheduler": scheduler}
 

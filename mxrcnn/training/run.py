@@ -99,7 +99,11 @@ def describe_workers(config: Config) -> str:
     train, scale = config.train, lr_scale(config.train)
     if train.kvstore == "dist_async":
         return f"{train.workers} workers, {train.batch_size} images an update, each at its own pace"
-    rate = f"{scale} x {train.lr:g}, --lr-scaling linear" if scale > 1 else f"{train.lr:g}"
+    rate = (
+        f"{scale:g} x {train.lr:g}, --lr-scaling {train.lr_scaling}"
+        if scale > 1
+        else f"{train.lr:g}"
+    )
     images = train.workers * train.batch_size
     return f"{train.workers} workers, {images} images a step, learning rate {rate}"
 

@@ -1,0 +1,76 @@
+"""Settings of training that follow from others, unless the user gives them.
+
+The decay epochs follow the number of epochs, the learning rate the images of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from mxrcnn.config import TrainConfig
+from mxrcnn.training.schedule import rate_factor
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Settings by full name, why each has its value, and lines for the user."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def set(self, name: str, value: Any, reason: str) -> None:
+        self.settings[f"train.{name}"] = value
+        self.reasons[f"train.{name}"] = reason
+
+
+def derive(base: TrainConfig, train: TrainConfig, given: Collection[str]) -> Derived:
+    """What follows from the user's settings.
+
+    base: the network's and preset's settings. train: the same with the user's, whose full names are
+    in `given`; they are never changed.
+    """
+    made = Derived()
+    if "train.lr_decay_epoch" not in given and train.schedule == "step":
+        _follow_epochs(base, train, made)
+    if "train.lr" not in given:
+        _follow_batch(base, train, made)
+    return made
+
+
+def _follow_epochs(base: TrainConfig, train: TrainConfig, made: Derived) -> None:
+    """Scale the decay epochs; those that round to the last epoch or beyond are dropped."""
+    if train.epochs == base.epochs or not base.epochs:
+        return
+    scaled = [int(epoch * train.epochs / base.epochs + 0.5) for epoch in base.lr_decay_epoch]
+    epochs = tuple(sorted({epoch for epoch in scaled if 0 < epoch < train.epochs}))
+    before = ", ".join(map(str, base.lr_decay_epoch))
+    made.set(
+        "lr_decay_epoch", epochs, f"{before} of {base.epochs} epochs, scaled to {train.epochs}"
+    )
+    after = f"after epoch {', '.join(map(str, epochs))}" if epochs else "never"
+    made.notes.append(
+        f"the learning rate decays {after}: the default, {before} of {base.epochs} epochs, scaled "
+        f"to {train.epochs} (--lr-decay-epoch)"
+    )
+
+
+def _follow_batch(base: TrainConfig, train: TrainConfig, made: Derived) -> None:
+    """Scale the default learning rate by the images of one worker's step."""
+    ratio = train.batch_size / base.batch_size
+    factor = rate_factor(train.lr_scaling, ratio)
+    if factor == 1:
+        why = f"the default for {_images(base.batch_size)} a step"
+        if ratio != 1:
+            why += f", not scaled to {train.batch_size} (--lr-scaling none)"
+    else:
+        why = f"the default, {base.lr:g} for {_images(base.batch_size)} a step, scaled to "
+        why += f"{train.batch_size} ({train.lr_scaling})"
+        made.set("lr", base.lr * factor, f"{train.lr_scaling} in the images a step")
+    made.notes.append(f"learning rate {base.lr * factor:g}: {why}")
+
+
+def _images(count: int) -> str:
+    return f"{count} image" + "s" * (count != 1)
