@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mxrcnn.cli import train
+from mxrcnn.cli import main, train
 from mxrcnn.cli.common import use_data
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data import open_dataset
 from mxrcnn.data.detect import TESTING, TRAINING, Found, detect
 from mxrcnn.data.records import DataError
 from tests.broken_formats import WRITERS, small
-from tests.factories import Picture, make_voc
+from tests.factories import Picture, make_voc, noise
 from tests.layouts import LAYOUTS
 from tests.test_data_formats import cells  # noqa: F401 - a fixture
 
@@ -125,3 +125,43 @@ def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     return parser.parse_args(words)
+
+
+@pytest.mark.parametrize("layout", ["coco", "csv", "retinanet", "cvat"])
+def test_images_in_any_folder(cells, layout, tmp_path, capsys):  # noqa: F811
+    """--images: a file names its images, which are far from it."""
+    write = LAYOUTS[layout][2]
+    write(replace(cells, records=cells.records[:2]), tmp_path / "far")
+    file = shutil.move(tmp_path / "far" / PARTS[layout], tmp_path / PARTS[layout])
+    images = tmp_path / "far" / ("images" if layout == "cvat" else "")
+    args = parsed("--data", str(file), "--images", str(images))
+    use_data(args, "data.imageset", "TRAINING", "data.val_imageset")
+    given = {name: getattr(args, f"data.{name}") for name in ("dataset", "root", "images")}
+    data = DataConfig(**given)
+    dataset = open_dataset(data, getattr(args, "data.imageset"))
+    assert [r.path.name for r in dataset.records] == [r.path.name for r in cells.records[:2]]
+    for record, real in zip(dataset.records, cells.records):
+        assert record.boxes == pytest.approx(real.boxes, abs=0.01)
+    with pytest.raises(DataError, match=r"no (such )?image .*--images"):
+        open_dataset(replace(data, images=""), args.__dict__["data.imageset"])
+    with pytest.raises(DataError, match="no such folder of images"):
+        open_dataset(replace(data, images=str(tmp_path / "none")), "x")
+    capsys.readouterr()
+    assert main(["data", "stats", str(file), "--images", str(images)]) == 0
+    assert "image sizes: 640 x 480 (2)" in capsys.readouterr().out
+
+
+def test_images_only_for_files_that_name_them(tmp_path):
+    small("yolo", tmp_path)
+    with pytest.raises(ConfigError, match="only for coco, csv, cvat"):
+        open_dataset(DataConfig("yolo", str(tmp_path / "data"), str(tmp_path)), "train")
+
+
+def test_images_of_one_name_have_paths_inside_images_as_ids(tmp_path):
+    for folder in "ab":
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        noise((20, 30)).save(tmp_path / "photos" / folder / "1.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/x.csv").write_text("a/1.png,1,1,9,9,dog\nb/1.png,1,1,9,9,dog\n")
+    data = DataConfig("csv", str(tmp_path / "labels"), str(tmp_path / "photos"))
+    assert [r.image_id for r in open_dataset(data, "x").records] == ["a/1.png", "b/1.png"]

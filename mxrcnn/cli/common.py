@@ -69,7 +69,7 @@ def add_data(group: Any, default: str = "the run's", default_root: str = "the ru
 
 
 def add_data_path(group: Any) -> None:
-    """Add --data, for `use_data`."""
+    """Add --data and --images, for `use_data`."""
     group.add_argument(
         "--data",
         dest="data_path",
@@ -77,6 +77,10 @@ def add_data_path(group: Any) -> None:
         help="a data set's folder or file, of VOC, COCO, LabelImg, YOLO, LabelMe, CSV or CVAT: "
         "finds out --dataset, --data-root and --imageset",
     )
+    text = (
+        "the folder of the images that a file of COCO, CSV or CVAT names, if they are not near it"
+    )
+    add_settings(group, {"data.images": (str, "DIR", text)})
 
 
 def use_data(args: argparse.Namespace, option: str, purpose: str, validation: str = "") -> None:
@@ -100,6 +104,8 @@ def use_data(args: argparse.Namespace, option: str, purpose: str, validation: st
     found = detect.detect(args.data_path)
     setattr(args, "data.dataset", found.kind)
     setattr(args, "data.root", str(found.root))
+    if getattr(args, "data.images") is None:
+        setattr(args, "data.images", "")  # not those of a run's own data
     print(f"--data {args.data_path}: {found}")
     if getattr(args, option) is None:
         setattr(args, option, found.the_imageset(getattr(detect, purpose)))
@@ -114,6 +120,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a data set's folder or file, as in --data")
     parser.add_argument(
         "--dataset", metavar="KIND", help="its kind, if the path could be several data sets"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        default="",
+        help="the folder of its images, if they are not near a file of COCO, CSV or CVAT",
     )
 
 

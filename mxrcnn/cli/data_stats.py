@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
 
     with report_user_errors():
         found = find_source(args)
-        data = DataConfig(dataset=found.kind, root=str(found.root), skip_bad=True)
+        data = DataConfig(
+            dataset=found.kind, root=str(found.root), images=args.images, skip_bad=True
+        )
         names = args.imageset.split(",") if args.imageset else found.imagesets
         stats, failures = read_stats(data, [name.strip() for name in names])
         if args.json:

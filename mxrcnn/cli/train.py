@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="RUN",
         help="continue a run with its own settings. Only --epochs, --val-metric, --data-root, "
-        "--checkpoint-steps and --log-interval may change; the run keeps the new values",
+        "--images, --checkpoint-steps and --log-interval may change; the run keeps the new values",
     )
     group.add_argument(
         "--data-changed",

@@ -47,6 +47,8 @@ class DataConfig:
 
     dataset: str = "synthetic"  #: kind of data set, as in --dataset
     root: str = "data/synthetic"  #: folder of the data set, as in --data-root
+    #: folder of the images that a coco, csv or cvat file names; empty: the usual places near it
+    images: str = ""
     imageset: str = "2007_train"  #: images to train on; + joins several sets
     val_imageset: str = ""  #: images to validate on; empty: no validation
     #: auto (those in the data), voc (the 20), or the names, without background

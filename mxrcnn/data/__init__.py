@@ -24,11 +24,15 @@ from mxrcnn.data.formats.labelimg import load_labelimg
 from mxrcnn.data.formats.labelme import load_labelme
 from mxrcnn.data.formats.yolo import load_yolo
 from mxrcnn.data.reading import Reading
-from mxrcnn.data.records import Dataset
+from mxrcnn.data.records import DataError, Dataset
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.data.voc import load_voc
 
 ClassNames = Union[str, Sequence[str]]
+
+
+#: kinds of data set whose files name their images, which may be in any folder: `DataConfig.images`
+NAMING = ("coco", "csv", "cvat")
 
 
 def _how(data: DataConfig) -> dict[str, Any]:
@@ -45,6 +49,8 @@ def _open_coco(data: DataConfig, imageset: str, class_names: ClassNames) -> Data
     is_file = any(Path(place, imageset).is_file() for place in (data.root, "."))
     parts = [imageset] if is_file else imageset.split("+")  # a file's own name may have a +
     files = [resolve_coco(data.root, part.strip()) for part in parts]
+    if data.images:
+        files = [(file, Path(data.images)) for file, _ in files]
     if len(files) > 1:
         return load_joined(files, imageset, class_names, **_how(data))
     return load_coco(*files[0], class_names, **_how(data))
@@ -63,7 +69,12 @@ def _opens(
     load: Callable[[str, str, ClassNames, Reading], Dataset],
 ) -> Callable[[DataConfig, str, ClassNames], Dataset]:
     """A reader of `formats` as a function of the settings."""
-    return lambda data, imageset, names: load(data.root, imageset, names, Reading(**_how(data)))
+
+    def opened(data: DataConfig, imageset: str, class_names: ClassNames) -> Dataset:
+        images = Path(data.images) if data.images else None
+        return load(data.root, imageset, class_names, Reading(**_how(data), images=images))
+
+    return opened
 
 
 #: kinds of data set, as in `--dataset`, and their readers: functions of the settings, the image
@@ -93,6 +104,13 @@ def read_annotations(data: DataConfig, imageset: str) -> Dataset:
     No image is decoded. Raises as `open_dataset` does.
     """
     check_dataset(data.dataset)
+    if data.images and data.dataset not in NAMING:
+        raise ConfigError(
+            f"--images {data.images}: only for {', '.join(NAMING)}, whose files name their images; "
+            f"those of {data.dataset} have a place in its folder"
+        )
+    if data.images and not Path(data.images).is_dir():
+        raise DataError(data.images, "no such folder of images (--images)")
     names = data.class_names[0] if data.class_names in (("auto",), ("voc",)) else data.class_names
     return DATASETS[data.dataset](data, imageset, names)
 

@@ -71,7 +71,7 @@ def finish(
 ) -> Dataset:
     """Give images their ids, choose the classes and make the Dataset; DataError for no image."""
     _some(items, root, imageset, reading)
-    items = with_ids(items, root)
+    items = with_ids(items, reading.images or root)
     chosen = choose_classes(root, class_names, items, declared)
     return assemble(root, imageset, chosen, items, reading, metric)
 

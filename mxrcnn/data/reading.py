@@ -37,11 +37,13 @@ class Reading:
     skip_bad: leave out bad entries and say why in `notes.skipped`, instead of raising.
     exif_orientation: image sizes are those of images turned upright by their EXIF orientation.
     max_pixels: images of more pixels are refused; 0 is no limit.
+    images: the folder of the images that a file names; None: the usual places near the file.
     """
 
     skip_bad: bool
     exif_orientation: bool
     max_pixels: int
+    images: Path | None = None
     notes: DataNotes = field(default_factory=DataNotes)
 
     @contextmanager

@@ -44,6 +44,7 @@ RESUMABLE = (
     "train.epochs",
     "train.val_metric",
     "data.root",
+    "data.images",
     "train.checkpoint_steps",
     "train.log_interval",
 )

@@ -50,7 +50,8 @@ def _read_image(entry: Entry, root: Path, reading: Reading, require_images: bool
         raise DataError(path, f"{where}.file_name: {error}") from error
     exists = isfile(file)
     if require_images and not exists:
-        raise DataError(file, f"no such image ({path.name}, {where})")
+        advice = "; --images DIR says where the images are"
+        raise DataError(file, f"no such image ({path.name}, {where}){advice}")
     stated = entry.side("height"), entry.side("width")
     if not exists and None in stated:
         raise DataError(path, f"{where} has no height and width, and there is no image file")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
 from reprlib import repr as short
 from typing import NamedTuple
 
 import numpy as np
 
-from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of
-from mxrcnn.data.images import path_inside
+from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of, named_image
 from mxrcnn.data.labelled import Labelled, finish
 from mxrcnn.data.reading import Reading, finite_number, progress
 from mxrcnn.data.records import DataError, Dataset
@@ -44,8 +42,9 @@ def load_csv(
 
     With a header: the columns filename, class, xmin, ymin, xmax, ymax, in any order, and perhaps
     width and height. Without: path, x1, y1, x2, y2, class. Boxes are continuous, as written. A row
-    with a file name and nothing else is an image without objects. Images are beside the table, in
-    `images` or another usual folder, or in a folder with the table's name. Classes are sorted.
+    with a file name and nothing else is an image without objects. Images are in
+    `reading.images`, or else beside the table, in `images` or another usual folder, or in a folder
+    with the table's name. Classes are sorted.
     Raises DataError, naming file, line and value; with skip_bad a bad row is left out.
     """
     root, items = Path(root), []
@@ -151,18 +150,7 @@ def _number(path: Path, where: str, name: str, values: dict[str, str]) -> float:
 def _item(path: Path, rows: list[Row], reading: Reading) -> Labelled:
     """An image and its objects; DataError if there is no such image, or its rows disagree."""
     name, where = rows[0].file, rows[0].where
-    try:
-        folders = [path.parent, *(path.parent / f for f in (path.stem, *IMAGE_FOLDERS))]
-        places = [path_inside(folder, name) for folder in folders]
-    except ValueError as error:
-        raise DataError(path, f"{where}: filename: {error}") from None
-    image = next((place for place in places if isfile(place)), None)
-    if image is None:
-        raise DataError(
-            path,
-            f"{where}: there is no image {short(name)} beside it or in {path.stem}, "
-            f"{', '.join(IMAGE_FOLDERS)}",
-        )
+    image = named_image(path, f"{where}: filename", [name], (path.stem, *IMAGE_FOLDERS), reading)
     sizes = {row.stated for row in rows if row.stated}
     if len(sizes) > 1:
         raise DataError(path, f"{where}: the rows of {short(name)} give different sizes")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of
-from mxrcnn.data.images import path_inside
+from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of, named_image
 from mxrcnn.data.labelled import Labelled, finish
 from mxrcnn.data.reading import Reading, finite_number, progress, read_xml_root
 from mxrcnn.data.records import DataError, Dataset
@@ -29,9 +27,9 @@ def load_cvat(
     """Read CVAT's files: image sets are their names in root, with or without `.xml`, joined by +.
 
     Boxes and polygons are continuous pixels. Rotated boxes become the upright boxes around them;
-    other shapes are left out; both are counted. Images are beside the file, in `images` or another
-    usual folder, or in one of these by subset. Classes are in the order of the file's labels, else
-    sorted. Raises DataError, naming file, image, shape and value.
+    other shapes are left out; both are counted. Images are in `reading.images`, or else beside the
+    file, in `images` or another usual folder; or in one of these by subset. Classes have the order
+    of the file's labels, else are sorted. Raises DataError, naming file, image, shape and value.
     """
     root, items, declared = Path(root), [], []
     for path in files_of(root, imageset, ".xml"):
@@ -70,14 +68,7 @@ def _read_images(path: Path, document: Element, reading: Reading) -> list[Labell
 def _read_image(path: Path, where: str, element: Element, reading: Reading) -> Labelled:
     name, subset = element.get("name") or "", element.get("subset")
     names = [name, f"{subset}/{name}"] if subset else [name]
-    folders = [path.parent, *(path.parent / folder for folder in IMAGE_FOLDERS)]
-    try:
-        places = [path_inside(folder, n) for n in names for folder in folders]
-    except ValueError as error:
-        raise DataError(path, f"{where}: name: {error}") from None
-    image = next((place for place in places if isfile(place)), None)
-    if image is None:
-        raise DataError(path, f"{where}: there is no image {short(name)} beside it or in images")
+    image = named_image(path, f"{where}: name", names, IMAGE_FOLDERS, reading)
     sides = [_number(path, where, element, side) for side in ("height", "width")]
     labels, boxes, masks = [], [], []
     for i, shape in enumerate(element):

@@ -6,8 +6,11 @@ import os
 from collections.abc import Sequence
 from os.path import isfile
 from pathlib import Path
+from reprlib import repr as short
 from typing import NamedTuple
 
+from mxrcnn.data.images import path_inside
+from mxrcnn.data.reading import Reading
 from mxrcnn.data.records import DataError
 
 #: endings of image files, in small letters
@@ -28,6 +31,28 @@ def files_of(root: Path, imageset: str, ending: str) -> list[Path]:
             )
             raise DataError(path, f"no such file; there is: {there}")
     return files
+
+
+def named_image(
+    path: Path, where: str, names: Sequence[str], folders: Sequence[str], reading: Reading
+) -> Path:
+    """The image that a file names: in `reading.images`, else beside the file or in its `folders`.
+
+    names: how the file's entry may mean it, the likeliest first. where: the entry, for the
+    DataError if there is no such image, or if the name leads out of the folder.
+    """
+    places = [path.parent, *(path.parent / folder for folder in folders)]
+    places = [reading.images] if reading.images else places
+    try:
+        tried = [path_inside(place, name) for name in names for place in places]
+    except ValueError as error:
+        raise DataError(path, f"{where}: {error}") from None
+    image = next((place for place in tried if isfile(place)), None)
+    if image is None:
+        usual = f"beside it or in {', '.join(folders)}; --images DIR takes another folder"
+        looked = f"in {reading.images}" if reading.images else usual
+        raise DataError(path, f"{where}: there is no image {short(names[0])} {looked}")
+    return image
 
 
 class Pair(NamedTuple):
