@@ -63,6 +63,8 @@ def test_report_file(tmp_path):
             "a": {"AP": 0.5, "objects": 12},
             "longer name": {"AP": None, "objects": 0},
         },
+        "best_f1_threshold": {},
+        "tested": {},
         "notes": ["a note"],
     }
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
@@ -177,7 +179,8 @@ def tested(tmp_path):
     def write(metric="voc07"):
         out = tmp_path / "out"
         answers = Found(truth, {}, 2.5)
-        return write_all(TestRequest("run", metric=metric), config, dataset, answers, out, ["note"])
+        about = Report({}, notes=["note"])
+        return write_all(TestRequest("run", metric=metric), config, dataset, answers, out, about)
 
     return write
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mxrcnn.cli import main
-from mxrcnn.cli.predict import thresholds
 from mxrcnn.config import ConfigError
 from mxrcnn.data.records import DataError
 from mxrcnn.inference.predictor import Wanted
 from mxrcnn.inference.sources import Source
 from mxrcnn.inference.stream import detect_stream
+from mxrcnn.inference.thresholds import parse_thresholds
 from tests.test_export import make_detector
 from tests.threads import FAMILIES, SIZES, images, same
 from tests.threads import dataset as save
@@ -149,7 +149,7 @@ def test_what_is_printed_and_drawn_by_default(predict, photos):
     ],
 )
 def test_thresholds(predictor, text, expected):
-    assert thresholds(text, predictor) == expected
+    assert parse_thresholds(text, predictor).scores == expected
     image = images()[0]
     every = predictor.predict(image)
     limits = np.array(expected, np.float32)[every.classes - 1] * 0.2
@@ -162,7 +162,7 @@ def test_thresholds(predictor, text, expected):
 @pytest.mark.parametrize("text", ["", "x", "best-f1", "dog=", "dgo=0.5"])
 def test_thresholds_that_are_none(predictor, text):
     with pytest.raises(ConfigError, match=r"--threshold|closest of 3 is 'dog'"):
-        thresholds(text, predictor)
+        parse_thresholds(text, predictor)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ def test_accuracy_and_speed_are_told_and_noted(run, tmp_path):
     assert (note["precision"], note["imageset"], note["images"]) == ("int8", "2007_train", 1)
     assert set(note["measured"]["int8"]) == {"mAP", "images_per_second"}
     assert note["metric"] == "voc07"
+    assert set(note["best_f1_threshold"]) == {"dog", "cat"}
     assert table.splitlines()[0].split() == ["voc07", "mAP", "images/s"]
 
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.export.check import check
     from mxrcnn.export.model import export_onnx, export_symbol
     from mxrcnn.inference.detector import Detector
+    from mxrcnn.inference.thresholds import stored_best_f1
 
     with report_user_errors():
         detector = Detector.load(args.run, args.checkpoint)
@@ -49,4 +50,6 @@ def run(args: argparse.Namespace) -> int:
             written = export_symbol(detector, args.to)
         for path in written:
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        best = "with" if stored_best_f1(detector) else "without (no test report of this checkpoint)"
+        print(f"best F1 thresholds: {best}")
         return 0 if check(detector, Path(args.to), args.check) else 1

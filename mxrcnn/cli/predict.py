@@ -9,6 +9,7 @@ examples:
   mxrcnn predict runs/voc07 photos/
   mxrcnn predict runs/voc07 'photos/**/*.jpg' --save coco,yolo,labelstudio --out found
   mxrcnn predict runs/voc07 street.jpg --classes person dog --threshold person=0.7,dog=0.4
+  mxrcnn predict runs/voc07 photos/ --threshold best-f1
   mxrcnn predict fasterrcnn_resnet50_fpn_coco street.jpg
   mxrcnn predict voc07.onnx clip.mp4 --every 0.5s --stream
 """
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         default="0.5",
         metavar="SCORE",
-        help="the lowest score, such as 0.5, or by class: 0.5,cat=0.7,dog=0.4; default: 0.5",
+        help="the lowest score, such as 0.5; or by class: 0.5,cat=0.7,dog=0.4; or best-f1, from "
+        "the run's last mxrcnn test; default: 0.5",
     )
     what.add_argument(
         "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
@@ -113,7 +115,7 @@ def _predict(args: argparse.Namespace) -> int:
         raise ConfigError("--batch-size and --threads must be at least 1")
     every = Every.parse(args.every)
     predictor = _load(args)
-    wanted = _wanted(args, predictor)
+    wanted, notes = _wanted(args, predictor)
     sources = Sources(args.sources, every)
     formats = _formats(args)
     ids = Ids(args.ids, predictor.class_names) if args.ids else None
@@ -126,7 +128,7 @@ def _predict(args: argparse.Namespace) -> int:
         args.image_url,
         Path(args.model).resolve().name,
     )
-    _say(*sources.notes, *_stale(output.folder, formats))
+    _say(*notes, *sources.notes, *_stale(output.folder, formats))
     names, counts = Names(), {"images": 0, "objects": 0, "failed": 0}
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
         looked = detect_stream(predictor, sources, wanted, args.exif, args.batch_size, args.threads)
@@ -168,37 +170,17 @@ def _load(args: argparse.Namespace) -> Predictor:
     return Predictor.load(args.model, args.checkpoint, context=context, provider=args.provider)
 
 
-def _wanted(args: argparse.Namespace, predictor: Predictor) -> Wanted:
+def _wanted(args: argparse.Namespace, predictor: Predictor) -> tuple[Wanted, tuple[str, ...]]:
+    """Which detections are kept, and where the thresholds come from."""
     from mxrcnn.inference.predictor import Wanted
+    from mxrcnn.inference.thresholds import parse_thresholds
 
     names = predictor.class_names
     classes = args.classes and predictor.class_numbers(
         int(word) if word.isdecimal() and word not in names else word for word in args.classes
     )
-    return Wanted(thresholds(args.threshold, predictor), classes or None, args.max_detections)
-
-
-def thresholds(text: str, predictor: Predictor) -> tuple[float, ...]:
-    """The lowest score of each class from `0.5`, `cat=0.7,dog=0.4` or `0.3,cat=0.7`.
-
-    Classes that are not named get the bare number, or 0.5. Raises ConfigError.
-    """
-    from mxrcnn.config import ConfigError
-
-    base, given = 0.5, {}
-    for word in text.split(","):
-        name, _, number = word.rpartition("=")
-        try:
-            score = float(number)
-        except ValueError:
-            raise ConfigError(
-                f"--threshold {text}: {number!r} is no number; expected 0.5, or cat=0.7,dog=0.4"
-            ) from None
-        if name:
-            given[predictor.class_numbers(name.strip())[0]] = score
-        else:
-            base = score
-    return tuple(given.get(k, base) for k in range(1, len(predictor.class_names) + 1))
+    limits = parse_thresholds(args.threshold, predictor)
+    return Wanted(limits.scores, classes or None, args.max_detections), limits.notes
 
 
 def _formats(args: argparse.Namespace) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from mxrcnn.config import ConfigError
 from mxrcnn.data.coco import dataset_to_coco
 from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.evaluation.best_f1 import best_f1_by_class
 from mxrcnn.evaluation.coco import detections_to_coco, evaluate_coco, segm_report
 from mxrcnn.evaluation.report import Report
 from mxrcnn.evaluation.voc import evaluate_voc
@@ -56,12 +57,13 @@ def evaluate(
     auto is the data set's own metric: COCO's AP@[.50:.95] for COCO files, VOC07 mAP for Pascal VOC.
     All metrics ignore difficult and crowd objects, and detections of classes that the image's file
     does not annotate (`ImageRecord.active_classes`); the notes count the latter. With coco, masks
-    are scored too if there are any (`segm_AP` ...), and `segm_AP` is then the main number. Raises
-    ConfigError for another metric, and ValueError as `in_order` does.
+    are scored too if there are any (`segm_AP` ...), and `segm_AP` is then the main number. The
+    report has each class's best F1 as well (`best_f1_by_class`). Raises ConfigError for another
+    metric, and ValueError as `in_order` does.
     """
     chosen = choose_metric(dataset, metric)
     counted, left_out = without_unannotated(dataset, detections)
-    report = chosen.score(dataset, counted)
+    report = replace(chosen.score(dataset, counted), best_f1=best_f1_by_class(dataset, counted))
     if left_out:
         report.notes.append(
             f"{left_out} detections do not count: their image's file does not annotate their class"

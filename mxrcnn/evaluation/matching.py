@@ -165,21 +165,29 @@ def image_scores(
     iou_thresh: float = 0.5,
     score_thresh: float = 0.5,
 ) -> dict[ImageId, float]:
-    """Each image's F1 score, used to choose pictures: 2 TP / (2 TP + FP + missed).
+    """Each image's F1 score (see `f1_score`), used to choose pictures.
 
-    Only detections with a score of at least `score_thresh` count, and ignored objects do not. An
-    image without objects and detections scores 1. Raises ValueError as `match_all` does.
+    Only detections with a score of at least `score_thresh` count, and ignored objects do not.
+    Raises ValueError as `match_all` does.
     """
     shown = {i: d[np.asarray(d.scores) >= score_thresh] for i, d in detections.items()}
     top = [int(np.max(x.classes)) for x in [*records, *shown.values()] if len(x)]
-    doubled_hits, total = np.zeros(len(records)), np.zeros(len(records))
+    hits, counted, objects = np.zeros((3, len(records)))
     for c in match_all(records, shown, max(top, default=0) + 1, iou_thresh):
-        counted = c.images[c.verdicts != IGNORED]
-        doubled_hits += 2 * np.bincount(c.images[c.verdicts == TRUE_POSITIVE], None, len(records))
-        total += np.bincount(counted, None, len(records))  # TP + FP
-        total += np.bincount(c.gt_images[~c.gt_ignored], None, len(records))  # TP + missed
-    f1 = np.divide(doubled_hits, total, out=np.ones(len(records)), where=total > 0)
+        hits += np.bincount(c.images[c.verdicts == TRUE_POSITIVE], None, len(records))
+        counted += np.bincount(c.images[c.verdicts != IGNORED], None, len(records))
+        objects += np.bincount(c.gt_images[~c.gt_ignored], None, len(records))
+    f1 = f1_score(hits, counted, objects)
     return {record.image_id: float(score) for record, score in zip(records, f1)}
+
+
+def f1_score(hits: np.ndarray, detections: np.ndarray, objects: np.ndarray | int) -> np.ndarray:
+    """F1 from counts of true positives, detections and objects: 2 TP / (2 TP + FP + missed).
+
+    That is the harmonic mean of precision and recall. Without detections and objects it is 1.
+    """
+    total = np.add(detections, objects, dtype=np.float64)
+    return np.divide(2 * hits, total, out=np.ones_like(total), where=total > 0)
 
 
 def check_images(records: Sequence[ImageRecord], answers: Mapping[ImageId, object]) -> None:

@@ -91,6 +91,7 @@ def _compare(request: QuantizeRequest, out: Path, config: Config, dataset: Datas
         found[name] = {k: v if is_measured(v) else None for k, v in values.items()}
     path = out / "quantized.json"
     note = {**json.loads(path.read_text()), "metric": report.metric, "measured": found}
+    note["best_f1_threshold"] = report.to_json()["best_f1_threshold"]  # of the quantized run
     with atomic_write(path) as handle:
         handle.write(json.dumps(note, indent=2))
     heads = [f"{report.metric} {key}" if key in _MAIN_NUMBERS else "images/s" for key in shown]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mxrcnn.evaluation.best_f1 import BestF1
 from mxrcnn.files import atomic_write
 from mxrcnn.tables import aligned, is_measured, plain
 
@@ -22,7 +23,8 @@ class Report:
     metrics: the summary, by name. per_class: rows by class name, columns by name. curves: arrays
     for plots, by class name (`recall`, `precision` and sometimes `scores`); not written to JSON.
     notes: sentences on how the numbers were computed. metric: the metric used, such as "voc07".
-    main: the name in `metrics` of the main number, such as "mAP".
+    main: the name in `metrics` of the main number, such as "mAP". best_f1: by class name; None if
+    no detection of the class is right. tested: what was tested (checkpoint, precision, imageset).
     NaN, and pycocotools' -1, mean that there was nothing to measure.
     """
 
@@ -32,6 +34,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     metric: str = ""
     main: str = ""
+    best_f1: dict[str, BestF1 | None] = field(default_factory=dict)
+    tested: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -47,11 +51,18 @@ class Report:
         """The report as aligned plain text: metric, one row per class, summary, notes."""
         parts = [f"metric: {self.metric}, main number: {self.main}"] if self.metric else []
         if self.per_class:
-            columns = list(dict.fromkeys(c for row in self.per_class.values() for c in row))
+            best = {
+                name: {"best_F1": b.f1, "at_score": b.threshold} if b else {}
+                for name, b in self.best_f1.items()
+            }
+            per_class = {
+                name: {**row, **best.get(name, {})} for name, row in self.per_class.items()
+            }
+            columns = list(dict.fromkeys(c for row in per_class.values() for c in row))
             head = ["class", *(c.replace("_", " ") for c in columns)]
             rows = [
                 [name, *(_number(row.get(c, math.nan)) for c in columns)]
-                for name, row in self.per_class.items()
+                for name, row in per_class.items()
             ]
             parts.append(aligned([head, *rows], rule=True))
         if self.metrics:
@@ -61,12 +72,18 @@ class Report:
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metric, main, metrics, per_class and notes; null stands for non-finite numbers."""
+        """metric, main, metrics, per_class, best_f1_threshold, tested and notes.
+
+        best_f1_threshold has `threshold`, `f1`, `precision` and `recall` by class, or null. null
+        also stands for non-finite numbers.
+        """
         return {
             "metric": self.metric or None,
             "main": self.main or None,
             "metrics": plain(self.metrics),
             "per_class": plain(self.per_class),
+            "best_f1_threshold": {k: b and asdict(b) for k, b in self.best_f1.items()},
+            "tested": self.tested,
             "notes": list(self.notes),
         }
 
@@ -74,7 +91,7 @@ class Report:
         """Combine two reports; a class in both gets the columns of both.
 
         metric and main are this report's, or the other's if this one has none. Raises ValueError if
-        both have the same metric, or the same column or curves of a class.
+        both have the same metric, or the same column, curves or best F1 of a class.
         """
         per_class = {
             name: _union(self.per_class.get(name, {}), other.per_class.get(name, {}), "columns")
@@ -88,6 +105,8 @@ class Report:
             notes,
             self.metric or other.metric,
             self.main or other.main,
+            _union(self.best_f1, other.best_f1, "best F1"),
+            {**other.tested, **self.tested},
         )
 
 

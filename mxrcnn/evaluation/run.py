@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,8 +180,14 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     out.mkdir(parents=True, exist_ok=True)
 
     found = detect_all(detector, dataset, request.batch_size, request.num_workers)
+    tested = {
+        "checkpoint": detector.source,
+        "precision": detector.precision,
+        "imageset": imageset,
+    }
     source = f"{imageset}: {len(dataset)} images, {detector.source}"
-    return write_all(request, config, dataset, found, out, [source, *dataset.notes.lines()])
+    about = Report({}, notes=[source, *dataset.notes.lines()], tested=tested)
+    return write_all(request, config, dataset, found, out, about)
 
 
 def write_all(
@@ -190,16 +196,20 @@ def write_all(
     dataset: Dataset,
     found: Found,
     out: Path,
-    notes: Sequence[str],
+    about: Report,
 ) -> TestOutcome:
-    """Write detections, score them, write the report, curves and pictures; see `run_test`."""
+    """Write detections, score them, write the report, curves and pictures; see `run_test`.
+
+    about: what was tested, and notes on it; it becomes part of the report.
+    """
     detections, steps = found.detections, _Steps()
     steps.run("coco_results.json", lambda: write_coco_results(detections, dataset, out), None)
     steps.run("results/", lambda: write_voc_submission(detections, dataset, out), None)
     none = Report({})
     report = steps.run("metric", lambda: evaluate(dataset, detections, request.metric), none)
     report = report.merge(steps.run("recall", lambda: measured(dataset, found), none))
-    report = report.merge(Report({}, notes=[*notes, *_name_notes(dataset), *steps.failures]))
+    report = report.merge(about)
+    report = report.merge(Report({}, notes=[*_name_notes(dataset), *steps.failures]))
     steps.run("report.json", lambda: write_report(report, out), None)
     curves = out / "precision_recall"
     pictures = steps.run(

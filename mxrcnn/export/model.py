@@ -10,6 +10,7 @@ from mxrcnn import __version__
 from mxrcnn.export import ExportError
 from mxrcnn.files import atomic_folder, atomic_write
 from mxrcnn.inference.exported import metadata
+from mxrcnn.inference.thresholds import KEY, stored_best_f1
 from mxrcnn.runs.checkpoint import join_params, save_arrays
 from symnet.machine import mx
 from symnet.machine.install import install_extra
@@ -65,7 +66,7 @@ def onnx_model(detector: Detector) -> onnx.ModelProto:
     )
     model.producer_name, model.producer_version = "mxrcnn", __version__
     model.doc_string = _ABOUT
-    onnx.helper.set_model_props(model, metadata(detector))
+    onnx.helper.set_model_props(model, {**metadata(detector), **stored_best_f1(detector)})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -92,7 +93,8 @@ def export_symbol(detector: Detector, folder: str | Path) -> list[Path]:
         symbol = detector.symbol.tojson(remove_amp_cast=False)
         (partial / f"{name}-symbol.json").write_text(symbol, encoding="utf-8")
         save_arrays(partial / f"{name}-0000.params", join_params(*detector.params))
-        about: dict[str, Any] = metadata(detector)
-        about.update({key: json.loads(about[key]) for key in ("class_names", "preprocessing")})
+        about: dict[str, Any] = {**metadata(detector), **stored_best_f1(detector)}
+        texts = {"class_names", "preprocessing", KEY} & set(about)
+        about.update({key: json.loads(about[key]) for key in texts})
         (partial / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return sorted(folder.iterdir())

@@ -25,7 +25,7 @@ class OnnxEngine:
     """Runs an ONNX file, from any number of threads.
 
     One worker thread runs the batches in order; a handle is a future. `config` is read from the
-    file's metadata: network, class names, preprocessing.
+    file's `metadata`: network, class names, preprocessing.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class OnnxEngine:
                 f"provider {self.provider}: onnxruntime has it, but it does not work here; is the "
                 "driver or one of its libraries missing?"
             )
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         try:
-            self.config = config_of(self._session.get_modelmeta().custom_metadata_map)
+            self.config = config_of(self.metadata)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: its metadata is not that of {command('export')}: {error}"
