@@ -10,7 +10,8 @@ from PIL import Image, ImageFile
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data import open_dataset
 from mxrcnn.data.check import check_data
-from mxrcnn.data.images import image_size, opened, read_image
+from mxrcnn.data.images import decode_image, image_size, opened, read_image
+from mxrcnn.data.pictures import decode_picture
 from mxrcnn.data.pictures import read_pixels as read_picture
 from mxrcnn.data.records import DataError
 from mxrcnn.data.transforms import load_sample
@@ -172,3 +173,46 @@ def test_pixels_are_those_of_pillow(tmp_path):
         picture.save(tmp_path / f"a.{ending}")
         with Image.open(tmp_path / f"a.{ending}") as image:
             np.testing.assert_array_equal(read_image(tmp_path / f"a.{ending}"), np.asarray(image))
+
+
+# Reduced size
+
+
+def test_a_large_jpeg_is_decoded_at_reduced_size(tmp_path):
+    """At the least of 1/2, 1/4, 1/8 that holds the size needed, which is that of the upright."""
+    photo = Image.linear_gradient("L").resize((203, 100)).convert("RGB")  # (width, height)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    photo.save(tmp_path / "plain.jpg")
+    photo.save(tmp_path / "turned.jpg", exif=sideways)
+    photo.save(tmp_path / "a.png")
+    photo.save(tmp_path / "many.jpg", "MPO", save_all=True, append_images=[photo])
+    for name, upright, needed, factor in (
+        ("plain.jpg", True, (51, 51), 1),
+        ("plain.jpg", True, (50, 102), 1),
+        ("plain.jpg", True, (50, 101), 2),
+        ("plain.jpg", True, (26, 50), 2),
+        ("plain.jpg", True, (25, 50), 4),
+        ("plain.jpg", True, (1, 1), 8),
+        ("many.jpg", True, (25, 50), 4),
+        ("turned.jpg", True, (50, 25), 4),
+        ("turned.jpg", True, (25, 50), 2),
+        ("turned.jpg", False, (25, 50), 4),
+        ("a.png", True, (1, 1), 1),
+    ):
+        path, asked = tmp_path / name, []
+
+        def need(*size, wanted=needed, asked=asked):
+            asked.append(size)
+            return wanted
+
+        found, whole = decode_image(path, upright, needed=need), read_image(path, upright)
+        assert found.size == whole.shape[:2]
+        assert set(asked) <= {found.size}
+        assert found.reduced == factor, (name, needed)
+        assert found.pixels.shape[:2] == tuple(-(-side // factor) for side in found.size)
+        (rows, columns), means = (side // factor for side in found.size), whole.astype(float)
+        means = means[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, 3)
+        assert np.abs(means.mean((1, 3)) - found.pixels[:rows, :columns]).max() < 4
+        same = decode_picture(path.read_bytes(), upright, needed=need)
+        np.testing.assert_array_equal(same.pixels, found.pixels)

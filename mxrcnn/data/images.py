@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -24,7 +25,25 @@ from mxrcnn.data.records import DataError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 ORIENTATION_TAG = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
+#: the formats that Pillow can decode at reduced size; MPO is JPEG with more pictures behind it
+SCALABLE = ("JPEG", "MPO")
 LONGEST_NAME = 255
+
+#: (height, width) of an image -> the (height, width) that its pixels are needed at
+Needed = Callable[[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image's pixels (h, w, 3) uint8 RGB, and its own size (height, width).
+
+    reduced: 1, or 2, 4 or 8 if the pixels are that much fewer on each side, rounded up: see
+    `decode_image`.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    reduced: int = 1
 
 
 def image_size(
@@ -58,8 +77,38 @@ def read_image(
     Raises DataError for a file that is missing, truncated, undecodable, or of more than max_pixels
     pixels (0: no limit), and MemoryError if there is not enough memory for its pixels.
     """
+    return decode_image(path, exif_orientation, max_pixels).pixels
+
+
+def decode_image(
+    path: str | Path | BinaryIO,
+    exif_orientation: bool = False,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    needed: Needed | None = None,
+) -> Decoded:
+    """An image file's pixels, as `read_image` gives them, or fewer if that suffices.
+
+    needed: gives the size at which the pixels are needed. A JPEG whose sides are both at least 2, 4
+    or 8 times as long is decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then computes the low
+    frequencies only, about the mean of each 2 x 2, 4 x 4 or 8 x 8 pixels. path may be an open file.
+    Raises DataError and MemoryError as `read_image` does.
+    """
     with opened(path, max_pixels) as image:
-        return as_rgb(path, ImageOps.exif_transpose(image) if exif_orientation else image)
+        reduced = 1
+        if needed is not None and image.format in SCALABLE:
+            width, height = image.size
+            turned = exif_orientation and image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
+            size = (width, height) if turned else (height, width)
+            reduced = _reduce(image, needed(*size)[:: 1 if turned else -1])
+        pixels = as_rgb(path, image, exif_orientation)
+        return Decoded(pixels, size if reduced > 1 else pixels.shape[:2], reduced)
+
+
+def _reduce(image: Image.Image, needed: tuple[int, int]) -> int:
+    """Have a JPEG decoded at reduced size, at least `needed` (width, height); 1, 2, 4 or 8."""
+    whole = image.width
+    drafted = image.draft(None, needed)
+    return round(whole / drafted[1][2]) if drafted else 1
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -192,11 +241,16 @@ def _strict() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES |= _flag_before
 
 
-def as_rgb(path: str | Path, image: Image.Image) -> np.ndarray:
+def as_rgb(path: str | Path | BinaryIO, image: Image.Image, upright: bool = False) -> np.ndarray:
     """The pixels (H, W, 3) uint8 RGB of an image of any mode, converted as in `read_image`.
 
-    path: the name in a DataError.
+    path: the name in a DataError. upright: turn the image as its EXIF tag says.
     """
+    image.load()
+    if upright and image.getexif().get(ORIENTATION_TAG, 1) != 1:  # else it would be copied
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return np.array(image)
     if image.mode == "F":
         raise DataError(path, "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):

@@ -7,10 +7,10 @@ import os
 from typing import Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mxrcnn.config import MAX_IMAGE_PIXELS
-from mxrcnn.data.images import as_rgb, opened, read_image
+from mxrcnn.data.images import Decoded, Needed, as_rgb, decode_image
 from mxrcnn.data.records import DataError
 
 Picture = Union[str, "os.PathLike[str]", bytes, Image.Image, np.ndarray]
@@ -27,22 +27,34 @@ def read_pixels(
     Raises DataError for images that cannot be decoded, ValueError for other arrays, and TypeError
     for anything else.
     """
+    return decode_picture(picture, upright, max_pixels).pixels
+
+
+def decode_picture(
+    picture: Picture,
+    upright: bool = True,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    needed: Needed | None = None,
+) -> Decoded:
+    """The pixels of an image as `read_pixels` gives them, or fewer of a JPEG: see `decode_image`.
+
+    Only files and their bytes are decoded at reduced size.
+    """
     if isinstance(picture, np.ndarray):
         shape = picture.shape
         if len(shape) != 3 or shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
             raise ValueError(f"expected (H, W, 3) uint8 RGB, got {shape} {picture.dtype}")
-        return picture
+        return Decoded(picture, shape[:2])
     if isinstance(picture, Image.Image):
-        return _of_image(picture, getattr(picture, "filename", "") or "PIL image", upright)
+        pixels = _of_image(picture, getattr(picture, "filename", "") or "PIL image", upright)
+        return Decoded(pixels, pixels.shape[:2])
     if isinstance(picture, (bytes, bytearray)):
-        name = f"{len(picture)} bytes"
         try:
-            with opened(io.BytesIO(picture), max_pixels) as image:
-                return _of_image(image, name, upright)
+            return decode_image(io.BytesIO(picture), upright, max_pixels, needed)
         except DataError as error:
-            raise DataError(name, error.problem) from error
+            raise DataError(f"{len(picture)} bytes", error.problem) from error
     if isinstance(picture, (str, os.PathLike)):
-        return read_image(picture, upright, max_pixels)
+        return decode_image(picture, upright, max_pixels, needed)
     raise TypeError(
         f"{type(picture).__name__}: expected a path, bytes, a PIL image or an array (H, W, 3)"
     )
@@ -50,7 +62,7 @@ def read_pixels(
 
 def _of_image(image: Image.Image, name: str, upright: bool) -> np.ndarray:
     try:
-        return as_rgb(name, ImageOps.exif_transpose(image) if upright else image)
+        return as_rgb(name, image, upright)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow decodes lazily, so errors of the file appear here
