@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mxrcnn.cli import main
-from mxrcnn.config import ConfigError
+from mxrcnn.config import ConfigError, override
 from mxrcnn.data.records import DataError
 from mxrcnn.inference.predictor import Wanted
 from mxrcnn.inference.sources import Source
-from mxrcnn.inference.stream import detect_stream
+from mxrcnn.inference.stream import EngineError, detect_stream
 from mxrcnn.inference.thresholds import parse_thresholds
 from tests.test_export import make_detector
 from tests.threads import FAMILIES, SIZES, images, same
@@ -91,6 +94,60 @@ def test_few_images_are_in_memory(predictor):
     assert len(asked) <= 10 + 2 + 3 * 2
 
 
+class Faulty:
+    """An engine that fails on bright images, at the start or, as MXNet does, when it is asked."""
+
+    def __init__(self, engine, late):
+        self.engine, self.late = engine, late
+
+    def start(self, **inputs):
+        if not (inputs["data"] > 1e6).any():
+            return self.engine.start(**inputs)
+        if self.late:
+            return SimpleNamespace(result=self.fail)
+        return self.fail()
+
+    def fail(self):
+        raise RuntimeError("Traceback (most recent call last):\nMXNetError: too bright")
+
+
+@pytest.fixture
+def faulty(predictor, monkeypatch):
+    """Makes the network fail on white images, at the start or late."""
+
+    def make(late=True):
+        std = predictor.config.data.std
+        bright = override(predictor.config, {"data.std": (1e-9, *std[1:])})
+        monkeypatch.setattr(predictor, "config", bright)
+        monkeypatch.setattr(predictor, "engine", Faulty(predictor.engine, late))
+
+    return make
+
+
+def picture(value, size=(60, 60)):
+    return np.full((*size, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_failure_of_the_network_is_one_image_s(predictor, faulty, late, batch_size):
+    faulty(late)
+    white, black = picture(255), picture(0)
+    given = [white, black, black, white, black, b"", black, white]
+    sources = [Source(str(k), f"{k}.png", image) for k, image in enumerate(given)]
+    with pytest.warns() if batch_size > 1 else nullcontext() as warned:
+        looked = list(detect_stream(predictor, sources, Wanted(), batch_size=batch_size))
+    assert [item.source for item in looked] == sources
+    failed = [item.error for item in looked if isinstance(item.error, EngineError)]
+    told = "the network failed on this image: RuntimeError: too bright"
+    assert [str(error) for error in failed] == [f"{k}.png: {told}" for k in (0, 3, 7)]
+    assert [k for k, item in enumerate(looked) if item.found is not None] == [1, 2, 4, 6]
+    if batch_size > 1:
+        assert str(warned[0].message).endswith(
+            "failed: RuntimeError: too bright; each is tried alone"
+        )
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
@@ -104,6 +161,44 @@ def test_a_bad_file_among_good_ones(predict, photos):
     listed = json.loads((photos.parent / "predictions/predictions_images.json").read_text())
     assert [image["file_name"] for image in listed["images"]] == [f"{k}.png" for k in range(6)]
     assert predict("photos", "--save", "csv", "--strict")[0] == 1
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Makes pictures/00.png, ...: white ones, on which `faulty` fails, and black ones."""
+
+    def make(letters):
+        (tmp_path / "pictures").mkdir()
+        for k, letter in enumerate(letters):
+            pixels = picture({"w": 255, "b": 0}[letter])
+            Image.fromarray(pixels).save(tmp_path / "pictures" / f"{k:02}.png")
+
+    return make
+
+
+def test_failures_of_the_network_among_others(predict, mixed, faulty, tmp_path):
+    mixed("w" * 9 + "b" + "w" * 9)
+    faulty()
+    code, _, errors = predict("pictures", "--save", "voc")
+    assert code == 1
+    assert "error: pictures/18.png: the network failed on this image" in errors
+    assert "18 of 19 images failed" in errors
+    assert [path.name for path in (tmp_path / "predictions/voc").iterdir()] == ["09.xml"]
+    code, _, errors = predict("pictures", "--save", "voc", "--strict")
+    assert (code, errors.count("error:")) == (1, 1)
+    assert "error: pictures/00.png: the network failed" in errors
+
+
+def test_a_network_that_always_fails_stops(predict, mixed, faulty, tmp_path):
+    """What was found before is kept, also in formats of one file."""
+    mixed("b" + "w" * 14)
+    faulty()
+    code, _, errors = predict("pictures", "--save", "coco,csv", "--threshold", 0)
+    assert code == 1
+    assert errors.count("the network failed on this image") == 10
+    assert "stopped, because the network failed on 10 images in a row; 4 images were not" in errors
+    found = json.loads((tmp_path / "predictions/predictions.json").read_text())
+    assert {row["image_id"] for row in found} == {1}
 
 
 def test_same_names_in_two_folders(predict, photos):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mxrcnn.inference.stream import Looked
 
 FOLDERS = {"yolo": "yolo/labels", "voc": "voc", "draw": "pictures", "crops": "crops"}
+#: so many failures of the network in a row are not the images' fault
+HOPELESS = 10
 WITHOUT_MASKS = ("csv", "yolo", "voc", "labelstudio")
 
 
@@ -129,12 +132,12 @@ def _predict(args: argparse.Namespace) -> int:
         Path(args.model).resolve().name,
     )
     _say(*notes, *sources.notes, *_stale(output.folder, formats))
-    names, counts = Names(), {"images": 0, "objects": 0, "failed": 0}
+    names, counts = Names(), _Counts()
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
         looked = detect_stream(predictor, sources, wanted, args.exif, args.batch_size, args.threads)
         for number, item in enumerate(looked, start=1):
             bar.update()
-            counts["images"] += 1
+            counts.images += 1
             try:
                 if item.error:
                     raise item.error
@@ -142,18 +145,38 @@ def _predict(args: argparse.Namespace) -> int:
             except BAD_IMAGE as error:
                 if args.strict:
                     raise
-                counts["failed"] += 1
                 _report(item, args.stream, error)
+                counts.fail(error)
+                if counts.in_a_row == HOPELESS:
+                    break
                 continue
+            counts.in_a_row = 0
             stem = names.stem(item.source.name)
             write(Result(item.source.name, stem, image_id, item.found, item.pixels))
-            counts["objects"] += len(item.found)
-            if counts["images"] == 1 and item.found.masks is not None:
+            counts.objects += len(item.found)
+            if counts.images == 1 and item.found.masks is not None:
                 _say(*_without_masks(formats))
             if args.stream or not args.save:
                 _report(item, args.stream)
-    _say(*_summary(counts, names.renamed, output.folder if formats else None))
-    return 1 if counts["failed"] else 0
+    _say(*_summary(counts, names.renamed, output.folder if formats else None, sources.total))
+    return 1 if counts.failed else 0
+
+
+@dataclass
+class _Counts:
+    """Images that were looked at, objects in them, failed images, and failures of the network (or
+    for want of memory) in a row."""
+
+    images: int = 0
+    objects: int = 0
+    failed: int = 0
+    in_a_row: int = 0
+
+    def fail(self, error: Exception) -> None:
+        from mxrcnn.inference.stream import EngineError
+
+        self.failed += 1
+        self.in_a_row = self.in_a_row + 1 if isinstance(error, (EngineError, MemoryError)) else 0
 
 
 def _load(args: argparse.Namespace) -> Predictor:
@@ -238,12 +261,17 @@ def _say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _summary(counts: dict[str, int], renamed: int, folder: Path | None) -> list[str]:
-    good = counts["images"] - counts["failed"]
+def _summary(counts: _Counts, renamed: int, folder: Path | None, total: int | None) -> list[str]:
+    good = counts.images - counts.failed
     where = f", written to {folder}" if folder else ""
-    lines = [f"{counts['objects']} objects in {good} images{where}"]
+    lines = [f"{counts.objects} objects in {good} images{where}"]
     if renamed:
         lines.append(f"{renamed} images share the name of another: their files end in ~2, ~3, ...")
-    if counts["failed"]:
-        lines.append(f"{counts['failed']} of {counts['images']} images failed, see above")
+    if counts.failed:
+        lines.append(f"{counts.failed} of {counts.images} images failed, see above")
+    if counts.in_a_row == HOPELESS:
+        left = "" if total is None else f"; {total - counts.images} images were not looked at"
+        lines.append(
+            f"error: stopped, because the network failed on {HOPELESS} images in a row{left}"
+        )
     return lines

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 
 from mxrcnn.data.records import DataError, Detections, Orientation
 from mxrcnn.data.transforms import stack_images
+from mxrcnn.inference.engine import Handle, Outputs
 from mxrcnn.inference.predictor import Predictor, Prepared, Wanted
 from mxrcnn.inference.sources import Source
+from mxrcnn.runs.symbol_file import mxnet_reason
 
 #: what a single image can be the reason of
 BAD_IMAGE = (DataError, OSError, MemoryError)
+#: images in order, each prepared or with its error
+Held = list[tuple[Source, Union[Prepared, Exception]]]
+
+
+class EngineError(DataError):
+    """The network failed on an image."""
+
+    @classmethod
+    def of(cls, source: Source, error: Exception) -> EngineError:
+        """Name the image, and the essential line of an engine's error."""
+        return cls(source.where, f"the network failed on this image: {cls.reason(error)}")
+
+    @staticmethod
+    def reason(error: Exception) -> str:
+        """The kind of an engine's error, and the essential line of its message."""
+        return f"{type(error).__name__}: {mxnet_reason(error)}"
 
 
 @dataclass(frozen=True)
@@ -38,46 +58,104 @@ def detect_stream(
 ) -> Iterator[Looked]:
     """Yield every source in order, with detections or with its error.
 
+    An error of the engine belongs to the images of its batch, and the next batch is computed as if
+    nothing had happened. If there are several, each is tried alone, with a warning.
     batch_size: images of equal padded shape that follow each other are one batch, up to that many.
     threads: decode and resize ahead. At most threads + 3 * batch_size images are in memory.
     """
-    held: list[tuple[Source, Prepared | Exception]] = []
+    prepared = _prepared(predictor, sources, exif, threads, batch_size)
+    for held, outputs in _computed(predictor, _batches(prepared, batch_size)):
+        good = _good(held)
+        if isinstance(outputs, Exception) and len(good) > 1:
+            said = EngineError.reason(outputs)
+            warnings.warn(
+                f"a batch of {len(good)} failed: {said}; each is tried alone", stacklevel=2
+            )
+            for one, own in _computed(predictor, ([pair] for pair in held)):
+                yield from _looked(predictor, one, own, wanted)
+        else:
+            yield from _looked(predictor, held, outputs, wanted)
 
-    def batches() -> Iterator[tuple[list, np.ndarray, np.ndarray]]:
-        nonlocal held
-        shape, count = None, 0
-        for source, item in _prepared(predictor, sources, exif, threads, batch_size):
-            if isinstance(item, Prepared):
-                if count == batch_size or (count and item.padded != shape):
-                    yield _batch(held)
-                    held, count = [], 0
-                shape, count = item.padded, count + 1
-            held.append((source, item))
-        if count:
-            yield _batch(held)
-            held = []
 
-    for items, outputs in predictor.outputs(batches()):
-        row = 0
-        for source, item in items:
-            if isinstance(item, Prepared):
-                size = item.pixels.shape[:2]
+def _good(held: Held) -> list[Prepared]:
+    return [item for _, item in held if isinstance(item, Prepared)]
+
+
+def _batches(prepared: Iterable[tuple[Source, Prepared | Exception]], size: int) -> Iterator[Held]:
+    """Join neighbours: up to `size` images of equal padded shape, and any number of errors."""
+    held: Held = []
+    shape, count = None, 0
+    for source, item in prepared:
+        if isinstance(item, Prepared):
+            if count and item.padded != shape:
+                yield held
+                held, count = [], 0
+            shape, count = item.padded, count + 1
+        held.append((source, item))
+        if count in (0, size):  # 0: an error need not wait for an image
+            yield held
+            held, count = [], 0
+    if held:
+        yield held
+
+
+def _computed(
+    predictor: Predictor, batches: Iterable[Held]
+) -> Iterator[tuple[Held, Outputs | Exception]]:
+    """Each batch with the network's outputs, or its error, in order.
+
+    The network computes one batch while the caller handles the one before it and makes the next.
+    """
+    before: tuple[Held, Handle | Exception | None] | None = None
+    for held in batches:
+        done = before and (before[0], _result(before[1]))
+        before = held, _start(predictor, held)
+        if done:
+            yield done
+    if before:
+        yield before[0], _result(before[1])
+
+
+def _start(predictor: Predictor, held: Held) -> Handle | Exception | None:
+    """Start the network on the good images; None if there are none."""
+    good = _good(held)
+    if not good:
+        return None
+    try:
+        data = stack_images([item.sample for item in good], good[0].padded)
+        return predictor.start(data, np.stack([item.sample.im_info for item in good]))
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        return error
+
+
+def _result(started: Handle | Exception | None) -> Outputs | Exception:
+    if started is None or isinstance(started, Exception):
+        return started or {}
+    try:
+        return started.result()
+    except Exception as error:
+        return error
+
+
+def _looked(
+    predictor: Predictor, held: Held, outputs: Outputs | Exception, wanted: Wanted
+) -> Iterator[Looked]:
+    """The images of a batch with their detections or errors."""
+    row = 0
+    for source, item in held:
+        if isinstance(item, Exception):
+            yield Looked(source, error=item)
+        elif isinstance(outputs, Exception):
+            yield Looked(source, error=EngineError.of(source, outputs))
+        else:
+            size = item.pixels.shape[:2]
+            try:
                 found = predictor.detections(outputs, row, *size, wanted, item.orientation)
-                row += 1
-                yield Looked(source, found, item.pixels)
+            except MemoryError as error:  # pasting masks into a large image
+                yield Looked(source, error=EngineError.of(source, error))
             else:
-                yield Looked(source, error=item)
-    for source, error in held:  # all were bad
-        yield Looked(source, error=error)
-
-
-def _batch(
-    held: list[tuple[Source, Prepared | Exception]],
-) -> tuple[list, np.ndarray, np.ndarray]:
-    """The network's inputs of the good images, and all with them."""
-    good = [item for _, item in held if isinstance(item, Prepared)]
-    data = stack_images([item.sample for item in good], good[0].padded)
-    return held, data, np.stack([item.sample.im_info for item in good])
+                yield Looked(source, found, item.pixels)
+            row += 1
 
 
 def _prepared(
