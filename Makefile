@@ -1,6 +1,8 @@
 # make demo     install, then train and test the quick preset on generated images
-# make test     install, then run lint and all tests
+# make test     install, then run lint, build the documentation and run all tests
 # make install  install the CPU packages into .venv        make help  print this text
+# make docs     build the documentation as a site in site/
+# make smoke    install, then train, test, predict and export in two minutes
 # make matrix   demo and test with every Python from 3.9 to 3.13 found here (python3 tests/matrix.py -h)
 
 VENV := .venv
@@ -17,8 +19,12 @@ FIND := for p in $(CANDIDATES); do \
 PYTHON ?= $(shell $(FIND))
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# versions that passed the tests with this Python; `make install CONSTRAINTS=` takes the newest
+CONSTRAINTS = $(wildcard $(shell $(BIN)/python -c \
+	'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])' 2>/dev/null))
+TESTED = $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help install demo test lint matrix clean
+.PHONY: help install demo docs smoke test lint matrix clean
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -30,12 +36,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-$(EXTRA): $(BIN)/python pyproject.toml
-	$(PIP) -e '.[$(EXTRA)]'
+	$(PIP) -e '.[$(EXTRA)]' $(TESTED)
 	$(PIP) --no-deps $(MXNET)  # on Python 3.13 the line above does not install it: see pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-$(EXTRA)
-	$(PIP) -e '.[$(EXTRA),dev]'
+	$(PIP) -e '.[$(EXTRA),dev,docs]' $(TESTED)
 	@touch $@
 
 install: $(VENV)/.installed-$(EXTRA)
@@ -49,11 +55,24 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint
+# the site must not load anything from other servers
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --quiet
+	! grep -rnE '(src|<link[^>]* href)="(https?:)?//' site --include='*.html'
+
+smoke: $(VENV)/.installed-dev
+	rm -rf runs/smoke
+	$(BIN)/python tools/train.py --out runs/smoke --epochs 1
+	$(BIN)/python tools/test.py runs/smoke
+	$(BIN)/python tools/export.py runs/smoke --to runs/smoke/smoke.onnx \
+		--check data/synthetic/VOC2007/JPEGImages/*1.jpg
+	$(BIN)/python -m pytest tests/test_machine.py tests/test_predictor.py tests/test_loader.py
+
+test: lint docs
 	$(BIN)/python -m pytest -m "slow or not slow" --durations=10
 
 matrix:
 	$(PYTHON) tests/matrix.py --pythons $(MATRIX_PYTHONS) --targets $(MATRIX_TARGETS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

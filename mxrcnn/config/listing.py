@@ -9,7 +9,7 @@ import tokenize
 import typing
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mxrcnn.config.sections import Config, fields_of
 from mxrcnn.program import spelled
@@ -59,15 +59,32 @@ def _value(value: Any) -> str:
     return text or '""'
 
 
+class Setting(NamedTuple):
+    """A setting: its full name, its type in words, its default as --set takes it, what it does."""
+
+    name: str
+    kind: str
+    default: str
+    doc: str
+
+
+def settings_of(config: Config) -> list[Setting]:
+    """All settings of a config; a group's settings follow those of its section."""
+    return [Setting(*row) for row in _all_rows(config) if len(row) > 1]
+
+
 def list_settings(config: Config) -> str:
     """All settings of a config, one per line: name, type, default, documentation.
 
     A group's settings follow those of its section, under a heading with the group's name.
     """
-    rows = [
+    return spelled(_lines(_all_rows(config)))
+
+
+def _all_rows(config: Config) -> list[tuple[str, ...]]:
+    return [
         row for name in ("data", "train", "model") for row in _rows(getattr(config, name), name)
     ]
-    return spelled(_lines(rows))
 
 
 def list_sources(config: Config, plain: Config, sources: Mapping[str, str]) -> str:
