@@ -12,12 +12,13 @@ from PIL import Image
 
 from mxrcnn.config import ConfigError
 from mxrcnn.data.coco import load_coco
+from mxrcnn.data.formats.yolo_write import yolo_places
 from mxrcnn.data.records import DataError, Detections
 from mxrcnn.data.voc import load_voc
+from mxrcnn.data.voc.write import voc_corners
 from mxrcnn.inference.outputs import WRITERS, Ids, Names, Output, Result, open_writers
 from mxrcnn.inference.outputs.labelstudio import percents
-from mxrcnn.inference.outputs.text import yolo_places
-from mxrcnn.inference.outputs.xml import cvat_mask, voc_corners
+from mxrcnn.inference.outputs.xml import cvat_mask
 from symnet.geometry.masks import decode, encode
 from tests.factories import noise
 

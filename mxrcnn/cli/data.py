@@ -1,6 +1,7 @@
-"""Look at data sets.
+"""Look at data sets, and convert them.
 
 examples:
+  mxrcnn data convert photos photos_coco --to coco
   mxrcnn data stats photos
 """
 
@@ -14,6 +15,7 @@ from mxrcnn.program import spelled
 #: subcommand -> (its module, what it does). As of a command, the module's docstring is its help,
 #: and it has `add_arguments(parser)` and `run(args) -> int`.
 PARTS = {
+    "convert": ("mxrcnn.cli.data_convert", "write it in the form of COCO, Pascal VOC or YOLO"),
     "stats": ("mxrcnn.cli.data_stats", "count images, objects, classes and sizes"),
 }
 

@@ -50,11 +50,7 @@ class Found:
 
     def imageset(self, purposes: Sequence[Sequence[str]]) -> str:
         """The image sets for the first purpose that there is, joined by +; "" for none."""
-        for names in purposes:
-            fitting = [name for name in self.imagesets if _plain(name) in names]
-            if fitting:
-                return "+".join(fitting)
-        return ""
+        return "+".join(of_purpose(self.imagesets, purposes))
 
     def the_imageset(self, purposes: Sequence[Sequence[str]]) -> str:
         """`imageset`, or the only image set; DataError if there are several others."""
@@ -89,6 +85,15 @@ def detect(path: str | Path, kind: str | None = None) -> Found:
             path, f"this could be several data sets; choose one, with --imageset:{ways}"
         )
     return found[0]
+
+
+def of_purpose(imagesets: Iterable[str], purposes: Sequence[Sequence[str]]) -> list[str]:
+    """Those of the image sets that are for the first purpose that there is, such as TRAINING."""
+    for names in purposes:
+        fitting = [name for name in imagesets if _plain(name) in names]
+        if fitting:
+            return fitting
+    return []
 
 
 def _plain(imageset: str) -> str:

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mxrcnn.data.voc.write import escaped
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.outputs.result import Output, Result, Writer
-from mxrcnn.inference.outputs.xml import escaped
 
 
 @contextmanager

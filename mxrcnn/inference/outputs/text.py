@@ -6,8 +6,7 @@ import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
+from mxrcnn.data.formats.yolo_write import label_line, yolo_places
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
@@ -47,13 +46,6 @@ def yolo_files(output: Output) -> Iterator[Writer]:
         with atomic_write(folder / "labels" / f"{result.stem}.txt") as file:
             for k, place, score in zip(found.classes, places.tolist(), found.scores.tolist()):
                 numbers = [*place, score] if output.yolo_scores else place
-                file.write(" ".join([str(k - 1), *(f"{x:.6f}" for x in numbers)]) + "\n")
+                file.write(label_line(k, numbers, ".6f"))
 
     yield write
-
-
-def yolo_places(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes (D, 4) xyxy as YOLO's centre and size (D, 4), in shares of the image's sides."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return np.concatenate([centres, sides], axis=1) / (width, height, width, height)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +9,10 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
+from mxrcnn.data.voc.write import annotation_xml, escaped
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 from symnet.geometry.masks import decode
-
-#: what XML 1.0 does not allow, even escaped
-FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def escaped(text: str) -> str:
-    """Text for XML, also inside quotes; characters that XML forbids become U+FFFD."""
-    return html.escape(FORBIDDEN.sub("\ufffd", text))
 
 
 @contextmanager
@@ -30,38 +21,12 @@ def voc_files(output: Output) -> Iterator[Writer]:
 
     def write(result: Result) -> None:
         found = result.found
-        height, width = found.size
-        lines = [
-            "<annotation>",
-            f"  <filename>{escaped(result.name)}</filename>",
-            f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        ]
-        corners = voc_corners(found.boxes, height, width).tolist()
-        for name, score, (x1, y1, x2, y2) in zip(found.names, found.scores.tolist(), corners):
-            lines += [
-                "  <object>",
-                f"    <name>{escaped(name)}</name>",
-                "    <pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>",
-                f"    <score>{score:.6f}</score>",
-                f"    <bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
-                f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>",
-                "  </object>",
-            ]
+        scores = found.scores.tolist()
+        text = annotation_xml(result.name, found.size, found.names, found.boxes, scores=scores)
         with atomic_write(output.folder / "voc" / f"{result.stem}.xml") as file:
-            file.write("\n".join([*lines, "</annotation>\n"]))
+            file.write(text)
 
     yield write
-
-
-def voc_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes (D, 4), continuous, as VOC's corners (D, 4) int64: 1-based, inclusive, in the image.
-
-    A box of less than a pixel becomes one pixel.
-    """
-    corners = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64)
-    limit = np.array([width, height])
-    first = np.clip(corners[:, :2] + 1, 1, limit)
-    return np.concatenate([first, np.clip(corners[:, 2:], first, limit)], axis=1)
 
 
 @contextmanager
