@@ -579,3 +579,31 @@ def test_data_modules_do_not_import_mxnet():
     modules = "mxrcnn.data.voc, mxrcnn.data.coco, mxrcnn.data.synthetic"
     code = f"import sys, {modules}; sys.exit('mxnet' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:::\ndog:1,2,3::\n",
+            "zebra dog",
+        ),
+        ("\ufeffcow\n\n", "cow dog"),  # a class that is not declared comes last
+        ("# nothing\n", "dog"),
+    ],
+)
+def test_labelmap_declares_the_classes(devkit, text, names):
+    devkit.add("a", an_object())
+    devkit.list("a")
+    (devkit.root / "VOC2007" / "labelmap.txt").write_text(text, encoding="utf-8")
+    assert devkit.load().class_names == tuple(names.split())
+    assert devkit.load(class_names=("dog",)).class_names == ("dog",)
+
+
+@pytest.mark.parametrize("text", ["a::\nb::\na::\n", ":1,2,3::\n"])
+def test_a_broken_labelmap(devkit, text):
+    devkit.add("a", an_object())
+    devkit.list("a")
+    (devkit.root / "VOC2007" / "labelmap.txt").write_text(text)
+    with pytest.raises(DataError, match=r"labelmap.txt: class '\w?' is empty or occurs twice"):
+        devkit.load()

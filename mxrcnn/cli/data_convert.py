@@ -73,4 +73,5 @@ def _settings(args: argparse.Namespace) -> DataConfig:
     for name in given:
         if name not in SETTINGS:
             raise ConfigError(f"--set {name}: only {', '.join(SETTINGS)} matter here")
-    return override(config, {"data.skip_bad": args.skip_bad, **given}).data
+    given = {"data.skip_bad": args.skip_bad, "data.images": args.images, **given}
+    return override(config, given).data

@@ -58,7 +58,8 @@ def convert(
 
 def _read_back(written: dict[str, str], folder: Path, source: Source, to: str) -> dict:
     """Image set -> its Dataset as read from the folder. written: image set -> its name in there."""
-    data = replace(source.data, dataset=to, root=str(folder), class_names=("auto",), skip_bad=False)
+    data = replace(source.data, dataset=to, root=str(folder), images="", class_names=("auto",))
+    data = replace(data, skip_bad=False)
     try:
         return {name: read_annotations(data, where) for name, where in written.items()}
     except DataError as error:

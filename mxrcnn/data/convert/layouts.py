@@ -21,7 +21,8 @@ from mxrcnn.data.formats.yolo_write import data_yaml, label_line, polygon_places
 from mxrcnn.data.reading import progress
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.voc.image_sets import ENDINGS as VOC_ENDINGS
-from mxrcnn.data.voc.write import FORBIDDEN, annotation_xml, voc_corners
+from mxrcnn.data.voc.image_sets import LABEL_MAP
+from mxrcnn.data.voc.write import FORBIDDEN, annotation_xml, label_map, voc_corners
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,12 @@ def _same(one: ImageRecord, other: ImageRecord) -> bool:
 
 
 def _write_voc(plan: Plan, root: Path, images: Images, polygons: bool) -> dict[str, str]:
-    """The folder of one year: Annotations/, ImageSets/Main/SET.txt, JPEGImages/"""
+    """The folder of one year: Annotations/, ImageSets/Main/SET.txt, JPEGImages/, labelmap.txt"""
     for place in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / place).mkdir(parents=True)
+    text = label_map(plan.class_names)
+    if text is not None:
+        _write(root / LABEL_MAP, text)
     for imageset, records in plan.sets.items():
         names = [plan.names[imageset][record.path] for record in records]
         stems = [Path(name).stem for name in names]

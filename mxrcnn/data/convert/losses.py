@@ -79,7 +79,8 @@ def _parts(mask: Any) -> int:
 
 
 def _classes(plan: Plan, back: Mapping[str, Dataset]) -> list[str]:
-    """What becomes of the classes, whose list Pascal VOC's form does not hold."""
+    """What becomes of the classes if the form does not hold their list: VOC's labelmap.txt cannot
+    hold some names."""
     if all(dataset.class_names == plan.class_names for dataset in back.values()):
         return []
     used = {

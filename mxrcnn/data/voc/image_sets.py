@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path
 from typing import NamedTuple
 
 from mxrcnn.data.images import path_inside
-from mxrcnn.data.reading import VOC_CLASSES
+from mxrcnn.data.reading import VOC_CLASSES, read_text
 from mxrcnn.data.records import DataError
 
+#: declares the classes of a devkit's year
+LABEL_MAP = "labelmap.txt"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
 CLASS_LIST_LINE = re.compile(r"(\S.*?)\s+(-1|0|1)")
 
@@ -75,6 +78,28 @@ def image_sets(devkit: Path) -> list[str]:
         if listing.stem.partition("_")[0] not in VOC_CLASSES or "_" not in listing.stem:
             found.append(f"{listing.parts[-4][len('VOC') :]}_{listing.stem}")
     return found
+
+
+def declared_classes(images: Iterable[Listed]) -> tuple[str, ...]:
+    """The class names of the images' labelmap.txt, in its order; () if there is none.
+
+    The form of CVAT and datumaro: a line `name:colour:parts:actions` a class, comments with #; the
+    class `background` is none. Raises DataError for a line without a name, and for a name twice.
+    """
+    names: dict[str, None] = {}
+    for folder in dict.fromkeys(image.folder for image in images):
+        path = folder / LABEL_MAP
+        lines = read_text(path).splitlines() if isfile(path) else []
+        here = [line.partition(":")[0].strip() for line in lines if not _is_comment(line)]
+        for number, name in enumerate(here):
+            if not name or name in here[:number]:
+                raise DataError(path, f"class {name!r} is empty or occurs twice")
+        names |= dict.fromkeys(here)
+    return tuple(name for name in names if name != "background")
+
+
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.startswith("#")
 
 
 def _read_stems(folder: Path, listing: Path) -> list[str]:

@@ -14,7 +14,7 @@ from mxrcnn.data.labelled import Labelled, assemble, choose_classes
 from mxrcnn.data.reading import VOC_CLASSES, Reading, progress
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.voc.annotations import Annotation, read_annotation
-from mxrcnn.data.voc.image_sets import list_images
+from mxrcnn.data.voc.image_sets import declared_classes, list_images
 
 
 def load_voc(
@@ -34,8 +34,9 @@ def load_voc(
     (`000012 -1`), and images marked -1 are left out. But if one of its whole lines names an image
     or an annotation (`photo -1.jpg`), all lines are names.
 
-    class_names: names in order; "voc" for the 20 standard ones; "auto" or None for the names in the
-    files, sorted, or the 20 standard ones if the files have no objects.
+    class_names: names in order; "voc" for the 20 standard ones; "auto" or None for the names of
+    labelmap.txt in its order, then other names in the files, sorted, or the 20 standard ones if
+    there are none.
     skip_bad: leave out bad images and say why in `notes.skipped`, instead of raising.
     exif_orientation: sizes are those of images turned upright by their EXIF orientation.
     require_annotations: with False, an image without an XML file has no objects.
@@ -58,7 +59,11 @@ def load_voc(
             image_id = f"{image.year}_{image.stem}" if with_year else image.stem
             size = reading.image_size(path)
             read.append(labelled_by_voc(image_id, path, size, annotation))
-    names = choose_classes(Path(root), class_names, read, otherwise=VOC_CLASSES)
+    declared = declared_classes(listed)
+    if declared:
+        others = {name for item in read for name in item.names}.difference(declared)
+        declared = (*declared, *sorted(others))
+    names = choose_classes(Path(root), class_names, read, declared, VOC_CLASSES)
     return assemble(Path(root), imageset, names, read, reading)
 
 

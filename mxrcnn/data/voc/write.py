@@ -28,6 +28,17 @@ def voc_corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.concatenate([first, np.clip(corners[:, 2:], first, limit)], axis=1)
 
 
+def label_map(class_names: Sequence[str]) -> str | None:
+    """The labelmap.txt that CVAT and datumaro need for classes other than VOC's own 20.
+
+    None for names that it cannot hold: with a colon, a leading #, or `background`.
+    """
+    if any(":" in name or name.startswith("#") or name == "background" for name in class_names):
+        return None
+    lines = (f"{name}:::\n" for name in ("background", *class_names))
+    return "".join(["# label:color_rgb:parts:actions\n", *lines])
+
+
 def annotation_xml(
     filename: str,
     size: tuple[int, int],
