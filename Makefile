@@ -3,18 +3,18 @@
 # make install  install the CPU packages into .venv        make help  print this text
 # make docs     build the documentation as a site in site/
 # make smoke    install, then train, test, predict and export in two minutes
-# make matrix   demo and test with every Python from 3.9 to 3.13 found here (python3 tests/matrix.py -h)
+# make matrix   demo and test with every Python from 3.9 to 3.14 found here (python3 tests/matrix.py -h)
 
 VENV := .venv
 BIN := $(VENV)/bin
 # set EXTRA=cu112 for NVIDIA GPUs
 EXTRA := cpu
 MXNET := $(if $(filter cpu,$(EXTRA)),mxnet,mxnet-$(EXTRA))==1.9.1
-CANDIDATES := python3.11 python3.12 python3.10 python3.9 python3.13 python3 python
+CANDIDATES := python3.11 python3.12 python3.10 python3.9 python3.13 python3.14 python3 python
 
-# The first working Python from 3.9 to 3.13 that can create virtual environments. PYTHON=... overrides.
+# The first working Python from 3.9 to 3.14 that can create virtual environments. PYTHON=... overrides.
 FIND := for p in $(CANDIDATES); do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 13))' \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 14))' \
 	2>/dev/null && { command -v $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
@@ -31,13 +31,13 @@ help:
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
-		echo "No Python from 3.9 to 3.13 (with venv and pip) found among: $(CANDIDATES)."; \
+		echo "No Python from 3.9 to 3.14 (with venv and pip) found among: $(CANDIDATES)."; \
 		echo "Install one, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-$(EXTRA): $(BIN)/python pyproject.toml
 	$(PIP) -e '.[$(EXTRA)]' $(TESTED)
-	$(PIP) --no-deps $(MXNET)  # on Python 3.13 the line above does not install it: see pyproject.toml
+	$(PIP) --no-deps $(MXNET)  # from Python 3.13 on the line above does not install it: see pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-$(EXTRA)

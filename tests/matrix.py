@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Run `make demo` and `make test` with every Python from 3.9 to 3.13 found on this machine.
+"""Run `make demo` and `make test` with every Python from 3.9 to 3.14 found on this machine.
 
 Each Python gets a clone of this repository (the committed state) in build/matrix/3.X, with its own
 virtual environment made from the bare interpreter. Interpreters are searched on PATH and in the
 folders of pyenv and uv, and must work. Exit code 1 if anything failed.
 
+Environments have the versions in constraints/. With --newest they have the newest ones, and where
+all targets pass, these versions are written to constraints/.
+
 examples:
   make matrix
   make matrix MATRIX_PYTHONS='3.9 3.13' MATRIX_TARGETS=demo
   python3 tests/matrix.py --pythons /opt/python3.13/bin/python3 --targets test
+  python3 tests/matrix.py --newest --targets smoke
 """
 
 import argparse
@@ -24,8 +28,11 @@ from pathlib import Path
 from typing import Optional
 
 REPO = Path(__file__).resolve().parent.parent
-VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
-COLUMNS = ("Python", "NumPy", "mxnet", "demo mAP", "demo", "passed", "skipped", "failed", "tests")
+VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+COLUMNS = (
+    *("Python", "NumPy", "mxnet", "demo mAP", "demo", "passed", "skipped", "failed", "tests"),
+    "smoke",
+)
 PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 #: prints versions; run in a clone's environment
 PACKAGES = "from symnet.machine import mx; import numpy; print(numpy.__version__, mx.__version__)"
@@ -86,11 +93,11 @@ def environment() -> dict[str, str]:
     return env
 
 
-def run_target(target: str, python: str, folder: Path) -> tuple[bool, float]:
+def run_target(target: str, python: str, folder: Path, newest: bool) -> tuple[bool, float]:
     """Run `make TARGET` in a clone, logging to TARGET.log there; returns (success, seconds)."""
     start = time.monotonic()
     with open(folder / f"{target}.log", "w") as log:
-        command = ["make", target, f"PYTHON={python}"]
+        command = ["make", target, f"PYTHON={python}", *(["CONSTRAINTS="] if newest else [])]
         try:
             code = subprocess.run(
                 command, cwd=folder, env=environment(), stdout=log, stderr=log, timeout=LONGEST
@@ -126,14 +133,29 @@ def _log(folder: Path) -> str:
     return (folder / "test.log").read_text(errors="replace")
 
 
-def try_python(version: str, python: str, targets: list[str]) -> tuple[bool, dict[str, str]]:
+def write_constraints(version: str, folder: Path, targets: list[str]) -> Path:
+    """Write the versions of a clone's environment to constraints/; returns the file."""
+    python = folder / ".venv" / "bin" / "python"
+    command = [python, "-m", "pip", "freeze", "--exclude-editable"]
+    frozen = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    path = REPO / "constraints" / f"py{version.replace('.', '')}.txt"
+    path.parent.mkdir(exist_ok=True)
+    day = time.strftime("%Y-%m-%d")
+    passed = ", ".join(f"make {target}" for target in targets)
+    path.write_text(f"# Python {version}, {day}; passed: {passed}\n{frozen.stdout}")
+    return path
+
+
+def try_python(
+    version: str, python: str, targets: list[str], newest: bool = False
+) -> tuple[bool, dict[str, str]]:
     """Run the targets with one Python; returns (success, a row of the table)."""
     folder = REPO / "build" / "matrix" / version
     clone(folder)
     row, success = {"Python": version}, True
     for target in targets:
         print(f"{version} ({python}): make {target} > {folder / target}.log", flush=True)
-        good, seconds = run_target(target, python, folder)
+        good, seconds = run_target(target, python, folder, newest)
         success = success and good
         print(
             f"{version}: make {target} {'done' if good else 'FAILED'}, {seconds:.0f} s", flush=True
@@ -142,6 +164,10 @@ def try_python(version: str, python: str, targets: list[str]) -> tuple[bool, dic
             row.update({"demo mAP": demo_map(folder), "demo": _time(good, seconds)})
         elif target == "test":
             row.update({**suite_counts(folder), "tests": _time(good, seconds)})
+        else:
+            row[target] = _time(good, seconds)
+    if newest and success:
+        print(f"{version}: {write_constraints(version, folder, targets)}")
     command = [folder / ".venv" / "bin" / "python", "-c", PACKAGES]
     if command[0].exists():
         done = subprocess.run(
@@ -171,6 +197,7 @@ def main() -> int:
     )
     parser.add_argument("--pythons", nargs="*", help="versions or commands (default: all)")
     parser.add_argument("--targets", nargs="*", help="make targets (default: demo test)")
+    parser.add_argument("--newest", action="store_true", help="the newest versions of packages")
     args = parser.parse_args()
     found, missing = find(args.pythons or list(VERSIONS))
     for version, python in found.items():
@@ -180,7 +207,8 @@ def main() -> int:
     if changes.stdout:
         print(f"not committed, so not tested:\n{changes.stdout}", end="")
     results = [
-        try_python(v, python, args.targets or ["demo", "test"]) for v, python in found.items()
+        try_python(v, python, args.targets or ["demo", "test"], args.newest)
+        for v, python in found.items()
     ]
     print_table([row for _, row in results])
     named_but_missing = bool(args.pythons and missing)

@@ -89,6 +89,27 @@ def test_a_good_run(repository, monkeypatch, capsys):
     assert "12 passed" in (clone / "test.log").read_text()
 
 
+PINNED = r"""
+CONSTRAINTS ?= old.txt
+smoke: ; mkdir -p .venv/bin; printf '#!/bin/sh\necho a==1.2' > .venv/bin/python; \
+	chmod +x .venv/bin/python; test -z "$(CONSTRAINTS)"
+"""
+
+
+def test_newest_versions_that_pass_become_constraints(repository, monkeypatch, capsys):
+    root = repository(PINNED)
+    words = ("--pythons", sys.executable, "--targets", "smoke")
+    assert run(monkeypatch, capsys, *words)[0] == 1
+    assert not (root / "constraints").exists()
+    assert run(monkeypatch, capsys, *words, "--newest")[0] == 0
+    (path,) = (root / "constraints").iterdir()
+    assert path.name == f"py{OURS.replace('.', '')}.txt"
+    title, versions = path.read_text().splitlines()
+    assert title.startswith(f"# Python {OURS}, ")
+    assert title.endswith("; passed: make smoke")
+    assert versions == "a==1.2"
+
+
 def test_a_part_of_it(repository, monkeypatch, capsys):
     root = repository(GOOD)
     assert run(monkeypatch, capsys, "--pythons", sys.executable, "--targets", "demo")[0] == 0
