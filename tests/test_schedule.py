@@ -7,7 +7,7 @@ import pytest
 from mxrcnn.config import TrainConfig
 from mxrcnn.runs.checkpoint import TrainState
 from mxrcnn.training.configure import TrainRequest, build_config
-from mxrcnn.training.derived import derive
+from mxrcnn.training.derived import ADAMW, derive
 from mxrcnn.training.optimizer import _Scheduler
 from mxrcnn.training.schedule import Schedule, make_schedule
 from symnet.machine import mx
@@ -109,6 +109,19 @@ def test_curves_after_a_change_of_data():
         ({}, {"batch_size": 4, "lr_scaling": "none"}, {}, "not scaled to 4 (--lr-scaling none)"),
         ({}, {"batch_size": 4, "lr": 0.5}, {}, ""),
         ({"batch_size": 4}, {"batch_size": 2}, {"lr": 0.0005}, "0.001 for 4 images a step"),
+        ({}, {"optimizer": "adamw"}, {**ADAMW, "lr": 2.5e-5}, "scaled to 1 (sqrt)"),
+        (
+            {},
+            {"optimizer": "adamw", "batch_size": 16},
+            {**ADAMW, "lr": 1e-4},
+            "for 16 images a step",
+        ),
+        (
+            {},
+            {"optimizer": "adamw", "lr": 0.5, "weight_decay": 0.01, "decay_norms": True},
+            {"lr_scaling": "sqrt"},
+            "",
+        ),
         # as many workers as there are scale it elsewhere, see lr_scale
         ({}, {"kvstore": "dist_sync", "workers": 4}, {}, "learning rate 0.001"),
         (
@@ -140,7 +153,6 @@ def test_a_new_run_gets_what_follows_and_says_so():
     words = ("dataset=voc", "root=devkit", "batch_size=2", "epochs=30")
     made = build_config(TrainRequest(words=words))
     assert (made.config.train.lr, made.config.train.lr_decay_epoch) == (0.002, (21,))
-    assert made.sources["train.lr"] == "linear in the images a step"
-    assert (
-        "learning rate 0.002: the default, 0.001 for 1 image a step, scaled to 2" in made.notes[-2]
-    )
+    why = made.sources["train.lr"]
+    assert why == "the default, 0.001 for 1 image a step, scaled to 2 (linear)"
+    assert f"learning rate 0.002: {why}" in made.notes

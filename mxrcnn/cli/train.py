@@ -65,6 +65,11 @@ TRAINING = {
         "7,9",
         "epochs after which lr is divided by ten; default: the network's, scaled with --epochs",
     ),
+    "train.optimizer": (
+        ("sgd", "adamw"),
+        "",
+        "default: sgd, with momentum; adamw has a learning rate and a weight decay of its own",
+    ),
     "train.val_every": (int, "N", "epochs between validations"),
     "train.val_metric": (
         METRICS,

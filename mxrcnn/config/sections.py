@@ -94,10 +94,11 @@ class DataConfig:
 
 TRAIN_RANGES = {
     **dict.fromkeys(("batch_size", "log_interval", "keep", "workers"), FROM_1),
-    **dict.fromkeys(("epochs", "lr", "clip_gradient", "warmup_steps"), FROM_0),
+    **dict.fromkeys(("epochs", "lr", "clip_gradient", "clip_norm", "warmup_steps"), FROM_0),
     "lr_decay_epoch": Range(0, optional=True),
     **dict.fromkeys(("seed", "checkpoint_steps", "val_every"), FROM_0),
     **dict.fromkeys(("momentum", "weight_decay"), Range(0, 1, below=True)),
+    "betas": Range(0, 1, below=True, count=2),
     "lr_decay": Range(0, 1, above=True),
     "lr_final": Range(0, 1),
     "poly_power": Range(0, above=True),
@@ -107,7 +108,7 @@ TRAIN_RANGES = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training by SGD with momentum. Raises ConfigError for values out of range."""
+    """Training. Raises ConfigError for values out of range."""
 
     batch_size: int = 1  #: images a step of each worker, over all its devices
     epochs: int = 10  #: passes over the data
@@ -118,9 +119,16 @@ class TrainConfig:
     lr_decay: float = 0.1  #: see lr_decay_epoch
     lr_final: float = 0.0  #: where cosine and poly end, as a fraction of lr
     poly_power: float = 0.9  #: the exponent of poly
+    optimizer: Literal["sgd", "adamw"] = "sgd"  #: SGD with momentum, or AdamW
     momentum: float = 0.9  #: momentum of SGD
-    weight_decay: float = 5e-4  #: L2 penalty: this times a weight is added to its gradient
-    clip_gradient: float = 5.0  #: clip each gradient element to [-this, this]; 0: do not clip
+    betas: tuple[float, ...] = (0.9, 0.999)  #: AdamW's decay rates of its means
+    #: sgd: L2 penalty, this times a weight is added to its gradient; adamw: a step shrinks a weight
+    #: by lr times this
+    weight_decay: float = 5e-4
+    decay_norms: bool = True  #: whether scales of norms decay too; biases never do
+    clip_norm: float = 0.0  #: limit of the norm of the whole gradient; 0: do not clip
+    #: clip each gradient element to [-this, this], after clip_norm; 0: do not clip
+    clip_gradient: float = 5.0
     warmup_steps: int = 0  #: steps in which lr rises linearly from warmup_factor * lr
     warmup_factor: float = 0.1  #: see warmup_steps
     fixed: tuple[str, ...] = ()  #: prefixes of the names of parameters that are not trained

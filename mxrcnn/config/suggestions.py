@@ -18,10 +18,14 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     "train_batch_size batch_size_per_gpu batch_images",
     ("train.lr_decay_epoch",): "milestones lr_steps lr_step lr_milestones decay_epochs "
     "lr_decay_epochs lr_step_epoch",
-    ("train.lr_decay",): "gamma lr_gamma lr_factor lrf lr_decay_rate factor",
+    ("train.lr_decay",): "gamma lr_gamma lr_factor lr_decay_rate factor",
     ("train.weight_decay",): "wd l2 decay",
-    ("train.clip_gradient",): "grad_clip clip_grad clip_grad_norm gradient_clip "
-    "gradient_clip_val max_norm max_grad_norm",
+    ("train.clip_norm",): "clip_grad_norm max_norm max_grad_norm grad_norm global_norm",
+    ("train.clip_gradient",): "grad_clip clip_grad gradient_clip gradient_clip_val clip_grad_value",
+    ("train.optimizer",): "optim opt solver optimizer_type optimiser",
+    ("train.schedule",): "scheduler lr_scheduler lr_schedule lr_policy lr_config cos_lr",
+    ("train.lr_final",): "lrf eta_min min_lr lr_min",
+    ("train.decay_norms",): "norm_weight_decay norm_decay_mult weight_decay_norm",
     ("train.warmup_steps",): "warmup warmup_iters warmup_epochs",
     ("train.warmup_factor",): "warmup_ratio warmup_lr start_factor warmup_bias_lr",
     ("model.trainable_layers", "train.fixed"): "freeze frozen freeze_at frozen_stages "

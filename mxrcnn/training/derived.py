@@ -6,11 +6,16 @@ The decay epochs follow the number of epochs, the learning rate the images of a 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mxrcnn.config import TrainConfig
 from mxrcnn.training.schedule import rate_factor
+
+#: the learning rate of AdamW by default, and for how many images a step; with ADAMW, torchvision's
+#: recipe of retinanet_resnet50_fpn_v2
+ADAMW_RATE = {"lr": 1e-4, "batch_size": 16}
+ADAMW = {"lr_scaling": "sqrt", "weight_decay": 0.05, "decay_norms": False}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ def derive(base: TrainConfig, train: TrainConfig, given: Collection[str]) -> Der
     in `given`; they are never changed.
     """
     made = Derived()
+    if train.optimizer == "adamw" != base.optimizer:
+        base = replace(base, **ADAMW_RATE)
+        for name in ADAMW.keys() - {full.partition(".")[2] for full in given}:
+            made.set(name, ADAMW[name], "default of adamw")
+            train = replace(train, **{name: ADAMW[name]})
     if "train.lr_decay_epoch" not in given and train.schedule == "step":
         _follow_epochs(base, train, made)
     if "train.lr" not in given:
@@ -61,15 +71,16 @@ def _follow_batch(base: TrainConfig, train: TrainConfig, made: Derived) -> None:
     """Scale the default learning rate by the images of one worker's step."""
     ratio = train.batch_size / base.batch_size
     factor = rate_factor(train.lr_scaling, ratio)
-    if factor == 1:
-        why = f"the default for {_images(base.batch_size)} a step"
-        if ratio != 1:
-            why += f", not scaled to {train.batch_size} (--lr-scaling none)"
-    else:
+    why = f"the default for {_images(base.batch_size)} a step"
+    if factor != 1:
         why = f"the default, {base.lr:g} for {_images(base.batch_size)} a step, scaled to "
         why += f"{train.batch_size} ({train.lr_scaling})"
-        made.set("lr", base.lr * factor, f"{train.lr_scaling} in the images a step")
-    made.notes.append(f"learning rate {base.lr * factor:g}: {why}")
+    elif ratio != 1:
+        why += f", not scaled to {train.batch_size} (--lr-scaling none)"
+    lr = base.lr * factor
+    if lr != train.lr:
+        made.set("lr", lr, why)
+    made.notes.append(f"learning rate {lr:g}: {why}")
 
 
 def _images(count: int) -> str:

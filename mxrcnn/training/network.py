@@ -1,4 +1,4 @@
-"""The training graph on its devices: one Module with its parameters, momentum and updates."""
+"""The training graph on its devices: one Module with its parameters and updates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
+from mxrcnn.config import Config, ConfigError, TrainConfig, check_precision, check_shapes
 from mxrcnn.data.batches import Batch, training_shapes
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.runs.checkpoint import Params, join_params, split_params
-from mxrcnn.training.optimizer import NAME, optimizer_options, optimizer_params
+from mxrcnn.training.optimizer import (
+    KINDS,
+    NormClipper,
+    find_arrays,
+    named_arrays,
+    optimizer_options,
+    optimizer_params,
+)
 from mxrcnn.training.schedule import Schedule
 from mxrcnn.training.workers import Workers, update_on_servers
 from mxrcnn.weights.reading import match_params
@@ -52,6 +59,21 @@ def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> 
             )
     if len(fixed) == len(names):
         raise ConfigError(f"train.fixed={config.train.fixed!r}: nothing is left to train")
+
+
+#: settings that dist_async does not have
+_IN_STEP = ("optimizer", "clip_norm")
+
+
+def check_own_pace(train: TrainConfig) -> None:
+    """ConfigError for settings that need the gradient of a whole step in one place."""
+    for name in _IN_STEP:
+        value = getattr(train, name)
+        if train.kvstore == "dist_async" and value != getattr(TrainConfig, name):
+            raise ConfigError(
+                f"train.{name}={value!r}: not with train.kvstore=dist_async, where servers update "
+                "with one worker's gradients at a time"
+            )
 
 
 def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
@@ -101,8 +123,11 @@ class Network:
         # the number of gradients that are added up in one step
         self.parts = devices * (self.workers.count if self.workers.in_step else 1)
         self._safe_shapes: set[tuple[int, ...]] = set()
+        self._updater: mx.optimizer.Updater | None = None  # see `start`
+        self.clipper: NormClipper | None = None
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
+        check_own_pace(config.train)
         with precision(config.train.precision), partial_batches(self.parts > 1):
             self.symbol = self.detector.train_symbol(seeded_model(config), images // devices)
         data, labels = self._inputs(plan)
@@ -165,7 +190,7 @@ class Network:
         return params, lines
 
     def start(self, params: Params, momentum: Params, schedule: Schedule, step: int) -> None:
-        """Set the parameters (arg:/aux: keys) and momentum (by name), and prepare the updates.
+        """Set the parameters (arg:/aux: keys) and `momentum()`, and prepare the updates.
 
         step: the number of steps already done.
         """
@@ -178,25 +203,30 @@ class Network:
         options = optimizer_options(
             self.config.train, schedule, step, self.parts, self.workers.count if on_servers else 1
         )
+        kind = self.config.train.optimizer
         if on_servers:
-            update_on_servers(self.workers.store, list(self.shapes), options)
+            update_on_servers(self.workers.store, kind, list(self.shapes), options)
         # otherwise update here: momentum inside a kvstore cannot be read, so not saved
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = str(int(on_servers))
         on_gpu = self.contexts[0].device_type == "gpu"
         self.module.init_optimizer(
             kvstore=self.workers.store or (("device" if on_gpu else "local") if several else None),
-            optimizer=NAME,
+            optimizer=KINDS[kind].name,
             optimizer_params=optimizer_params(options),
         )
         if on_servers:
             return
         updater = self.module._updater
         for place, name in enumerate(self.shapes):
-            if name in momentum:
-                for device, context in enumerate(self.contexts):
+            for device, context in enumerate(self.contexts):
+                state = find_arrays(kind, name, momentum, context)
+                if state is not None:
                     index = place * len(self.contexts) + device
-                    updater.states[index] = momentum[name].as_in_context(context)
-                    updater.states_synced[index] = True
+                    updater.states[index], updater.states_synced[index] = state, True
+        self._updater = updater
+        if self.config.train.clip_norm:
+            self.clipper = NormClipper(updater, self.config.train.clip_norm)
+            self.module._updater = self.clipper
 
     def _share_arrays(self) -> None:
         """Let the module use the executor's arrays directly instead of copies on the host."""
@@ -220,20 +250,19 @@ class Network:
         return join_params(*self.module.get_params())
 
     def momentum(self) -> Params:
-        """The momentum of the trained parameters, on the CPU, by name; all devices have the same.
+        """The optimizer's arrays of the trained parameters, on the CPU, by `named_arrays`' names.
 
-        Empty with dist_async: there the servers hold it.
+        All devices have the same. Empty with dist_async: there the servers hold them.
         """
-        if self.module._updater is None:
+        if self._updater is None:
             return {}
-        states = self.module._updater.states
-        names = list(self.shapes)
-        devices = len(self.contexts)
-        return {
-            names[index // devices]: state.as_in_context(mx.cpu())
-            for index, state in states.items()
-            if index % devices == 0 and state is not None
-        }
+        names, devices = list(self.shapes), len(self.contexts)
+        kind = self.config.train.optimizer
+        found = {}
+        for index, state in self._updater.states.items():
+            if index % devices == 0:
+                found.update(named_arrays(kind, names[index // devices], state))
+        return {name: array.as_in_context(mx.cpu()) for name, array in found.items()}
 
     def _check_shapes(self, batch: Batch) -> None:
         """ConfigError if bfloat16 cannot run on images of this size."""

@@ -18,6 +18,7 @@ from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, TrainStat
 from mxrcnn.training.curves import Events
 from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
 from mxrcnn.training.network import Network
+from mxrcnn.training.optimizer import KINDS
 from mxrcnn.training.same_data import begun_with_others, continue_with, remember_data
 from mxrcnn.training.schedule import make_schedule
 from mxrcnn.training.validation import Validation, verdict
@@ -134,7 +135,12 @@ class Trainer:
         if missing:
             raise CheckpointError(f"{folder / 'model.params'}: without {', '.join(missing)}")
         _check_arrays(folder / "model.params", {name: known[name] for name in needed}, needed)
-        _check_arrays(folder / "momentum.params", momentum, self.network.shapes)
+        shapes = {
+            prefix + name: shape
+            for prefix in KINDS[self.config.train.optimizer].arrays
+            for name, shape in self.network.shapes.items()
+        }
+        _check_arrays(folder / "momentum.params", momentum, shapes)
         return params, momentum, [*lines, *found.notes]
 
     def _check_symbols(self) -> list[str]:
@@ -199,6 +205,8 @@ class Trainer:
         if not self.metrics.has_news:  # the interval is shorter than the steps left in flight
             self.metrics.absorb(everything=True)
         self.last = self.metrics.take(self.workers.total)
+        if self.network.clipper is not None:
+            self.last.update(self.network.clipper.take())
         row = {
             "kind": "train",
             "step": self.state.step,

@@ -110,9 +110,11 @@ class Workers:
             atexit.unregister(flush_and_exit)
 
 
-def update_on_servers(store: Any, names: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Have the servers do the updates, by `make_optimizer(names, options)`."""
-    text = json.dumps([list(names), dict(options)])
+def update_on_servers(
+    store: Any, kind: str, names: Sequence[str], options: Mapping[str, Any]
+) -> None:
+    """Have the servers do the updates, by `make_optimizer(kind, names, options)`."""
+    text = json.dumps([kind, list(names), dict(options)])
 
     def set_optimizer(_: Any) -> None:
         store._send_command_to_servers(0, text)
