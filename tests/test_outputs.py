@@ -12,18 +12,23 @@ from PIL import Image
 
 from mxrcnn.config import ConfigError
 from mxrcnn.data.coco import load_coco
+from mxrcnn.data.formats.cvat import load_cvat
+from mxrcnn.data.formats.yolo import load_yolo
 from mxrcnn.data.formats.yolo_write import yolo_places
+from mxrcnn.data.reading import Reading
 from mxrcnn.data.records import DataError, Detections
 from mxrcnn.data.voc import load_voc
 from mxrcnn.data.voc.write import voc_corners
 from mxrcnn.inference.outputs import WRITERS, Ids, Names, Output, Result, open_writers
 from mxrcnn.inference.outputs.labelstudio import percents
+from mxrcnn.inference.outputs.polygons import flat, join_rings, mask_rings
 from mxrcnn.inference.outputs.xml import cvat_mask
 from symnet.geometry.masks import decode, encode
 from tests.factories import noise
 
 CLASSES = ("cat", 'a "dog" & <co>')
 SIZE = (60, 90)
+READING = Reading(skip_bad=False, exif_orientation=True, max_pixels=0)
 BOXES = np.array([[10.25, 20.5, 50.75, 59.5], [0, 0, 90, 60], [3.5, 4.5, 7.25, 9]], np.float32)
 SCORES = np.array([0.9, 0.625, 0.05], np.float32)
 
@@ -196,6 +201,115 @@ def test_cvat_masks_of_any_shape():
         bits = rng.random(SIZE) < share
         shape = ElementTree.fromstring(f"<mask {cvat_mask(bits)}/>")
         np.testing.assert_array_equal(cvat_bits(shape), bits)
+
+
+# --- polygons -----------------------------------------------------------------------------------
+
+
+def blots(seed: int, height: int, width: int) -> np.ndarray:
+    """A random mask with several parts and holes."""
+    coarse = np.random.default_rng(seed).random((9, 9), np.float32)
+    picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture) > 0.55
+
+
+ONE = np.ones((1, 1), bool)
+RING = np.pad(~np.pad(np.ones((3, 3), bool), 2), 2)
+SHAPES = {
+    "a pixel": np.pad(ONE, 5),
+    "a line": np.pad(np.ones((1, 20), bool), 3),
+    "the whole image": np.ones((7, 9), bool),
+    "a diagonal": np.eye(9, dtype=bool),
+    "a hole": RING,
+    "an island in a hole": RING | np.pad(ONE, 5),
+    "noise": np.random.default_rng(0).random((40, 30)) < 0.4,
+    **{f"blots {seed}": blots(seed, 80, 130) for seed in range(5)},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_polygon_is_its_mask(name):
+    """Drawn by COCO's rules, whether each part is a polygon or all are joined in one."""
+    bits = SHAPES[name]
+    rings = mask_rings(bits)
+    np.testing.assert_array_equal(decode(flat(rings), *bits.shape), bits)
+    np.testing.assert_array_equal(decode(flat([join_rings(rings)]), *bits.shape), bits)
+    for ring in rings:
+        assert (ring >= 0).all()
+        assert (ring <= bits.shape[::-1]).all()
+        assert (ring[0] != ring[-1]).any()
+
+
+def test_polygons_are_short():
+    assert len(mask_rings(np.pad(np.ones((50, 80), bool), 5))[0]) <= 8
+    disk = np.hypot(*(np.indices((200, 200)) - 99.5)) < 90
+    assert len(mask_rings(disk)[0]) < 300  # 720 before lines were simplified
+    assert mask_rings(np.zeros((5, 5), bool)) == []
+
+
+def test_rings_of_many_points_are_joined_close_by():
+    """The nearest points are looked for among 500 of each."""
+    angle = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 100
+    joined = join_rings([circle, circle + (250, 0)])
+    assert len(joined) == 6002
+    steps = np.hypot(*np.diff(joined, axis=0).T)
+    assert np.sort(steps)[-2:] == pytest.approx([50, 50], abs=0.1)
+    assert np.sort(steps)[-3] < 1
+
+
+def with_masks(masks) -> Detections:
+    """A cat for each mask, as high and wide as the first; one of no area is empty."""
+    size, count = masks[0].shape, len(masks)
+    boxes = np.tile(np.array([[1, 2, 11, 8]], np.float32), (count, 1))
+    scores = np.linspace(0.9, 0.5, count, dtype=np.float32)
+    drawn = [encode(bits) for bits in masks]
+    return Detections(boxes, scores, np.ones(count, np.int64), drawn, CLASSES, size)
+
+
+def test_polygons_in_every_format(tmp_path):
+    """Through our readers and by hand: the same masks; an empty mask is its box."""
+    masks = [RING | np.pad(ONE, 5), np.zeros_like(RING)]
+    out = written(
+        tmp_path,
+        ["coco", "yolo", "labelstudio", "cvat"],
+        ("a.png", with_masks(masks)),
+        polygons=True,
+    )
+    height, width = RING.shape
+    image = Image.fromarray(np.zeros((height, width), np.uint8))
+    (tmp_path / "yolo" / "images").mkdir()
+    for folder in (tmp_path, tmp_path / "yolo" / "images"):
+        image.save(folder / "a.png")
+    box = np.zeros_like(RING)
+    box[2:8, 1:11] = True
+    expected = [masks[0], box]
+
+    rows = json.loads((out / "predictions.json").read_text())
+    coco = [row["segmentation"] for row in rows]
+    (tmp_path / "yolo" / "data.yaml").write_text("names: [cat, dog]\n")
+    yolo = load_yolo(tmp_path / "yolo", "all", "auto", READING).records[0].masks
+    cvat = load_cvat(tmp_path, "cvat", "auto", READING).records[0].masks
+    (task,) = json.loads((out / "labelstudio.json").read_text())
+    regions = task["predictions"][0]["result"]
+    assert {region["type"] for region in regions} == {"polygonlabels"}
+    studio = [
+        [(np.array(region["value"]["points"]) * (width, height) / 100).ravel().tolist()]
+        for region in regions
+    ]
+    for found_masks in (coco, yolo, cvat, studio):
+        assert len(found_masks) == 2
+        for mask, bits in zip(found_masks, expected):
+            np.testing.assert_array_equal(decode(mask, height, width), bits)
+    assert [len(rings) for rings in coco] == [2, 1]
+    view = ElementTree.parse(out / "labelstudio.xml").getroot()
+    assert view.find("PolygonLabels").get("name") == regions[0]["from_name"]
+
+
+def test_empty_masks_are_counted():
+    found_masks = with_masks([RING, np.zeros_like(RING)])
+    assert Result("a", "a", 1, found_masks).empty_masks == 1
+    assert Result("a", "a", 1, found()).empty_masks == 0
 
 
 def test_pictures(tmp_path):

@@ -18,6 +18,7 @@ from mxrcnn.inference.predictor import Wanted
 from mxrcnn.inference.sources import Source
 from mxrcnn.inference.stream import EngineError, detect_stream
 from mxrcnn.inference.thresholds import parse_thresholds
+from symnet.geometry.masks import decode
 from tests.test_export import make_detector
 from tests.threads import FAMILIES, SIZES, images, same
 from tests.threads import dataset as save
@@ -26,6 +27,12 @@ from tests.threads import dataset as save
 @pytest.fixture(scope="module")
 def predictor():
     return make_detector(FAMILIES[0], {})
+
+
+@pytest.fixture(scope="module")
+def masks():
+    """A detector that finds masks."""
+    return make_detector(FAMILIES[1], {})
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ class Faulty:
     """An engine that fails on bright images, at the start or, as MXNet does, when it is asked."""
 
     def __init__(self, engine, late):
-        self.engine, self.late = engine, late
+        self.engine, self.late, self.names = engine, late, engine.names
 
     def start(self, **inputs):
         if not (inputs["data"] > 1e6).any():
@@ -223,6 +230,31 @@ def test_stream(predict, photos, predictor):
     found = predictor.predict(photos / "0.png", max_detections=3).to_dict()
     assert rows[0] == {"image": "photos/0.png", **json.loads(json.dumps(found))}
     assert not (photos.parent / "predictions").exists()
+
+
+def test_masks_of_the_command(predict, photos, masks, monkeypatch, tmp_path):
+    """Formats without masks are named; polygons go to all that have them, and into the stream."""
+    small = ["photos/3.png", "--max-detections", 2, "--threshold", 0]
+    code, _, errors = predict(*small, "--masks", "polygons")
+    assert code == 1
+    assert "error: --masks polygons: run finds boxes, not masks" in errors
+    monkeypatch.setattr("mxrcnn.cli.predict._load", lambda args: masks)
+    assert "yolo, voc: boxes only" in predict(*small, "--save", "coco,yolo,voc,cvat")[2]
+    code, out, errors = predict(
+        *small, "--save", "coco,yolo,voc", "--masks", "polygons", "--stream"
+    )
+    assert code == 0
+    assert "voc: boxes only, without masks" in errors
+    rows = json.loads((tmp_path / "predictions/predictions.json").read_text())
+    told = json.loads(out)["detections"]
+    assert [row["segmentation"] for row in rows] == [row["mask"] for row in told]
+    expected = masks.predict(photos / "3.png", max_detections=2)
+    full, empty = (decode(mask, *expected.size) for mask in expected.masks)
+    np.testing.assert_array_equal(decode(rows[0]["segmentation"], *expected.size), full)
+    assert not empty.any()
+    x1, y1, x2, y2 = expected.boxes[1].round(2).tolist()
+    assert rows[1]["segmentation"] == [pytest.approx([x1, y1, x2, y1, x2, y2, x1, y2])]
+    assert "1 objects have an empty mask" in errors
 
 
 def test_what_is_printed_and_drawn_by_default(predict, photos):

@@ -26,13 +26,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from mxrcnn.inference.outputs import Result
     from mxrcnn.inference.predictor import Predictor, Wanted
     from mxrcnn.inference.stream import Looked
 
 FOLDERS = {"yolo": "yolo/labels", "voc": "voc", "draw": "pictures", "crops": "crops"}
 #: so many failures of the network in a row are not the images' fault
 HOPELESS = 10
-WITHOUT_MASKS = ("csv", "yolo", "voc", "labelstudio")
+#: the formats that hold masks, by --masks
+WITH_MASKS = {
+    "rle": ("coco", "cvat", "draw"),
+    "polygons": ("coco", "yolo", "labelstudio", "cvat", "draw"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +97,12 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("--crops", action="store_true", help="a picture of each object")
     add("--stream", action="store_true", help="print one JSON object an image")
     add("--ids", metavar="FILE", help="take COCO's image and category ids from this COCO file")
+    add(
+        "--masks",
+        choices=tuple(WITH_MASKS),
+        help="of detectors that find them: rle (default) for coco and cvat; polygons also for yolo "
+        "and labelstudio",
+    )
     add("--yolo-scores", action="store_true", help="a sixth number in YOLO's labels")
     add(
         "--image-url",
@@ -118,9 +129,9 @@ def _predict(args: argparse.Namespace) -> int:
         raise ConfigError("--batch-size and --threads must be at least 1")
     every = Every.parse(args.every)
     predictor = _load(args)
-    wanted, notes = _wanted(args, predictor)
-    sources = Sources(args.sources, every)
     formats = _formats(args)
+    wanted, notes = _wanted(args, predictor, formats)
+    sources = Sources(args.sources, every)
     ids = Ids(args.ids, predictor.class_names) if args.ids else None
     output = Output(
         Path(args.out),
@@ -130,8 +141,9 @@ def _predict(args: argparse.Namespace) -> int:
         args.yolo_scores,
         args.image_url,
         Path(args.model).resolve().name,
+        args.masks == "polygons",
     )
-    _say(*notes, *sources.notes, *_stale(output.folder, formats))
+    _say(*notes, *_masks(args, predictor, formats), *sources.notes, *_stale(output.folder, formats))
     names, counts = Names(), _Counts()
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
         looked = detect_stream(predictor, sources, wanted, args.exif, args.batch_size, args.threads)
@@ -152,23 +164,24 @@ def _predict(args: argparse.Namespace) -> int:
                 continue
             counts.in_a_row = 0
             stem = names.stem(item.source.name)
-            write(Result(item.source.name, stem, image_id, item.found, item.pixels))
+            result = Result(item.source.name, stem, image_id, item.found, item.pixels)
+            write(result)
             counts.objects += len(item.found)
-            if counts.images == 1 and item.found.masks is not None:
-                _say(*_without_masks(formats))
+            counts.empty_masks += result.empty_masks
             if args.stream or not args.save:
-                _report(item, args.stream)
+                _report(item, args.stream, result=result if output.polygons else None)
     _say(*_summary(counts, names.renamed, output.folder if formats else None, sources.total))
     return 1 if counts.failed else 0
 
 
 @dataclass
 class _Counts:
-    """Images that were looked at, objects in them, failed images, and failures of the network (or
-    for want of memory) in a row."""
+    """Images that were looked at, objects in them and how many of them have an empty mask, failed
+    images, and failures of the network (or for want of memory) in a row."""
 
     images: int = 0
     objects: int = 0
+    empty_masks: int = 0
     failed: int = 0
     in_a_row: int = 0
 
@@ -193,7 +206,9 @@ def _load(args: argparse.Namespace) -> Predictor:
     return Predictor.load(args.model, args.checkpoint, context=context, provider=args.provider)
 
 
-def _wanted(args: argparse.Namespace, predictor: Predictor) -> tuple[Wanted, tuple[str, ...]]:
+def _wanted(
+    args: argparse.Namespace, predictor: Predictor, formats: list[str]
+) -> tuple[Wanted, tuple[str, ...]]:
     """Which detections are kept, and where the thresholds come from."""
     from mxrcnn.inference.predictor import Wanted
     from mxrcnn.inference.thresholds import parse_thresholds
@@ -203,7 +218,8 @@ def _wanted(args: argparse.Namespace, predictor: Predictor) -> tuple[Wanted, tup
         int(word) if word.isdecimal() and word not in names else word for word in args.classes
     )
     limits = parse_thresholds(args.threshold, predictor)
-    return Wanted(limits.scores, classes or None, args.max_detections), limits.notes
+    masks = args.stream or bool(set(formats) & set(WITH_MASKS[args.masks or "rle"]))
+    return Wanted(limits.scores, classes or None, args.max_detections, masks), limits.notes
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
@@ -222,8 +238,16 @@ def _stale(folder: Path, formats: list[str]) -> list[str]:
     ]
 
 
-def _without_masks(formats: list[str]) -> list[str]:
-    without = [name for name in formats if name in WITHOUT_MASKS]
+def _masks(args: argparse.Namespace, predictor: Predictor, formats: list[str]) -> list[str]:
+    """A note of the formats that leave out masks; ConfigError if --masks is given for nothing."""
+    from mxrcnn.config import ConfigError
+
+    if not predictor.finds_masks:
+        if args.masks:
+            raise ConfigError(f"--masks {args.masks}: {args.model} finds boxes, not masks")
+        return []
+    known = WITH_MASKS[args.masks or "rle"]
+    without = [name for name in formats if name not in (*known, "crops")]
     return [f"{', '.join(without)}: boxes only, without masks"] if without else []
 
 
@@ -233,12 +257,22 @@ def _bar(total: int | None) -> tqdm:
     return tqdm(total=total, unit="image", dynamic_ncols=True, disable=None)
 
 
-def _report(item: Looked, as_json: bool, error: Exception | None = None) -> None:
-    """Print an image's detections, as JSON or as lines, or its error."""
+def _report(
+    item: Looked, as_json: bool, error: Exception | None = None, result: Result | None = None
+) -> None:
+    """Print an image's detections, as JSON or as lines, or its error.
+
+    result: if given, its polygons are printed in JSON instead of the masks' RLE.
+    """
     from tqdm import tqdm
+
+    from mxrcnn.inference.outputs.polygons import flat
 
     if as_json:
         told = {"error": str(error)} if error else item.found.to_dict()
+        if result:
+            for row, outline in zip(told["detections"], result.outlines):
+                row["mask"] = flat(outline)
         line = json.dumps({"image": item.source.where, **told}, ensure_ascii=False)
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
@@ -267,6 +301,10 @@ def _summary(counts: _Counts, renamed: int, folder: Path | None, total: int | No
     lines = [f"{counts.objects} objects in {good} images{where}"]
     if renamed:
         lines.append(f"{renamed} images share the name of another: their files end in ~2, ~3, ...")
+    if counts.empty_masks:
+        lines.append(
+            f"{counts.empty_masks} objects have an empty mask; as a polygon and in CVAT it is a box"
+        )
     if counts.failed:
         lines.append(f"{counts.failed} of {counts.images} images failed, see above")
     if counts.in_a_row == HOPELESS:

@@ -17,7 +17,12 @@ class Handle(Protocol):
 
 
 class Engine(Protocol):
-    """Runs a graph. All methods, and those of handles, may be called from any thread."""
+    """Runs a graph. All methods, and those of handles, may be called from any thread.
+
+    names: of the graph's outputs.
+    """
+
+    names: list[str]
 
     def start(self, **inputs: np.ndarray) -> Handle:
         """Start computing for inputs by name: data (B, 3, H, W), im_info (B, 3), float32.

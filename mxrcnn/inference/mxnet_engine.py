@@ -100,7 +100,7 @@ class MXNetEngine:
         self.symbol, self.context = symbol, context
         self.memory = _default_memory(context) if memory is None else memory
         self._check = check
-        self._names = [name[: -len("_output")] for name in symbol.list_outputs()]
+        self.names = [name[: -len("_output")] for name in symbol.list_outputs()]
         self._lock = threading.Lock()
         self._bound: OrderedDict[tuple[tuple[str, tuple[int, ...]], ...], _Bound] = OrderedDict()
         self.set_params(args, auxs)
@@ -141,7 +141,7 @@ class MXNetEngine:
             for name in inputs.keys() & bound.executor.arg_dict.keys():
                 bound.executor.arg_dict[name][:] = inputs[name]
             bound.executor.forward(is_train=False)
-            return _Running(bound, self._names, self._lock)
+            return _Running(bound, self.names, self._lock)
 
     def _bound_for(self, shapes: Shapes) -> _Bound:
         key = tuple(shapes.items())

@@ -70,7 +70,7 @@ class OnnxEngine:
             raise CheckpointError(
                 f"{path}: its metadata is not that of {command('export')}: {error}"
             ) from None
-        self._names = [output.name for output in self._session.get_outputs()]
+        self.names = [output.name for output in self._session.get_outputs()]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
 
     def start(self, **inputs: np.ndarray) -> Future[Outputs]:
@@ -78,7 +78,7 @@ class OnnxEngine:
         return self._worker.submit(self._run, {name: x.copy() for name, x in inputs.items()})
 
     def _run(self, inputs: dict[str, Any]) -> Outputs:
-        return dict(zip(self._names, self._session.run(self._names, inputs)))
+        return dict(zip(self.names, self._session.run(self.names, inputs)))
 
 
 def _provider(name: str | None, available: list[str]) -> str:

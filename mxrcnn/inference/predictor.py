@@ -146,6 +146,11 @@ class Predictor:
         return self.config.data.class_names
 
     @property
+    def finds_masks(self) -> bool:
+        """True if detections have masks."""
+        return "det_masks" in self.engine.names
+
+    @property
     def pad_multiple(self) -> int:
         """The sides of padded images are multiples of it: lcm of pad_multiple and the stride."""
         return int(np.lcm(self.config.data.pad_multiple, get_detector(self.config.network).stride))

@@ -13,12 +13,13 @@ from mxrcnn.data.coco.document import entries_of, read_json
 from mxrcnn.data.coco.write import coco_results
 from mxrcnn.data.records import DataError, ImageId
 from mxrcnn.files import atomic_write
+from mxrcnn.inference.outputs.polygons import flat
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
 
 @contextmanager
 def coco_file(output: Output) -> Iterator[Writer]:
-    """predictions.json, a list of results that pycocotools' loadRes takes.
+    """predictions.json, a list of results that pycocotools' loadRes takes, with masks.
 
     If the ids are numbers in order, predictions_images.json says which image and category each
     means, in the form of COCO's annotation files, without annotations.
@@ -32,7 +33,10 @@ def coco_file(output: Output) -> Iterator[Writer]:
             height, width = result.found.size
             image = {"id": result.image_id, "file_name": result.name}
             images.append({**image, "width": width, "height": height})
-            for row in coco_results(result.found, result.image_id, output.ids):
+            rows = coco_results(result.found, result.image_id, output.ids)
+            for row, outline in zip(rows, result.outlines if output.polygons else ()):
+                row["segmentation"] = flat(outline)
+            for row in rows:
                 file.write(before + json.dumps(row, allow_nan=False))
                 before = ",\n"
 

@@ -18,15 +18,16 @@ from mxrcnn.inference.outputs.result import Output, Result, Writer
 def labelstudio_file(output: Output) -> Iterator[Writer]:
     """labelstudio.json, to import, and labelstudio.xml, the labelling interface that it is for.
 
-    Boxes only. An image's address is `image_url` and its name. A task's score is the mean of its
-    boxes' scores; one without boxes has none.
+    Regions are boxes, or, with `output.polygons`, the outlines of masks. An image's address is
+    `image_url` and its name. A task's score is the mean of its regions' scores; one without regions
+    has none.
     """
+    kind = "PolygonLabels" if output.polygons else "RectangleLabels"
     labels = "\n".join(f'    <Label value="{escaped(name)}"/>' for name in output.class_names)
     with atomic_write(output.folder / "labelstudio.xml") as file:
         file.write(
             '<View>\n  <Image name="image" value="$image"/>\n'
-            f'  <RectangleLabels name="label" toName="image">\n{labels}\n'
-            "  </RectangleLabels>\n</View>\n"
+            f'  <{kind} name="label" toName="image">\n{labels}\n  </{kind}>\n</View>\n'
         )
     with atomic_write(output.folder / "labelstudio.json") as file:
         before = "[\n"
@@ -43,23 +44,29 @@ def labelstudio_file(output: Output) -> Iterator[Writer]:
 def _task(result: Result, output: Output) -> dict[str, object]:
     found = result.found
     height, width = found.size
-    regions = []
-    places = percents(found.boxes, height, width).tolist()
-    for number, (name, score, place) in enumerate(zip(found.names, found.scores.tolist(), places)):
-        value = dict(zip(("x", "y", "width", "height"), place))
-        regions.append(
-            {
-                "id": f"{result.image_id}-{number}",
-                "type": "rectanglelabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "score": score,
-                "value": {**value, "rotation": 0, "rectanglelabels": [name]},
-            }
+    kind = "polygonlabels" if output.polygons else "rectanglelabels"
+    if output.polygons:
+        rings = [100 * ring / (width, height) for ring in result.rings]
+        values = [{"points": ring.tolist(), "closed": True} for ring in rings]
+    else:
+        places = percents(found.boxes, height, width).tolist()
+        values = [dict(zip(("x", "y", "width", "height"), p), rotation=0) for p in places]
+    regions = [
+        {
+            "id": f"{result.image_id}-{number}",
+            "type": kind,
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "score": score,
+            "value": {**value, kind: [name]},
+        }
+        for number, (name, score, value) in enumerate(
+            zip(found.names, found.scores.tolist(), values)
         )
+    ]
     prediction: dict[str, object] = {"model_version": output.model, "result": regions}
     if regions:
         prediction["score"] = float(np.mean(found.scores))

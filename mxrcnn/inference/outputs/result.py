@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as coco_masks
 
 from mxrcnn.data.records import Detections, ImageId
 from mxrcnn.files import safe_name
+from mxrcnn.inference.outputs.polygons import join_rings, outlines
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,22 @@ class Result:
     found: Detections
     pixels: np.ndarray | None = None
 
+    @cached_property
+    def outlines(self) -> list[list[np.ndarray]]:
+        """The polygons of each object's mask, a ring (K, 2) for each part; see `outlines`."""
+        return outlines(self.found)
+
+    @cached_property
+    def rings(self) -> list[np.ndarray]:
+        """Each object's mask as one ring (K, 2), for formats without parts; see `join_rings`."""
+        return list(map(join_rings, self.outlines))
+
+    @property
+    def empty_masks(self) -> int:
+        """The number of objects whose mask is empty; formats with outlines have their boxes."""
+        masks = self.found.masks or ()
+        return sum(int(coco_masks.area(mask)) == 0 for mask in masks)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -36,6 +55,7 @@ class Output:
     category_ids: of classes 1, 2, ..., in COCO's form; None: 1, 2, ... numbered: whether image ids
     count from 1, so that a file must say which is which. yolo_scores: a sixth number in YOLO's
     lines. image_url: what Label Studio puts before an image's name. model: its name in there.
+    polygons: masks as polygons in all formats that have them; else as RLE in COCO's and CVAT's.
     """
 
     folder: Path
@@ -45,6 +65,7 @@ class Output:
     yolo_scores: bool = False
     image_url: str = "/data/local-files/?d="
     model: str = "mxrcnn"
+    polygons: bool = False
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -35,16 +35,21 @@ def csv_file(output: Output) -> Iterator[Writer]:
 
 @contextmanager
 def yolo_files(output: Output) -> Iterator[Writer]:
-    """yolo/labels/STEM.txt and yolo/classes.txt; the file of an image without objects is empty."""
+    """yolo/labels/STEM.txt and yolo/classes.txt; the file of an image without objects is empty.
+
+    A line is a box, or, with `output.polygons`, the outline of an object's mask ("segments").
+    """
     folder = output.folder / "yolo"
     with atomic_write(folder / "classes.txt") as file:
         file.writelines(f"{name}\n" for name in output.class_names)
 
     def write(result: Result) -> None:
         found = result.found
-        places = yolo_places(found.boxes, *found.size)
+        places = yolo_places(found.boxes, *found.size).tolist()
+        if output.polygons:
+            places = [(ring / found.size[::-1]).ravel().tolist() for ring in result.rings]
         with atomic_write(folder / "labels" / f"{result.stem}.txt") as file:
-            for k, place, score in zip(found.classes, places.tolist(), found.scores.tolist()):
+            for k, place, score in zip(found.classes, places, found.scores.tolist()):
                 numbers = [*place, score] if output.yolo_scores else place
                 file.write(label_line(k, numbers, ".6f"))
 

@@ -33,8 +33,9 @@ def voc_files(output: Output) -> Iterator[Writer]:
 def cvat_file(output: Output) -> Iterator[Writer]:
     """cvat.xml, with the score of each shape as its attribute `score`.
 
-    Shapes are masks if the detector finds them, else boxes. The task in CVAT needs these labels;
-    if they have a number attribute `score`, it is shown. See CVAT's "XML annotation format" 1.1.
+    Shapes are masks if the detector finds them (boxes if they are empty), or polygons with
+    `output.polygons`, else boxes. The task in CVAT needs these labels; if they have a text
+    attribute `score`, it is shown. See CVAT's "XML annotation format" 1.1.
     """
     count = 0
     path = output.folder / "cvat.xml"
@@ -48,7 +49,7 @@ def cvat_file(output: Output) -> Iterator[Writer]:
             height, width = result.found.size
             place = f'id="{count}" name="{escaped(result.name)}"'
             images.write(f'  <image {place} width="{width}" height="{height}">\n')
-            images.writelines(_cvat_shapes(result))
+            images.writelines(_cvat_shapes(result, output.polygons))
             images.write("  </image>\n")
             count += 1
 
@@ -75,14 +76,17 @@ def _cvat_head(output: Output, count: int) -> str:
     )
 
 
-def _cvat_shapes(result: Result) -> Iterator[str]:
+def _cvat_shapes(result: Result, polygons: bool) -> Iterator[str]:
     found = result.found
-    masks = found.masks or [None] * len(found)
-    for name, score, box, mask in zip(found.names, found.scores, found.boxes.tolist(), masks):
+    for i, (name, score, box) in enumerate(zip(found.names, found.scores, found.boxes.tolist())):
         kind, place = "box", 'xtl="{:.2f}" ytl="{:.2f}" xbr="{:.2f}" ybr="{:.2f}"'.format(*box)
-        bits = None if mask is None else decode(mask, *found.size)
-        if bits is not None and bits.any():
-            kind, place = "mask", cvat_mask(bits)
+        if polygons:
+            points = ";".join(f"{x:.2f},{y:.2f}" for x, y in result.rings[i].tolist())
+            kind, place = "polygon", f'points="{points}"'
+        elif found.masks is not None:
+            bits = decode(found.masks[i], *found.size)
+            if bits.any():
+                kind, place = "mask", cvat_mask(bits)
         label = f'label="{escaped(name)}" source="auto" occluded="0"'
         yield f'    <{kind} {label} {place} z_order="0">\n'
         yield f'      <attribute name="score">{score:.6f}</attribute>\n    </{kind}>\n'
