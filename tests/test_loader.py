@@ -216,7 +216,9 @@ def assert_same(batches, others):
                 np.testing.assert_array_equal(array, expected[name])
 
 
-def test_batches_do_not_depend_on_the_number_of_workers_nor_on_the_start(voc_config):
+@pytest.mark.parametrize("augment", ["basic", "strong"])
+def test_batches_do_not_depend_on_the_number_of_workers_nor_on_the_start(voc_config, augment):
+    voc_config = override(voc_config, {"augment": augment})
     batches = batches_of(voc_config, 0)
     assert len({b.epoch for b in batches}) > 1
     assert_same(batches_of(voc_config, 3), batches)

@@ -98,8 +98,9 @@ def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
         (2, {"train__fixed": ("conv1", "conv2"), "train__warmup_steps": 8}),
         (12, {"train__lr_decay_epoch": (1,)}),
         (14, {"train__momentum": 0.0, "train__lr_decay_epoch": (1,)}),
+        (14, {"data__augment": ("strong", "short_sides:64/96/128")}),
     ],
-    ids=["warm-up and fixed", "at an epoch's end", "after the decay, no momentum"],
+    ids=["warm-up and fixed", "at an epoch's end", "after the decay, no momentum", "augmented"],
 )
 def test_stopped_and_resumed_equals_never_stopped(begin, tmp_path, monkeypatch, stop, settings):
     settings = {"train__epochs": 2, "train__lr": 0.01, **settings}

@@ -48,6 +48,12 @@ IMAGES = {
     **SKIP_BAD,
 }
 TRAINING = {
+    "data.augment": (
+        str,
+        "none|basic|strong|LIST",
+        "how images are varied: not at all, mirrored (default), strongly, or by a list such as "
+        "basic,photometric,mosaic:0.5 (docs/augment.md)",
+    ),
     "train.batch_size": (int, "N", "images per step of each worker, over all its devices"),
     "train.epochs": (int, "N", "passes over the data"),
     "train.lr": (

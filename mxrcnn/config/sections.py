@@ -59,7 +59,9 @@ class DataConfig:
     #: refuse files whose header claims more pixels than this; 0: no limit
     max_image_pixels: int = MAX_IMAGE_PIXELS
     exif_orientation: bool = False  #: rotate images by their EXIF tag; boxes are in rotated pixels
-    flip: bool = True  #: also use each image mirrored, which doubles the images of an epoch
+    flip: bool = True  #: also use each image mirrored, which doubles an epoch; see augment
+    #: none, basic (what flip says), strong, or a list of transforms; see docs/augment.md
+    augment: tuple[str, ...] = ("basic",)
     short_side: int = 600  #: resize images to this short side, in pixels; 0: no limit
     long_side: int = 1000  #: but to at most this long side; 0: no limit
     #: antialias: Pillow's filter on stored pixels; linear: torchvision's, on normalised pixels

@@ -50,6 +50,8 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("data.class_names",): "names labels classes class_list",
     ("model.num_classes",): "nc num_class n_classes",
     ("data.flip",): "fliplr hflip horizontal_flip random_flip flip_prob",
+    ("data.augment",): "augmentation augmentations aug transforms data_augmentation mosaic mixup "
+    "copy_paste hsv_h hsv_s hsv_v color_jitter jitter flipud degrees auto_augment",
     ("data.mean",): "pixel_mean pixel_means img_mean image_mean",
     ("data.std",): "pixel_std pixel_stds img_std image_std",
     ("data.pad_multiple",): "size_divisor size_divisibility pad_size_divisor",

@@ -5,15 +5,23 @@ Letters: B images of a batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mxrcnn.config import Config, DataConfig
-from mxrcnn.data.plans import BatchPlan, with_regions
+from mxrcnn.data.plans import AUGMENT, BatchPlan, with_regions
 from mxrcnn.data.records import ImageId, ImageRecord
-from mxrcnn.data.transforms import Sample, load_sample, stack_images, stack_masks
+from mxrcnn.data.transforms import (
+    Augmentation,
+    Sample,
+    augmented_sample,
+    load_sample,
+    stack_images,
+    stack_masks,
+)
 from symnet import get_detector
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.targets import pad_objects
@@ -21,27 +29,28 @@ from symnet.geometry.targets import pad_objects
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays by the graph's input names, and the batch's identity, which stays on the host."""
+    """Arrays by the graph's input names, and the batch's identity, which stays on the host.
+
+    left_out: how many objects the augmentation left out, by reason.
+    """
 
     epoch: int
     index: int
     image_ids: tuple[ImageId, ...]
     data: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch:
-    """Decode and transform the images of one batch, and assign targets.
+    """Decode, augment and transform the images of one batch, and assign targets.
 
     capacity: rows of gt_boxes. With data.masks there are also `gt_masks`, see `stack_masks`, and
     `active_classes` (B, num_classes) float32: 1 for the classes that an image is annotated for.
     Raises DataError as `load_sample` does.
     """
     detector = get_detector(config.network)
-    samples = [
-        load_sample(record, config.data, flip, with_regions(config))
-        for record, flip in zip(plan.records, plan.flips)
-    ]
+    samples, left_out = _training_samples(config, capacity, plan)
     targets = [
         detector.assign_targets(
             config.model,
@@ -56,7 +65,27 @@ def make_training_batch(config: Config, capacity: int, plan: BatchPlan) -> Batch
         objects["gt_masks"] = stack_masks(samples, capacity, size)
         objects["active_classes"] = _active_classes(plan.records, config.model.num_classes)
     labels = {name: np.stack([target[name] for target in targets]) for name in detector.label_names}
-    return _batch(plan, samples, objects, labels)
+    return replace(_batch(plan, samples, objects, labels), left_out=left_out)
+
+
+def _training_samples(
+    config: Config, capacity: int, plan: BatchPlan
+) -> tuple[list[Sample], Counter[str]]:
+    """The images of a batch, augmented, and how many objects were left out, by reason."""
+    data = config.data
+    augmentation = Augmentation.of(data)
+    if plan.short_side:
+        data = replace(data, short_side=plan.short_side)
+    samples, left_out = [], Counter()
+    partners = plan.partners or ((),) * len(plan.records)
+    for record, flip, seed, others in zip(plan.records, plan.flips, plan.seeds, partners):
+        rng = np.random.default_rng((*seed, *AUGMENT))
+        sample, out = augmented_sample(
+            augmentation, data, record, flip, others, rng, with_regions(config), capacity
+        )
+        samples.append(sample)
+        left_out += out
+    return samples, left_out
 
 
 def training_shapes(

@@ -7,22 +7,36 @@ nothing but speed, and the same plan always gives the same batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mxrcnn.config import Config, DataConfig
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
-from mxrcnn.data.transforms import check_masks, padded_size, resized_size, trainable_objects
+from mxrcnn.data.transforms import (
+    Augmentation,
+    check_masks,
+    padded_size,
+    resized_size,
+    trainable_objects,
+)
 from symnet import get_detector
+
+#: what tells the generators of a place in an epoch apart; its targets are drawn without it
+AUGMENT, PARTNERS, SIDE = (1,), (2,), (0, 3)
+#: rows of gt_boxes, at most, that are added for the objects of other images
+MOST_ROWS = 200
+#: the fields of a plan that have one element an image
+OF_EACH_IMAGE = ("records", "flips", "seeds", "partners")
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """The images of one batch, which of them are mirrored, and the (H, W) that holds them all.
 
-    seeds: of each image, for the sampling of its targets.
+    seeds: of each image, for the sampling of its targets and for its augmentation. partners: other
+    images that each image's augmentation may show. short_side: this batch's own, if not 0.
     """
 
     epoch: int
@@ -31,6 +45,8 @@ class BatchPlan:
     flips: tuple[bool, ...]
     seeds: tuple[tuple[int, ...], ...]
     size: tuple[int, int]
+    partners: tuple[tuple[ImageRecord, ...], ...] = ()
+    short_side: int = 0
 
 
 class TrainingPlan:
@@ -56,20 +72,30 @@ class TrainingPlan:
         for record in records:
             check_masks(record, data)
         self._records = records
-        self._sizes = [resized_size(r.height, r.width, data)[:2] for r in records]
+        self.augmentation = Augmentation.of(data)
+        sides = self.augmentation.sides or (data.short_side,)
+        self._sizes_of = {
+            side: [
+                resized_size(r.height, r.width, replace(data, short_side=side))[:2] for r in records
+            ]
+            for side in sorted(sides)
+        }
+        self._sizes = self._sizes_of[max(sides)]
         self._share = config.train.batch_size
         self._batch_size = self._share * workers
         self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
         self._least_side = data.least_padded_side
         self._seed = config.train.seed
-        flips = (False, True) if data.flip else (False,)
+        flips = (False, True) if self.augmentation.both_ways else (False,)
         wide = np.array([width >= height for height, width in self._sizes])
         self._groups = [
             np.array([(i, flip) for flip in flips for i in np.flatnonzero(wide == side)])
             for side in (True, False)
             if (wide == side).any()
         ]
-        self.capacity = max(1, *(_rows(r, config) for r in records))
+        self._alike = _alike(records) if self.augmentation.partners else []
+        most = max(1, *(_rows(r, config) for r in records))
+        self.capacity = max(most, min(most * (1 + self.augmentation.partners), MOST_ROWS))
 
     @property
     def steps(self) -> int:
@@ -105,15 +131,30 @@ class TrainingPlan:
         records = tuple(self._records[i] for i in images)
         flips = tuple(bool(flip) for flip in entries[:, 1])
         seeds = tuple((self._seed, epoch, index, place) for place in range(len(images)))
-        size = self._padded([self._sizes[i] for i in images])
-        return BatchPlan(epoch, index, records, flips, seeds, size)
+        side, sizes, partners = 0, self._sizes, ()
+        if self.augmentation.sides:
+            rng = np.random.default_rng((self._seed, epoch, index, *SIDE))
+            side = int(rng.choice(self.augmentation.sides))
+            sizes = self._sizes_of[side]
+        if self.augmentation.partners:
+            partners = tuple(self._partners(i, seed) for i, seed in zip(images, seeds))
+        size = self._padded([sizes[i] for i in images])
+        return BatchPlan(epoch, index, records, flips, seeds, size, partners, side)
+
+    def _partners(self, image: int, seed: tuple[int, ...]) -> tuple[ImageRecord, ...]:
+        """Random images that are annotated for the same classes, by the seed of its place."""
+        pool = self._alike[image]
+        chosen = np.random.default_rng((*seed, *PARTNERS)).integers(
+            0, len(pool), self.augmentation.partners
+        )
+        return tuple(self._records[pool[k]] for k in chosen)
 
     def stream(self, epoch: int, index: int, rank: int = 0) -> Iterator[BatchPlan]:
         """The endless plans of training worker `rank`, from a batch of an epoch on."""
         part = slice(rank * self._share, (rank + 1) * self._share)
         for current in itertools.count(epoch):
             for plan in self.epoch(current)[index:]:
-                mine = {name: getattr(plan, name)[part] for name in ("records", "flips", "seeds")}
+                mine = {name: getattr(plan, name)[part] for name in OF_EACH_IMAGE}
                 yield replace(plan, **mine)
             index = 0
 
@@ -147,3 +188,12 @@ def _rows(record: ImageRecord, config: Config) -> int:
     if with_regions(config):
         return len(record)
     return int(trainable_objects(record, config.data).sum())
+
+
+def _alike(records: Sequence[ImageRecord]) -> list[np.ndarray]:
+    """For each record, those that are annotated for the same classes, itself among them."""
+    groups: dict[tuple[int, ...] | None, list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault(record.active_classes, []).append(i)
+    arrays = {key: np.array(group) for key, group in groups.items()}
+    return [arrays[record.active_classes] for record in records]

@@ -18,6 +18,7 @@ from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
 from mxrcnn.data import check_dataset
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.transforms import expand
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.derived import derive
@@ -37,6 +38,9 @@ QUICK = {
     "train.lr_decay_epoch": (2,),
     "train.warmup_steps": 100,
 }
+
+#: flags whose value is a list, such as 7,9
+LISTS = {"train.lr_decay_epoch", "data.augment"}
 
 #: the settings that --resume may change, as they do not change what a step computes; except for
 #: epochs with the schedules cosine and poly, which `resumed_config` says
@@ -131,6 +135,10 @@ def build_config(request: TrainRequest) -> Configuration:
     made = made.set(derived.settings, derived.reasons)
     notes += derived.notes
     check_dataset(dataset)
+    data = made.config.data
+    # presets by what they hold, so that the run stays what it was when they change
+    augment = {"data.augment": expand(data.augment, data.masks)}
+    made = replace(made, config=override(made.config, augment))
     if dataset != "synthetic" and "data.root" not in given:
         raise ConfigError(f"--dataset {dataset} needs --data-root")
     if not made.config.train.pretrained:
@@ -149,9 +157,9 @@ def _once_froze_by_name(network: str) -> bool:
 def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     """The (values, sources) of the settings that flags and --set give, by full name."""
     flags = dict(request.settings)
-    epochs = flags.get("train.lr_decay_epoch")
-    if isinstance(epochs, str):  # 7,9
-        flags.update(parse_settings([f"train.lr_decay_epoch={epochs}"]))
+    for name in LISTS & flags.keys():
+        if isinstance(flags[name], str):
+            flags.update(parse_settings([f"{name}={flags[name]}"]))
     flags = resolve(config, flags)
     words = resolve(config, parse_settings(request.words))
     sources = {**{name: _flag(name) for name in flags}, **dict.fromkeys(words, "--set")}
