@@ -350,6 +350,11 @@ def values_of(cls: type) -> st.SearchStrategy:
         )
     if "square" in fields:
         made = made.filter(lambda values: values["long_side"] or not values["square"])
+    if "val_share" in fields:  # either a share, or other images, or another data set's
+        share = {"val_imageset": "", "val_dataset": "", "val_root": "", "val_images": ""}
+        made = made.map(lambda values: {**values, **(share if values["val_share"] else {})})
+        whole = {"val_imageset": "x", "val_root": "y"}
+        made = made.map(lambda values: {**values, **(whole if values["val_dataset"] else {})})
     return made.map(lambda values: cls(**values))
 
 

@@ -109,10 +109,53 @@ def use_data(args: argparse.Namespace, option: str, purpose: str, validation: st
     print(f"--data {args.data_path}: {found}")
     if getattr(args, option) is None:
         setattr(args, option, found.the_imageset(getattr(detect, purpose)))
-        if validation and getattr(args, validation) is None:
+        if validation and args.val is None and getattr(args, validation) is None:
             setattr(args, validation, found.imageset(detect.VALIDATION) or None)
             print(f"  validation on: {getattr(args, validation) or 'none'}")
     print(f"  image set: {getattr(args, option)}")
+    unused = found.imageset(detect.VALIDATION) if validation and args.val is not None else ""
+    if unused:
+        print(f"  not used, as --val is given: {unused}")
+
+
+def add_val(group: Any) -> None:
+    """Add --val, for `use_val`."""
+    group.add_argument(
+        "--val",
+        metavar="SHARE|PATH",
+        help="validate on this share of the training images, such as 0.2, instead of training on "
+        "them: stratified by class, near-duplicates and frames of a video on one side, the same "
+        "for the same --set split_seed=N; or on another data set, as in --data",
+    )
+
+
+def use_val(args: argparse.Namespace) -> None:
+    """Set the images to validate on by --val, and say so; errors as in `use_data`."""
+    if args.val is None:
+        return
+    from mxrcnn.config import ConfigError
+    from mxrcnn.data import NAMING, detect
+
+    if args.resume:
+        raise ConfigError("--val is for new runs; a resumed run goes on with its own images")
+    try:
+        share = float(args.val)
+    except ValueError:
+        found = detect.detect(args.val)
+        chosen = getattr(args, "data.val_imageset") or found.the_imageset(
+            (*detect.VALIDATION, *detect.TESTING), "--val-imageset"
+        )
+        images = getattr(args, "data.images") if found.kind in NAMING else None
+        where = {"dataset": found.kind, "root": str(found.root), "images": images or ""}
+        for name, value in {**where, "imageset": chosen}.items():
+            setattr(args, f"data.val_{name}", value)
+        print(f"--val {args.val}: {found}\n  image set: {chosen}")
+        return
+    if not 0 < share < 1:
+        raise ConfigError(f"--val {args.val}: a share is above 0 and below 1, such as 0.2")
+    if getattr(args, "data.val_imageset") is not None:
+        raise ConfigError("--val and --val-imageset: give one of the two")
+    setattr(args, "data.val_share", share)
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

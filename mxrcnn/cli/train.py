@@ -2,7 +2,7 @@
 
 examples:
   mxrcnn train
-  mxrcnn train --data photos
+  mxrcnn train --data photos --val 0.2
   mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
       --val-imageset 2007_test --pretrained vgg16 --out runs/voc07
   mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
@@ -21,9 +21,11 @@ from mxrcnn.cli.common import (
     add_data,
     add_data_path,
     add_settings,
+    add_val,
     add_words,
     request_of,
     use_data,
+    use_val,
 )
 
 #: flags that set settings: (type or choices, metavar, help)
@@ -137,6 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_path(group)
     add_data(group, "synthetic", "data/synthetic for synthetic")
     add_settings(group, IMAGES)
+    add_val(group)
     group.add_argument(
         "--num-workers", type=int, metavar="N", help="loader processes; 0: one thread"
     )
@@ -173,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
             print(list_settings(make_config(*([args.network] if args.network else []))))
             return 0
         use_data(args, "data.imageset", "TRAINING", "data.val_imageset")
+        use_val(args)
         from mxrcnn.training.configure import TrainRequest, print_config
         from mxrcnn.training.run import run_training
 

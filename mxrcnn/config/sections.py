@@ -33,6 +33,8 @@ def _check(owner: str, section: Any, ranges: Mapping[str, Range]) -> None:
 DATA_RANGES = {
     **dict.fromkeys(("short_side", "long_side", "mini_mask", "max_image_pixels"), FROM_0),
     "pad_multiple": FROM_1,
+    "val_share": Range(0, 1, below=True),
+    "split_seed": FROM_0,
     "mean": Range(0, 255, count=3),
     "std": Range(0, above=True, count=3),
 }
@@ -50,7 +52,13 @@ class DataConfig:
     #: folder of the images that a coco, csv or cvat file names; empty: the usual places near it
     images: str = ""
     imageset: str = "2007_train"  #: images to train on; + joins several sets
-    val_imageset: str = ""  #: images to validate on; empty: no validation
+    val_imageset: str = ""  #: images to validate on; empty: no validation, but see val_share
+    #: share of the images of imageset to validate on instead of training, as in --val; 0: none
+    val_share: float = 0.0
+    split_seed: int = 0  #: seed of the split of which val_share is a side
+    val_dataset: str = ""  #: kind of another data set that has val_imageset, as in --val PATH
+    val_root: str = ""  #: its folder
+    val_images: str = ""  #: its images, as in images
     #: auto (those in the data), voc (the 20), or the names, without background
     class_names: tuple[str, ...] = ("auto",)
     keep_empty: bool = True  #: also train on images without objects
@@ -85,6 +93,15 @@ class DataConfig:
             )
         if self.square and not self.long_side:
             raise ConfigError("data.square=True: needs data.long_side above 0")
+        if self.val_share and self.val_imageset:
+            raise ConfigError(
+                f"data.val_share={self.val_share:g} with data.val_imageset={self.val_imageset!r}: "
+                "validate on a share of the training images or on others, not on both"
+            )
+        if self.val_dataset and not (self.val_root and self.val_imageset):
+            raise ConfigError(
+                f"data.val_dataset={self.val_dataset!r}: needs data.val_root and data.val_imageset"
+            )
         if len(set(self.class_names)) < len(self.class_names):
             raise ConfigError(f"data.class_names={self.class_names!r}: a name occurs twice")
 

@@ -52,12 +52,15 @@ class Found:
         """The image sets for the first purpose that there is, joined by +; "" for none."""
         return "+".join(of_purpose(self.imagesets, purposes))
 
-    def the_imageset(self, purposes: Sequence[Sequence[str]]) -> str:
-        """`imageset`, or the only image set; DataError if there are several others."""
+    def the_imageset(self, purposes: Sequence[Sequence[str]], option: str = "--imageset") -> str:
+        """`imageset`, or the only image set; DataError if there are several others.
+
+        option: what chooses one, for the error.
+        """
         name = self.imageset(purposes) or (self.imagesets[0] if len(self.imagesets) == 1 else "")
         if not name:
             sets = ", ".join(self.imagesets)
-            raise DataError(self.root, f"choose its image set by --imageset; there is: {sets}")
+            raise DataError(self.root, f"choose its image set by {option}; there is: {sets}")
         return name
 
 

@@ -14,8 +14,9 @@ from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.validation import training_images
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate
-from mxrcnn.evaluation.run import choose_imageset, detect_all, measured
+from mxrcnn.evaluation.run import detect_all, measured, open_tested
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize_run
@@ -52,8 +53,7 @@ def quantize_and_test(request: QuantizeRequest) -> str:
         raise ConfigError(f"--images {request.images}: at least 1 image is needed")
     config = override(RunFolder(Path(request.run)).config(), request.settings)
     # invalid names are reported before the long work begins
-    imageset = choose_imageset(config, request.imageset)
-    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
+    _, dataset = open_tested(config, request.settings, request.imageset, Path(request.run))
     choose_metric(dataset, request.metric)
     calibration, noted = None, {}
     if request.precision == "int8":
@@ -68,8 +68,12 @@ def quantize_and_test(request: QuantizeRequest) -> str:
 
 def _calibration(config: Config, request: QuantizeRequest) -> tuple[Dataset, dict[str, Any]]:
     """Images spread evenly over the calibration set, and a description for quantized.json."""
-    imageset = request.calibration_imageset or config.data.imageset
-    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
+    imageset, run = request.calibration_imageset, Path(request.run)
+    if imageset:
+        dataset = open_dataset(config.data, imageset, run / DECODED)
+    else:
+        dataset = training_images(config.data, run)
+        imageset = dataset.name if config.data.val_share else config.data.imageset
     count = min(request.images, len(dataset))
     chosen = np.linspace(0, len(dataset) - 1, count).astype(int) if count else []
     records = tuple(dataset.records[index] for index in chosen)

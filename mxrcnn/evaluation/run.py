@@ -17,6 +17,9 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
+from mxrcnn.data.split import VAL
+from mxrcnn.data.validation import FILE_NAME as SPLIT
+from mxrcnn.data.validation import has_validation, validation_images, validation_name
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
@@ -50,11 +53,31 @@ class TestRequest:
 
 def choose_imageset(config: Config, imageset: str | None) -> str:
     """The image set to test on: the given one, else the validation set; ConfigError if none."""
-    if imageset or config.data.val_imageset:
-        return imageset or config.data.val_imageset
+    if imageset or has_validation(config.data):
+        return imageset or validation_name(config.data)
     if config.data.dataset == "synthetic":
         return "2007_test"
     raise ConfigError("the run has no validation set: choose the images with --imageset")
+
+
+def open_tested(
+    config: Config, settings: Mapping[str, Any], imageset: str | None, run: Path
+) -> tuple[str, Dataset]:
+    """The (name, data set) to test on: the given image set, else the run's validation images.
+
+    settings: those given for this test. Raises ConfigError if there are none, and as
+    `open_dataset` and `validation_images` do.
+    """
+    name, data = choose_imageset(config, imageset), config.data
+    if imageset or not (data.val_share or data.val_dataset):
+        return name, open_dataset(data, name, run / DECODED)
+    moved = "data.root" in settings and "data.val_root" not in settings
+    if data.val_dataset and moved:
+        raise ConfigError(
+            f"the run validates on another data set ({data.val_root}) than --data-root: "
+            "choose the images with --imageset, or with --data PATH"
+        )
+    return name, validation_images(data, run)
 
 
 def draw_extremes(
@@ -172,11 +195,11 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     if config.data.class_names != detector.config.data.class_names:
         raise ConfigError("class names are part of the run and cannot be changed")
     detector.config = config
-    imageset = choose_imageset(config, request.imageset)
-    dataset = open_dataset(config.data, imageset, Path(request.run) / DECODED)
+    run = Path(request.run)
+    imageset, dataset = open_tested(config, request.settings, request.imageset, run)
     # an invalid metric or folder is reported before the long work begins
     choose_metric(dataset, request.metric)
-    out = Path(request.out or Path(request.run) / f"test_{safe_name(imageset)}")
+    out = Path(request.out or run / f"test_{safe_name(imageset)}")
     out.mkdir(parents=True, exist_ok=True)
 
     found = detect_all(detector, dataset, request.batch_size, request.num_workers)
@@ -186,6 +209,8 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
         "imageset": imageset,
     }
     source = f"{imageset}: {len(dataset)} images, {detector.source}"
+    if imageset == VAL and config.data.val_share:
+        source += f"; {run / SPLIT} kept them from training"
     about = Report({}, notes=[source, *dataset.notes.lines()], tested=tested)
     return write_all(request, config, dataset, found, out, about)
 

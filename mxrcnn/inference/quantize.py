@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.loader import test_loader
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.files import atomic_folder
 from mxrcnn.inference.detector import inference_symbol
 from mxrcnn.inference.mxnet_engine import MXNetEngine
@@ -78,6 +80,8 @@ def quantize_run(
         params = join_params(made.args, made.auxs)
         save_arrays(target.checkpoints / place.name / "model.params", params)
         note = {"precision": precision, "source": str(place), **(data or {})}
+        if (folder.path / SPLIT).is_file():
+            shutil.copyfile(folder.path / SPLIT, partial / SPLIT)
         (partial / "quantized.json").write_text(json.dumps(note, indent=2) + "\n")
     return out
 

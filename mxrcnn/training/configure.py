@@ -49,6 +49,8 @@ RESUMABLE = (
     "train.val_metric",
     "data.root",
     "data.images",
+    "data.val_root",
+    "data.val_images",
     "train.checkpoint_steps",
     "train.log_interval",
 )
@@ -168,8 +170,12 @@ def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[
 
 def _flag(setting: str) -> str:
     """The flag of `mxrcnn train` for a setting."""
-    name = setting.partition(".")[2].replace("_", "-")
-    return "--data-root" if name == "root" else f"--{name}"
+    name = setting.partition(".")[2]
+    if name in ("val_root", "val_images"):
+        return f"--set {name}"
+    if name in ("val_share", "val_dataset"):
+        return "--val"
+    return "--data-root" if name == "root" else f"--{name.replace('_', '-')}"
 
 
 #: the data settings that fine-tuning takes over from a run: how images become inputs

@@ -9,7 +9,10 @@ from mxrcnn.config import Config, contexts
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.split import TRAIN, VAL, table, write_split
 from mxrcnn.data.transforms import trainable_objects
+from mxrcnn.data.validation import FILE_NAME as SPLIT
+from mxrcnn.data.validation import divide, has_validation, validation_images
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import TrainRequest, configure, with_classes
@@ -70,13 +73,18 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
     workers = Workers(config.train.kvstore)
     if request.resume and workers.first:
         lines += run.lock()  # before reading the data, which may take long
-    decoded = run.path / DECODED
-    dataset = open_dataset(config.data, config.data.imageset, decoded)
+    divided = None
+    if config.data.val_share:
+        divided = divide(config.data, run.path, bool(request.resume), progress=workers.first)
+        lines.append(table(divided.split, divided.whole))
+        dataset = divided.side(TRAIN)
+    else:
+        dataset = open_dataset(config.data, config.data.imageset, run.path / DECODED)
     if not request.resume:
         config = with_classes(config, dataset)
     val_dataset = None
-    if config.data.val_imageset and config.train.val_every and workers.first:
-        val_dataset = open_dataset(config.data, config.data.val_imageset, decoded)
+    if has_validation(config.data) and config.train.val_every and workers.first:
+        val_dataset = divided.side(VAL) if divided else validation_images(config.data, run.path)
     lines += [*describe(dataset), *describe_untrained(config, dataset)]
     lines += describe(val_dataset) if val_dataset else ()
     if workers.count > 1:
@@ -87,6 +95,8 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
     lines = trainer.resume(request.data_changed) if request.resume else trainer.begin()
     if workers.first:
         say(lines)
+        if divided and divided.made:
+            write_split(divided.split, divided.whole, run.path / SPLIT)
         if trainer.validation is not None:
             say([trainer.validation.describe(run.best())])
         if request.resume:
