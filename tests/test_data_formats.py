@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,43 @@ def test_paths_of_data_yaml_that_lead_elsewhere(tmp_path):
     dataset = opened("yolo", root, "train")
     assert dataset.records[0].classes.tolist() == [2]
     assert "1 path of data.yaml was read as train/images here" in dataset.notes.lines()
+
+
+def test_folders_inside_that_of_data_yaml(tmp_path):
+    """As Ultralytics reads them; but a folder that is another image set is no part of this one."""
+    for folder in ("images", "images/day 1", "images/val/x", "images/.trash"):
+        words(tmp_path / folder)
+        words(tmp_path / folder.replace("images", "labels"), a_txt="0 .5 .5 1 1\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: [images/val/x]\nnames: [dog]\n")
+    train, val = (opened("yolo", tmp_path, name) for name in ("train", "val"))
+    ids = ["images/a.png", "images/b.png", "images/day 1/a.png", "images/day 1/b.png"]
+    assert [record.image_id for record in train.records] == ids
+    assert [len(record) for record in train.records] == [1, 0, 1, 0]
+    assert [record.image_id for record in val.records] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        *((kind, WRITERS[kind].target) for kind in WRITERS),
+        ("yolo", "data.yaml"),
+        ("coco", "labels.json"),
+        ("voc", "ImageSets/Main/labels.txt"),
+    ],
+)
+def test_a_file_is_not_larger_than_its_limit(kind, file, tmp_path):
+    """The files are sparse, so they take no room; they are refused before they are read."""
+    path = tmp_path / "data" / file
+    if kind in WRITERS:
+        small(kind, tmp_path)
+    else:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    limit = {"coco": 8 << 30, "csv": 8 << 30, "cvat": 1 << 30}.get(kind, 256 << 20)
+    os.truncate(path, limit + 1)
+    names = {"imageset": WRITERS[kind].imageset if kind in WRITERS else "labels"}
+    with pytest.raises(DataError, match=rf"{path.name}: .* over the limit of {limit >> 20} MiB"):
+        opened(kind, tmp_path / "data", **names)
 
 
 def test_images_that_are_not_labelled_yet(tmp_path):

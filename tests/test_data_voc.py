@@ -298,7 +298,7 @@ def test_empty_and_undecodable_lists(devkit):
     with pytest.raises(DataError, match=r"train\.txt: lists no images"):
         devkit.load()
     (devkit.folder("2007", "ImageSets/Main") / "train.txt").write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(DataError, match=r"train\.txt: unreadable"):
+    with pytest.raises(DataError, match=r"train\.txt: not UTF-8"):
         devkit.load()
 
 

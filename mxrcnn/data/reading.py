@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ VOC_CLASSES = tuple(
 )
 #: lists of more entries show a progress bar
 PROGRESS_FROM = 2000
-#: bytes of an annotation file of one image, at most: LabelMe's may hold the image itself
-MOST_BYTES = 256 << 20
+#: bytes of a file, at most: of one image's annotation, which in LabelMe may hold the image itself;
+#: of a CVAT file, whose XML takes about ten times that in memory; of COCO's JSON and of a CSV table
+MOST_BYTES, MOST_CVAT_BYTES, MOST_SET_BYTES = 256 << 20, 1 << 30, 8 << 30
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,40 @@ class Reading:
         return image_size(path, self.exif_orientation, self.max_pixels)
 
 
+def check_bytes(path: Path, size: int, limit: int) -> None:
+    """DataError for a file of more bytes than the limit."""
+    if size > limit:
+        raise DataError(
+            path, f"{size >> 20} MiB: over the limit of {limit >> 20} MiB for this file"
+        )
+
+
+def read_bytes(path: Path, limit: int = MOST_BYTES) -> bytes:
+    """The content of a file of at most `limit` bytes; else DataError, before it is read."""
+    try:
+        with path.open("rb") as file:
+            check_bytes(path, os.fstat(file.fileno()).st_size, limit)
+            return file.read()
+    except OSError as error:
+        raise DataError(path, f"unreadable: {error}") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file of at most MOST_BYTES, with or without a BOM; else DataError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise DataError(path, f"over {MOST_BYTES >> 20} MB: too large for one image's file")
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(path, f"unreadable: {error}") from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(path, f"not UTF-8 text: {error}") from error
 
 
-def read_xml_root(path: Path, tag: str) -> Element:
-    """The root element of an XML file; DataError if it is broken or has another tag."""
+def read_xml_root(path: Path, tag: str, limit: int = MOST_BYTES) -> Element:
+    """The root element of an XML file; DataError if it is too large, broken or has another tag."""
+    data = read_bytes(path, limit)
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
         raise DataError(path, f"broken XML: {error}") from error
-    except (OSError, ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
+    except (ValueError, LookupError) as error:  # ValueError: what defusedxml forbids
         raise DataError(path, f"unreadable XML: {error!r}") from error
     if root.tag != tag:
         raise DataError(path, f"the root element is <{root.tag}>, not <{tag}>")

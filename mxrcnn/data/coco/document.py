@@ -10,15 +10,15 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
+from mxrcnn.data.reading import MOST_SET_BYTES, read_bytes
 from mxrcnn.data.records import DataError
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file; DataError if it holds none."""
+    data = read_bytes(path, MOST_SET_BYTES)
     try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(path, f"unreadable: {error}") from error
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"not JSON: {error}") from error
     if not isinstance(document, dict):

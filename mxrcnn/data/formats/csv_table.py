@@ -12,7 +12,7 @@ import numpy as np
 
 from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of, named_image
 from mxrcnn.data.labelled import Labelled, finish
-from mxrcnn.data.reading import Reading, finite_number, progress
+from mxrcnn.data.reading import MOST_SET_BYTES, Reading, check_bytes, finite_number, progress
 from mxrcnn.data.records import DataError, Dataset
 
 #: characters of a line, at most
@@ -87,6 +87,7 @@ def _read_table(path: Path, reading: Reading) -> list[Labelled]:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each line that is not blank; a field cannot hold a line break."""
     try:
+        check_bytes(path, path.stat().st_size, MOST_SET_BYTES)
         with path.open(encoding="utf-8-sig", newline=None) as file:
             for number in range(1, 1 << 62):
                 line = file.readline(LONGEST_LINE)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mxrcnn.data.formats.pairs import IMAGE_FOLDERS, files_of, named_image
 from mxrcnn.data.labelled import Labelled, finish
-from mxrcnn.data.reading import Reading, finite_number, progress, read_xml_root
+from mxrcnn.data.reading import MOST_CVAT_BYTES, Reading, finite_number, progress, read_xml_root
 from mxrcnn.data.records import DataError, Dataset
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load_cvat(
 
 
 def _parse(path: Path) -> Element:
-    document = read_xml_root(path, "annotations")
+    document = read_xml_root(path, "annotations", MOST_CVAT_BYTES)
     if document.find("track") is not None:
         raise DataError(path, 'CVAT\'s format "for video": export it again as "for images"')
     return document

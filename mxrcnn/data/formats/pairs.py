@@ -145,6 +145,16 @@ def _ends(name: str, endings: Sequence[str]) -> bool:
     return name.lower().endswith(tuple(endings)) and not name.startswith(".")
 
 
+def folders_inside(folder: Path) -> list[Path]:
+    """The folders in a folder, at any depth, that have images; not hidden ones, and not links."""
+    found = []
+    for place, names, files in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if Path(place) != folder and any(_ends(name, ENDINGS) for name in files):
+            found.append(Path(place))
+    return found
+
+
 def missing_image(pair: Pair, images: Path) -> DataError:
     """The error for an annotation file without its image."""
     return DataError(

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.data.formats.pairs import ALL, find_pairs, missing_image, the_folders
+from mxrcnn.data.formats.pairs import ALL, find_pairs, folders_inside, missing_image, the_folders
 from mxrcnn.data.formats.yolo_names import names_of, read_classes, read_data_yaml
 from mxrcnn.data.labelled import Labelled, finish
 from mxrcnn.data.reading import Reading, finite_number, progress, read_text
 from mxrcnn.data.records import DataError, Dataset
 
 FOLDERS = ("labels",)
+#: the image sets of a data.yaml
+SETS = ("train", "val", "test")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
 NO_LABELS = ("classes.txt", "readme.txt", "readme.roboflow.txt", "readme.dataset.txt")
@@ -34,6 +36,7 @@ def load_yolo(
     or NAME ("all": in images, or root itself). Labels are in a folder `labels` in place of
     `images`, or beside the images. Only folders inside root are read: of a path that leads
     elsewhere (`../train/images`), the longest end that is there is used, and counted in the notes.
+    Folders inside that of a data.yaml's image set belong to it, unless they are another image set.
     A line is `class x y width height` (centre and sides) or `class x1 y1 x2 y2 x3 y3 ...`, in
     shares of the image's sides. An image without a label file has no objects, which is counted.
     Classes are in the file's order. Raises DataError, naming file, line and value.
@@ -42,8 +45,8 @@ def load_yolo(
     source, names, values = _names(root)
     items: list[Labelled] = []
     for part in imageset.split("+"):
-        for images, labels in _folders(root, source, values, part.strip(), reading):
-            items += _read_folder(images, labels, names, reading)
+        for folders in _folders(root, source, values, part.strip(), reading):
+            items += _read_folders(folders, names, reading)
     return finish(root, imageset, class_names, items, reading, "coco", names)
 
 
@@ -61,17 +64,17 @@ def _names(root: Path) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
 
 def _folders(
     root: Path, source: Path, values: dict[str, Any], split: str, reading: Reading
-) -> list[tuple[Path, Path]]:
-    """(images, labels) of an image set."""
+) -> list[list[tuple[Path, Path]]]:
+    """(images, labels) of each folder of an image set and the folders inside it."""
     key = "val" if split == "valid" and split not in values else split
     places = values.get(key)
     if not places:
         if key in values:
             raise DataError(source, f"{key} is empty")
-        known = [name for name in ("train", "val", "test") if values.get(name)]
+        known = [name for name in SETS if values.get(name)]
         if known and split != ALL:
             raise DataError(source, f"no image set {split!r}; there is: {', '.join(known)}")
-        return [the_folders(root, split, ".txt", FOLDERS)]
+        return [[the_folders(root, split, ".txt", FOLDERS)]]
     base = values.get("path", "")
     out = []
     for place in places if isinstance(places, list) else [places]:
@@ -80,18 +83,32 @@ def _folders(
         if place.endswith(".txt"):
             raise DataError(source, f"{split}: lists of images are not read, only folders: {place}")
         images = _found_inside(root, source, split, f"{base}/{place}" if base else place, reading)
-        out.append((images, _labels_of(root, images)))
+        others = {path for k in SETS if k != key for path in _meant(root, values.get(k))}
+        inside = [folder for folder in folders_inside(images) if folder not in others]
+        out.append([(folder, _labels_of(root, folder)) for folder in (images, *inside)])
     return out
+
+
+def _meant(root: Path, places: Any) -> list[Path]:
+    """The folders in root that paths of data.yaml can mean, the longest paths first."""
+    out = []
+    for place in places if isinstance(places, list) else [places]:
+        if isinstance(place, str) and "\0" not in place:
+            kept = [p for p in _parts(place) if p not in ("..", "/", "\\") and ":" not in p]
+            fits = max(map(len, kept), default=0) < 256
+            out += [root.joinpath(*kept[start:]) for start in range(len(kept)) if fits]
+    return out
+
+
+def _parts(place: str) -> tuple[str, ...]:
+    return PureWindowsPath(place).parts if "\\" in place else PurePosixPath(place).parts
 
 
 def _found_inside(root: Path, source: Path, key: str, place: str, reading: Reading) -> Path:
     """The folder in root that a path of data.yaml means."""
-    parts = PureWindowsPath(place).parts if "\\" in place else PurePosixPath(place).parts
-    kept = [part for part in parts if part not in ("..", "/", "\\") and ":" not in part]
-    for start in range(len(kept)):
-        folder = root.joinpath(*kept[start:])
-        if "\0" not in place and max(map(len, kept)) < 256 and folder.is_dir():
-            if start or len(kept) < len(parts):
+    for folder in _meant(root, place):
+        if folder.is_dir():
+            if folder != root.joinpath(*_parts(place)):
                 shown = folder.relative_to(root).as_posix()
                 reading.notes.counted[f"path of {source.name} was read as {shown} here"] += 1
             return folder
@@ -108,14 +125,15 @@ def _labels_of(root: Path, images: Path) -> Path:
     return images
 
 
-def _read_folder(
-    images: Path, labels: Path, names: tuple[str, ...], reading: Reading
+def _read_folders(
+    folders: list[tuple[Path, Path]], names: tuple[str, ...], reading: Reading
 ) -> list[Labelled]:
     items = []
-    pairs = find_pairs(images, labels, ".txt", NO_LABELS)
-    if not any(pair.labels for pair in pairs):
+    pairs = [(pair, f[0]) for f in folders for pair in find_pairs(*f, ".txt", NO_LABELS)]
+    if not any(pair.labels for pair, _ in pairs):
+        images, labels = folders[0]
         raise DataError(labels, f"no label file, for the images in {images}")
-    for pair in progress(pairs, "reading labels"):
+    for pair, images in progress(pairs, "reading labels"):
         with reading.skipping():
             if pair.image is None:
                 raise missing_image(pair, images)

@@ -103,11 +103,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _read_stems(folder: Path, listing: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(listing, f"unreadable list: {error}") from error
-    stems = list(filter(None, lines))
+    stems = list(filter(None, map(str.strip, read_text(listing).splitlines())))
     marked = [CLASS_LIST_LINE.fullmatch(line) for line in stems]
     if all(marked) and not any(_is_there(folder, line) for line in stems):
         stems = [line[1] for line in marked if line[2] != "-1"]
