@@ -207,6 +207,7 @@ def classic_detector(name: str, config: type[ClassicConfig], **settings: Any) ->
         init=init,
         metrics=classic_metrics,
         counts=classic_counts,
+        counts_labels=True,
         losses=("RPNLogLoss", "RPNL1Loss", "RCNNLogLoss", "RCNNL1Loss"),
         stride=STRIDE,
         of_body=is_of_body,

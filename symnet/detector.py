@@ -59,6 +59,7 @@ class DetectorDef:
     counts(outputs, labels): the number of samples, an NDArray (1,), of each loss that the graph
         divides by a number it computes itself, by output name, without waiting. See
         symnet.parts.losses.with_share.
+    counts_labels: True if `counts` reads the labels only, so that it needs no forward pass.
     losses: the metrics that are losses; a non-finite value stops the run.
     stride: image sides are padded to a multiple of this.
     of_body(config, name): True for the parameters that --pretrained is expected to supply.
@@ -89,5 +90,6 @@ class DetectorDef:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scratch: Mapping[str, Any] = field(default_factory=dict)
     before: Mapping[str, Any] = field(default_factory=dict)
+    counts_labels: bool = False
     frozen: Callable[[Any, str], bool] = lambda config, name: False
     data_names: tuple[str, ...] = ("data", "im_info", "gt_boxes")

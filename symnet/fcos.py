@@ -216,6 +216,7 @@ def make_detector(name: str, defaults: dict[str, Any], quick: dict[str, Any]) ->
         init=init,
         metrics=fcos_metrics,
         counts=fcos_counts,
+        counts_labels=True,
         losses=("FocalLoss", "BoxLoss", "CenternessLoss"),
         stride=two_stage.STRIDE,
         of_body=is_of_body,

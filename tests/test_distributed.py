@@ -143,6 +143,30 @@ def test_two_devices_train_as_one(network, steps, data_root, tmp_path):
         np.testing.assert_allclose(others[name] / scale, value / scale, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("network", "steps"),
+    [
+        ("faster_rcnn_vgg16", 6),
+        ("fcos_r50_fpn", 2),
+        pytest.param("mask_rcnn_r50_fpn", 2, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.usefixtures("no_dropout")
+def test_accumulated_passes_train_as_one(network, steps, data_root, tmp_path):
+    """Four passes of one image and one of four: also on two devices, with two passes of two."""
+    options = {"clip_norm": 0.5, "seed": 1}
+    one = small_config(network, data_root, batch_size=4, **options)
+    seen, params = losses_of(one, tmp_path / "one", [mx.cpu(0)], steps)
+    devices = [mx.cpu(0)] if network != "fcos_r50_fpn" else [mx.cpu(0), mx.cpu(1)]
+    share = {"batch_size": len(devices), "accumulate": 4 // len(devices)}
+    four = small_config(network, data_root, **share, **options)
+    others, parts = losses_of(four, tmp_path / "four", devices, steps)
+    assert max(differences(seen, others).values()) < 1e-5
+    for name, value in params.items():
+        scale = np.abs(value).max() + 1e-8
+        np.testing.assert_allclose(parts[name] / scale, value / scale, atol=1e-5, err_msg=name)
+
+
 # Several processes
 
 #: tools/train.py without dropout, which each worker draws for itself; it can send a signal at

@@ -56,7 +56,12 @@ TRAINING = {
         "how images are varied: not at all, mirrored (default), strongly, or by a list such as "
         "basic,photometric,mosaic:0.5 (docs/augment.md)",
     ),
-    "train.batch_size": (int, "N", "images per step of each worker, over all its devices"),
+    "train.batch_size": (int, "N", "images per pass of each worker, over all its devices"),
+    "train.accumulate": (
+        int,
+        "N",
+        "passes per step, default 1: trains as with N times --batch-size, in the memory of one",
+    ),
     "train.epochs": (int, "N", "passes over the data"),
     "train.lr": (
         float,

@@ -112,7 +112,7 @@ class DataConfig:
 
 
 TRAIN_RANGES = {
-    **dict.fromkeys(("batch_size", "log_interval", "keep", "workers"), FROM_1),
+    **dict.fromkeys(("batch_size", "accumulate", "log_interval", "keep", "workers"), FROM_1),
     **dict.fromkeys(("epochs", "lr", "clip_gradient", "clip_norm", "warmup_steps"), FROM_0),
     "lr_decay_epoch": Range(0, optional=True),
     **dict.fromkeys(("seed", "checkpoint_steps", "val_every"), FROM_0),
@@ -129,9 +129,10 @@ TRAIN_RANGES = {
 class TrainConfig:
     """Training. Raises ConfigError for values out of range."""
 
-    batch_size: int = 1  #: images a step of each worker, over all its devices
+    batch_size: int = 1  #: images a pass of each worker, over all its devices
+    accumulate: int = 1  #: passes a step: an update is that of batch_size x accumulate images
     epochs: int = 10  #: passes over the data
-    lr: float = 0.001  #: learning rate for steps of batch_size images
+    lr: float = 0.001  #: learning rate for a step of each worker
     #: how lr falls: in steps (lr_decay_epoch), or in a curve to lr_final at the last epoch's end
     schedule: Literal["step", "cosine", "poly"] = "step"
     lr_decay_epoch: tuple[int, ...] = (7,)  #: epochs after which lr is multiplied by lr_decay

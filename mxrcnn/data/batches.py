@@ -91,7 +91,7 @@ def _training_samples(
 def training_shapes(
     config: Config, capacity: int, size: tuple[int, int]
 ) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Name -> (shape, type) of the data arrays in training batches of that padded size."""
+    """Name -> (shape, type) of the data arrays of one pass, of images of that padded size."""
     images = config.train.batch_size
     height, width = (config.data.mini_mask,) * 2 if config.data.mini_mask else size
     return {

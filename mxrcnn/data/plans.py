@@ -52,8 +52,8 @@ class BatchPlan:
 class TrainingPlan:
     """The order of a data set for training: epoch -> plans of equally large batches.
 
-    With several training workers each gets config.train.batch_size images of every batch. So all
-    make the same number of steps, and an image's samples do not depend on the number of workers.
+    A batch has the images of one step of all training workers, each of which gets an equal part. So
+    all make the same number of steps, and an image's samples do not depend on how it is divided.
 
     A batch holds either landscape or portrait images, to need little padding. The last batch of
     either group is filled up with images of the same group, so no image is left out. Raises
@@ -81,7 +81,7 @@ class TrainingPlan:
             for side in sorted(sides)
         }
         self._sizes = self._sizes_of[max(sides)]
-        self._share = config.train.batch_size
+        self._share = config.train.batch_size * config.train.accumulate
         self._batch_size = self._share * workers
         self._multiple = np.lcm(data.pad_multiple, get_detector(config.network).stride)
         self._least_side = data.least_padded_side

@@ -69,14 +69,15 @@ def _follow_epochs(base: TrainConfig, train: TrainConfig, made: Derived) -> None
 
 def _follow_batch(base: TrainConfig, train: TrainConfig, made: Derived) -> None:
     """Scale the default learning rate by the images of one worker's step."""
-    ratio = train.batch_size / base.batch_size
+    images = train.batch_size * train.accumulate
+    ratio = images / (base.batch_size * base.accumulate)
     factor = rate_factor(train.lr_scaling, ratio)
     why = f"the default for {_images(base.batch_size)} a step"
     if factor != 1:
         why = f"the default, {base.lr:g} for {_images(base.batch_size)} a step, scaled to "
-        why += f"{train.batch_size} ({train.lr_scaling})"
+        why += f"{images} ({train.lr_scaling})"
     elif ratio != 1:
-        why += f", not scaled to {train.batch_size} (--lr-scaling none)"
+        why += f", not scaled to {images} (--lr-scaling none)"
     lr = base.lr * factor
     if lr != train.lr:
         made.set("lr", lr, why)

@@ -62,7 +62,7 @@ def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> 
 
 
 #: settings that dist_async does not have
-_IN_STEP = ("optimizer", "clip_norm")
+_IN_STEP = ("optimizer", "clip_norm", "accumulate")
 
 
 def check_own_pace(train: TrainConfig) -> None:
@@ -121,7 +121,8 @@ class Network:
         self.contexts = list(contexts)
         self.workers = workers or Workers()
         # the number of gradients that are added up in one step
-        self.parts = devices * (self.workers.count if self.workers.in_step else 1)
+        self.parts = devices * config.train.accumulate
+        self.parts *= self.workers.count if self.workers.in_step else 1
         self._safe_shapes: set[tuple[int, ...]] = set()
         self._updater: mx.optimizer.Updater | None = None  # see `start`
         self.clipper: NormClipper | None = None
@@ -150,7 +151,12 @@ class Network:
             state_names=self._shares,
             fixed_param_names=fixed or None,
         )
-        self.module.bind(data, labels, for_training=True)
+        self.module.bind(
+            data,
+            labels,
+            for_training=True,
+            grad_req="add" if config.train.accumulate > 1 else "write",
+        )
 
     def _inputs(self, plan: TrainingPlan) -> tuple[list[mx.io.DataDesc], list[mx.io.DataDesc]]:
         """Data and labels of the largest batch: Module needs its shapes first."""
@@ -268,9 +274,10 @@ class Network:
         """ConfigError if bfloat16 cannot run on images of this size."""
         size = batch.data["data"].shape
         if self.config.train.precision == "bf16" and size not in self._safe_shapes:
-            devices, inputs = len(self.contexts), set(self.symbol.list_arguments())
+            inputs = set(self.symbol.list_arguments())
+            images = self.config.train.batch_size // len(self.contexts)
             shapes = {
-                name: (array.shape[0] // devices, *array.shape[1:])
+                name: (images, *array.shape[1:])
                 for name, array in {**batch.data, **batch.labels}.items()
                 if name in inputs
             }
@@ -278,23 +285,42 @@ class Network:
             self._safe_shapes.add(size)
 
     def step(self, batch: Batch, seed: int) -> dict[str, list[tuple[mx.nd.NDArray, mx.nd.NDArray]]]:
-        """Do one update. Returns each metric's (sum, count) of every device, without waiting."""
+        """Do one update, with train.accumulate forward and backward passes.
+
+        Returns each metric's (sum, count) of every device and pass, without waiting.
+        """
         self._check_shapes(batch)
         mx.random.seed(seed)
-        names = [name[: -len("_output")] for name in self.module.output_names]
+        parts = [self._part(batch, part) for part in range(self.config.train.accumulate)]
+        ahead = self._count_ahead(parts) if self._shares and len(parts) > 1 else None
+        found = []
+        for data, labels in parts:
+            devices = self._forward(data)
+            if self._shares:
+                counts = self._counts(devices, labels)
+                self._weigh(devices, counts, self._total(counts) if ahead is None else ahead)
+            self.module.backward()
+            found += [self.detector.metrics(*arrays) for arrays in zip(devices, labels)]
+        self.module.update()
+        if len(parts) > 1:  # grad_req="add"
+            for grads in self.module._exec_group.grad_arrays:
+                for grad in grads:
+                    if grad is not None:
+                        grad[:] = 0
+        return {name: [pairs[name] for pairs in found] for name in found[0]}
+
+    def _part(self, batch: Batch, part: int) -> tuple[mx.io.DataBatch, list[Arrays]]:
+        """The arrays of one forward pass, and the labels of each device."""
+        count = self.config.train.batch_size
+        here = slice(part * count, (part + 1) * count)
         data = mx.io.DataBatch(
             [
-                mx.nd.array(batch.data[name], dtype=batch.data[name].dtype)
+                mx.nd.array(batch.data[name][here], dtype=batch.data[name].dtype)
                 for name in self.detector.data_names
             ],
-            [mx.nd.array(batch.labels[name]) for name in self.detector.label_names],
+            [mx.nd.array(batch.labels[name][here]) for name in self.detector.label_names],
         )
-        if self._shares:
-            self.module.set_states(value=1)
-        self.module.forward(data, is_train=True)
-        outputs = self.module.get_outputs(merge_multi_context=False)
-        devices = [dict(zip(names, arrays)) for arrays in zip(*outputs)]
-        images = len(batch.image_ids) // len(self.contexts)
+        images = count // len(self.contexts)
         labels = [
             {
                 name: array[device * images : (device + 1) * images].as_in_context(context)
@@ -302,23 +328,48 @@ class Network:
             }
             for device, context in enumerate(self.contexts)
         ]
+        return data, labels
+
+    def _forward(self, data: mx.io.DataBatch) -> list[Arrays]:
+        """The outputs of each device."""
         if self._shares:
-            self._weigh(devices, labels)
-        self.module.backward()
-        self.module.update()
-        found = [self.detector.metrics(*arrays) for arrays in zip(devices, labels)]
-        return {name: [pairs[name] for pairs in found] for name in found[0]}
+            self.module.set_states(value=1)
+        self.module.forward(data, is_train=True)
+        names = [name[: -len("_output")] for name in self.module.output_names]
+        outputs = self.module.get_outputs(merge_multi_context=False)
+        return [dict(zip(names, arrays)) for arrays in zip(*outputs)]
 
-    def _weigh(self, devices: Sequence[Arrays], labels: Sequence[Arrays]) -> None:
-        """Weight each device's losses so that their mean is the loss of the whole batch.
-
-        A device's weight is its share of the samples. Adds the shares to the outputs in `devices`.
-        """
+    def _counts(self, devices: Sequence[Arrays], labels: Sequence[Arrays]) -> list[mx.nd.NDArray]:
+        """Each device's numbers of samples (L,), of the losses that have a share."""
         losses = [share[: -len(SHARE)] for share in self._shares]
         counts = [self.detector.counts(*arrays) for arrays in zip(devices, labels)]
-        counts = [mx.nd.concat(*(found[loss] for loss in losses), dim=0) for found in counts]
+        return [mx.nd.concat(*(found[loss] for loss in losses), dim=0) for found in counts]
+
+    def _count_ahead(self, parts: Sequence[tuple[mx.io.DataBatch, list[Arrays]]]) -> mx.nd.NDArray:
+        """The numbers of samples (L,) of the whole step, before its first backward pass.
+
+        Where the graph itself decides what counts (RoIs, masks), that takes a forward pass each.
+        """
+        found = []
+        for data, labels in parts:
+            known = self.detector.counts_labels
+            devices = [{} for _ in labels] if known else self._forward(data)
+            found += self._counts(devices, labels)
+        return self._total(found)
+
+    def _total(self, counts: Sequence[mx.nd.NDArray]) -> mx.nd.NDArray:
+        """The numbers of samples (L,) of all these and of all workers, at least 1, on the CPU."""
         total = mx.nd.add_n(*(found.as_in_context(mx.cpu()) for found in counts))
-        whole = mx.nd.maximum(self.workers.total("samples", total), 1)
+        return mx.nd.maximum(self.workers.total("samples", total), 1)
+
+    def _weigh(
+        self, devices: Sequence[Arrays], counts: Sequence[mx.nd.NDArray], whole: mx.nd.NDArray
+    ) -> None:
+        """Weight each device's losses so that their mean is the loss of the whole step.
+
+        A device's weight is its share of the samples. Adds the shares to the outputs in `devices`.
+        counts: see `_counts`. whole: see `_total`.
+        """
         executors = self.module._exec_group.execs
         for executor, outputs, own in zip(executors, devices, counts):
             shares = self.parts * mx.nd.maximum(own, 1) / whole.as_in_context(own.context)

@@ -114,7 +114,7 @@ def describe_workers(config: Config) -> str:
         if scale > 1
         else f"{train.lr:g}"
     )
-    images = train.workers * train.batch_size
+    images = train.workers * train.batch_size * train.accumulate
     return f"{train.workers} workers, {images} images a step, learning rate {rate}"
 
 

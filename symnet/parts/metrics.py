@@ -118,4 +118,4 @@ def two_stage_counts(outputs, labels) -> dict[str, NDArray]:
 def fcos_counts(outputs, labels) -> dict[str, NDArray]:
     """`DetectorDef.counts` of FCOS: foreground points."""
     losses = ("loss_classification", "loss_bbox_regression", "loss_bbox_ctrness")
-    return dict.fromkeys(losses, outputs["foreground"])
+    return dict.fromkeys(losses, (labels["fcos_label"] >= 0).sum())
