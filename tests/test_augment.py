@@ -12,6 +12,7 @@ from PIL import Image
 from mxrcnn.config import ConfigError, DataConfig, override
 from mxrcnn.data.batches import make_training_batch
 from mxrcnn.data.plans import TrainingPlan
+from mxrcnn.data.records import Detections
 from mxrcnn.data.transforms import Augmentation, augmented_sample, expand, load_sample
 from mxrcnn.data.transforms.augment import PRESETS, TRANSFORMS
 from mxrcnn.data.transforms.colour import recoloured
@@ -25,6 +26,7 @@ from mxrcnn.data.transforms.scene import (
     move_points,
     scale_map,
 )
+from mxrcnn.training.pictures import chosen_for_pictures, draw_train_batches, draw_validation
 from symnet.geometry.masks import encode, unpack
 from tests.factories import make_dataset, make_record, tiny_config
 
@@ -341,3 +343,41 @@ def test_draws_depend_on_seed_epoch_and_place_alone(tmp_path):
         assert not np.array_equal(other.data["data"], first.data["data"])
     images = first.data["data"]
     assert not np.array_equal(images[0], images[1])
+
+
+# Pictures of a run
+
+
+@pytest.mark.parametrize("mini_mask", [0, 28])
+def test_the_picture_of_the_first_batches_shows_what_the_network_gets(tmp_path, mini_mask):
+    record = drawn_record(tmp_path, difficult=[False, True])
+    settings = {"data.masks": True, "data.mini_mask": mini_mask, "num_classes": 3}
+    settings |= {"data.short_side": 90, "data.long_side": 120, "model.ignore_overlap": 0.5}
+    config = override(tiny_config(), {**settings, "augment": "mirror:1", "train.batch_size": 2})
+    plan = TrainingPlan(make_dataset([record] * 2), config)
+    path = tmp_path / "train_batches.png"
+    assert draw_train_batches(path, config, plan, ("square", "triangle"), 0, 0) is None
+    picture = np.asarray(Image.open(path)).astype(int)
+    assert picture.shape == (2 * 96, 4 * 128, 3)  # eight images, each with its padding
+    inside = picture[30, 85]  # of the mirrored square: its red under the tint of its mask
+    assert inside[0] > 200
+    assert inside[1] > 40
+    assert np.abs(picture[93, 5] - config.data.mean).max() < 1  # the padding
+    record.path.unlink()
+    assert "a.png" in draw_train_batches(path, config, plan, ("square", "triangle"), 0, 0)
+
+
+def test_the_picture_of_a_validation_has_both_sides(tmp_path):
+    records = [drawn_record(tmp_path, str(i)) for i in range(9)]
+    bare = replace(make_record("bare", boxes=()), masks=())
+    chosen = chosen_for_pictures(make_dataset([bare, *records]))
+    assert [r.image_id for r in chosen] == ["0", "3", "5", "8"]
+    assert chosen_for_pictures(make_dataset([bare])) == [bare]
+    found = [(record, Detections.empty()) for record in chosen]
+    path = tmp_path / "val_pictures" / "epoch_0001.jpg"
+    assert draw_validation(path, found, ("square", "triangle"), PLAIN) is None
+    width, height = Image.open(path).size
+    assert width > 2 * 120
+    assert height > 4 * 90
+    chosen[0].path.unlink()
+    assert "0.png" in draw_validation(path, found, ("square", "triangle"), PLAIN)

@@ -155,6 +155,7 @@ def test_what_training_writes(trained):
     others = {"config.json", "train-symbol.json", "test-symbol.json", "log.jsonl", "losses.png"}
     state = json.loads((trained / "checkpoints" / "step-00000012" / "state.json").read_text())
     others |= {"best.json", "training.lock", f"data/{state['data']}.json"}
+    others |= {"train_batches.png", "val_pictures/epoch_0001.jpg"}
     assert names == checkpoints | others
 
 

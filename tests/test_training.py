@@ -291,6 +291,7 @@ def test_what_a_run_leaves(begin, tmp_path):
         train__log_interval=2,
         train__val_every=1,
         train__tensorboard=True,
+        data__augment=("basic", "mosaic:1"),
     )
     result = train(trainer, 0)
     run = trainer.run
@@ -309,6 +310,13 @@ def test_what_a_run_leaves(begin, tmp_path):
     best = max(val_rows, key=lambda row: row["mAP"])
     assert run.best() == Best(best["step"], "voc07 mAP", best["mAP"])
     assert {row["metric"] for row in val_rows} == {"voc07"}
+    assert {path.name for path in (run.path / "val_pictures").iterdir()} == {
+        "epoch_0001.jpg",
+        "epoch_0002.jpg",
+    }
+    counts = [row for row in rows if row["kind"] == "augmentation"]
+    assert [(row["epoch"], row["steps"]) for row in counts] == [(1, 6), (2, 6)]
+    assert all(row["kept"] > 0 and row["left_out"]["cut off"] > 0 for row in counts)
 
     assert (run.path / "losses.png").read_bytes().startswith(b"\x89PNG")
     events = list((run.path / "tensorboard").glob("events.out.tfevents*"))

@@ -163,6 +163,8 @@ class TrainConfig:
     val_metric: Literal["auto", "voc07", "voc12", "coco"] = "auto"
     log_interval: int = 20  #: steps between rows of log.jsonl
     tensorboard: bool = False  #: also write TensorBoard event files
+    #: draw train_batches.png at the start, and some images after each validation: val_pictures/
+    pictures: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"  #: of convolutions; parameters stay float32
     #: how workers train together, as in --kvstore
     kvstore: Literal["local", "dist_sync", "dist_device_sync", "dist_async"] = "local"

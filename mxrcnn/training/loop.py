@@ -72,6 +72,7 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
             seed = step_seed(config.seed, trainer.state.step, trainer.workers.rank)
             pairs = trainer.network.step(batch, seed)
             trainer.metrics.add(trainer.state.step, batch.image_ids, pairs)
+            trainer.count_objects(batch)
             epoch_ended = trainer.advance()
             images += len(batch.image_ids)
             bar.update()
@@ -86,6 +87,8 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
                 trainer.events.write(step, row)
             if epoch_ended or (config.checkpoint_steps and step % config.checkpoint_steps == 0):
                 trainer.save()
+                if epoch_ended and (line := trainer.log_left_out()):
+                    bar.write(f"epoch {trainer.state.epoch}: {line}")
                 _validate_if_due(trainer, workers, bar.write)
                 if plot is not None:
                     plot.draw_if_due()

@@ -17,6 +17,7 @@ from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.configure import TrainRequest, configure, with_classes
 from mxrcnn.training.loop import train
+from mxrcnn.training.pictures import draw_train_batches
 from mxrcnn.training.schedule import lr_scale
 from mxrcnn.training.trainer import Trainer
 from mxrcnn.training.workers import Workers
@@ -118,12 +119,23 @@ def describe_workers(config: Config) -> str:
     return f"{train.workers} workers, {images} images a step, learning rate {rate}"
 
 
+def _draw_first_batches(trainer: Trainer) -> None:
+    """Draw the images that training starts or goes on with, and say where."""
+    path, state = trainer.run.path / "train_batches.png", trainer.state
+    if trainer.config.train.pictures and state.step < trainer.total:
+        names = trainer.config.data.class_names
+        place = state.epoch, state.batch
+        failed = draw_train_batches(path, trainer.config, trainer.plan, names, *place)
+        say([failed or f"what the network is given: {path}"])
+
+
 def run_training(request: TrainRequest) -> int:
     """Train; returns the exit code of the process, 0 or 128 + n if signal n stopped it."""
     trainer = prepare(request)
     workers, path = trainer.workers, trainer.run.path
     if workers.first:
         say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {path}"])
+        _draw_first_batches(trainer)
     result = train(trainer, request.num_workers)
     stopped = result.stopped_by is not None
     if workers.first and stopped:

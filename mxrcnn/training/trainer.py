@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.config import Config, dump_json
+from mxrcnn.data.batches import Batch
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
@@ -62,6 +63,7 @@ class Trainer:
         self.metrics = RunningMetrics(self.network.detector.losses)
         self._go_to(TrainState(data=self.identity.hash))
         self.last: dict[str, float | None] = {}
+        self._kept, self._left_out, self._counted_steps = 0, Counter(), 0
         self._stop_requests: deque[mx.nd.NDArray] = deque()
         writes = config.train.tensorboard and self.workers.first
         self.events = Events(run.path / "tensorboard", writes)
@@ -186,7 +188,11 @@ class Trainer:
         is_best = self.run.note_best(step, report.label, report.value, self.validation.data)
         row = {"step": step, "epoch": self.state.epoch, **self.validation.log_row(report)}
         self.run.append_log({"kind": "val", **row})  # last: this row marks the validation as done
-        return row, verdict(report, is_best, before, self.validation.data)
+        failed = self.validation.draw(
+            self.run.path / "val_pictures" / f"epoch_{self.state.epoch:04d}.jpg"
+        )
+        text = verdict(report, is_best, before, self.validation.data)
+        return row, f"{text}; {failed}" if failed else text
 
     def advance(self) -> bool:
         """Count one update; returns whether an epoch ended."""
@@ -195,6 +201,25 @@ class Trainer:
         place = {"epoch": state.epoch + ended, "batch": 0 if ended else state.batch + 1}
         self.state = replace(state, step=state.step + 1, **place)
         return ended
+
+    def count_objects(self, batch: Batch) -> None:
+        """Count the objects of a batch, and those that the augmentation left out."""
+        self._kept += int((batch.data["gt_boxes"][:, :, 4] > 0).sum())
+        self._left_out += batch.left_out
+        self._counted_steps += 1
+
+    def log_left_out(self) -> str | None:
+        """Log what this process counted in the epoch that ended; a line for the user, or None."""
+        kept, out, steps = self._kept, self._left_out, self._counted_steps
+        self._kept, self._left_out, self._counted_steps = 0, Counter(), 0
+        if not self.plan.augmentation.transforms or not self.workers.first:
+            return None
+        row = {"step": self.state.step, "epoch": self.state.epoch, "steps": steps, "kept": kept}
+        self.run.append_log({"kind": "augmentation", **row, "left_out": dict(sorted(out.items()))})
+        reasons = ", ".join(f"{what} {count}" for what, count in sorted(out.items()))
+        total = sum(out.values())
+        line = f"left out by augmentation: {total} of {kept + total} objects"
+        return f"{line} ({reasons})" if reasons else line
 
     def log(self, seconds: float, waited: float, images: int) -> dict[str, Any]:
         """Append a row to log.jsonl: means since the last row, images/s, share of time waited.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import test_plans
-from mxrcnn.data.records import Dataset
+from mxrcnn.data.records import Dataset, Detections, ImageRecord
 from mxrcnn.evaluation.core import choose_metric, evaluate
 from mxrcnn.evaluation.report import Report
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.runs.checkpoint import Best, Params, RunFolder, split_params
 from mxrcnn.tables import is_measured
+from mxrcnn.training.pictures import chosen_for_pictures, draw_validation
 from symnet import get_detector
 from symnet.machine import mx
 
@@ -36,6 +38,8 @@ class Validation:
         self._config = config
         self._context = context
         self._detector: Detector | None = None
+        self._shown = chosen_for_pictures(dataset) if config.train.pictures else []
+        self._found: list[tuple[ImageRecord, Detections]] = []
 
     def describe(self, best: Best | None) -> str:
         """A line that says which metric selects the best checkpoint. best: the run's so far."""
@@ -67,7 +71,14 @@ class Validation:
         found = self._detector.predict_dataset(
             self.dataset, num_workers=num_workers, masks=self.metric.masks, label="validation"
         )
+        self._found = [(record, found[record.image_id]) for record in self._shown]
         return evaluate(self.dataset, found, self.metric.name)
+
+    def draw(self, path: Path) -> str | None:
+        """Draw some images of the last `score`, or say in a line why that failed."""
+        if not self._found:
+            return None
+        return draw_validation(path, self._found, self.dataset.class_names, self._config.data)
 
     def log_row(self, report: Report) -> dict[str, Any]:
         """The row for log.jsonl: the metric and its numbers, None where nothing was measured."""
