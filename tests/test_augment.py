@@ -14,6 +14,7 @@ from mxrcnn.data.batches import make_training_batch
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Detections
 from mxrcnn.data.transforms import Augmentation, augmented_sample, expand, load_sample
+from mxrcnn.data.transforms import render as render_module
 from mxrcnn.data.transforms.augment import PRESETS, TRANSFORMS
 from mxrcnn.data.transforms.colour import recoloured
 from mxrcnn.data.transforms.render import render
@@ -136,6 +137,37 @@ def test_the_identity_is_the_image_as_it_is(tmp_path):
         np.testing.assert_array_equal(got.im_info, want.im_info)
         assert (unpack(got.gt_masks, 173) ^ unpack(want.gt_masks, 173)).mean() < 0.005
         assert not out
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_jpeg_is_decoded_at_the_size_that_is_drawn(tmp_path, monkeypatch, turn):
+    ramp = np.add.outer(np.arange(403), np.arange(301)) // 3
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)).save(path, quality=95)
+    record = make_record("a", (403, 301), path=path)
+    read, sizes = render_module.read_pixels, []
+
+    def noting(*args):
+        sizes.append(read(*args).shape)
+        return read(*args)
+
+    monkeypatch.setattr(render_module, "read_pixels", noting)
+    got = []
+    for reduced in (False, True):
+        data = DataConfig(short_side=90, reduced_jpeg=reduced, augment=("mirror:0",))
+        items = replace(data, augment=("rotate90:1",)) if turn else data
+        sample, _ = augmented_sample(
+            Augmentation.of(items), items, record, False, (), np.random.default_rng(0)
+        )
+        got.append(sample)
+    assert [size[:2] for size in sizes] == [(403, 301), (202, 151)]
+    np.testing.assert_allclose(got[0].image, got[1].image, atol=4)
+    np.testing.assert_array_equal(got[0].gt_boxes, got[1].gt_boxes)
+    plain = replace(data, augment=("basic",), reduced_jpeg=True)
+    same, _ = augmented_sample(
+        Augmentation.of(plain), plain, record, True, (), np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(same.image, load_sample(record, plain, True).image, atol=4)
 
 
 def test_maps():

@@ -66,6 +66,8 @@ class DataConfig:
     skip_bad: bool = False  #: leave out unreadable files instead of stopping
     #: refuse files whose header claims more pixels than this; 0: no limit
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    #: while training, decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough pixels
+    reduced_jpeg: bool = False
     exif_orientation: bool = False  #: rotate images by their EXIF tag; boxes are in rotated pixels
     flip: bool = True  #: also use each image mirrored, which doubles an epoch; see augment
     #: none, basic (what flip says), strong, or a list of transforms; see docs/augment.md

@@ -201,10 +201,10 @@ def augmented_sample(
 ) -> tuple[Sample, Counter[str]]:
     """The network input of a record after the transforms, and how many objects were left out.
 
-    Without transforms it is that of `load_sample`, to the bit. rng: the only source of randomness.
-    regions, rows: as in `render`. Raises DataError as `load_sample` does.
+    Without transforms and data.reduced_jpeg it is that of `load_sample`, to the bit. rng: the only
+    source of randomness. regions, rows: as in `render`. Raises DataError as `load_sample` does.
     """
-    if not augmentation.transforms:
+    if not augmentation.transforms and not data.reduced_jpeg:
         return load_sample(record, data, flip, regions), Counter()
     canvas = resized_size(record.height, record.width, data)[:2]
     scene = augmentation.scene(record, canvas, flip, partners, rng)

@@ -92,7 +92,8 @@ def _pixels(scene: Scene, data: DataConfig, masks: Sequence[np.ndarray] | None) 
         left, top, right, bottom = target
         if right <= left or bottom <= top:
             continue  # nothing of it is to be seen, so it is not read
-        found = drawn(read_pixels(layer.record, data), layer, target, data)
+        needed = layer.drawn_size if data.reduced_jpeg else None
+        found = drawn(read_pixels(layer.record, data, needed), layer, target, data)
         view = out[top:bottom, left:right]
         if not layer.cut_out:
             view[:] = found
@@ -112,10 +113,12 @@ def drawn(
 ) -> np.ndarray:
     """The part of an image (H, W, 3) uint8 that a layer shows in a box of the scene.
 
-    target: the box, in whole pixels. Resized as `DataConfig.resize` says.
+    pixels: of the layer's image, or fewer, if it was decoded at reduced size. target: the box, in
+    whole pixels. Resized as `DataConfig.resize` says.
     """
     height, width = pixels.shape[:2]
     source = move_boxes(inverted(layer.map), np.array(target, np.float64))
+    source *= np.array([width / layer.record.width, height / layer.record.height] * 2)
     source = np.clip(source, 0, (width, height, width, height)).tolist()
     size = target[2] - target[0], target[3] - target[1]
     turned = turns(layer.map)

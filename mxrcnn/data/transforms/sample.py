@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mxrcnn.config import DataConfig
-from mxrcnn.data.images import read_image, size_error
+from mxrcnn.data.images import decode_image, size_error
 from mxrcnn.data.records import DataError, ImageRecord
 from symnet.geometry.boxes import flip_boxes
 from symnet.geometry.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
@@ -149,13 +149,24 @@ def load_sample(
     return replace(sample, gt_boxes=gt_boxes, gt_masks=masks)
 
 
-def read_pixels(record: ImageRecord, data: DataConfig) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if their size is another one."""
-    pixels = read_image(record.path, data.exif_orientation, data.max_image_pixels)
-    found, stated = pixels.shape[:2], (record.height, record.width)
+def read_pixels(
+    record: ImageRecord, data: DataConfig, needed: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if their size is another one.
+
+    needed: the (height, width) at which the pixels are needed; a JPEG may then be decoded at 1/2,
+    1/4 or 1/8 of its size, see `decode_image`.
+    """
+    decoded = decode_image(
+        record.path,
+        data.exif_orientation,
+        data.max_image_pixels,
+        None if needed is None else lambda height, width: needed,
+    )
+    found, stated = decoded.size, (record.height, record.width)
     if found != stated:
         raise size_error(record.path, found, stated, data.exif_orientation)
-    return pixels
+    return decoded.pixels
 
 
 def _network_masks(

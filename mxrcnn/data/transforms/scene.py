@@ -112,6 +112,13 @@ class Layer:
         return replace(self, clip=np.concatenate([low, np.maximum(low, high)]))
 
     @property
+    def drawn_size(self) -> tuple[int, int]:
+        """The (height, width) that the whole image would have in the scene, before turning."""
+        scales = np.abs(self.map[:, :2]).sum(axis=0)
+        width, height = np.ceil(scales * (self.record.width, self.record.height))
+        return int(height), int(width)
+
+    @property
     def boxes(self) -> np.ndarray:
         """Its boxes (N, 4) in the scene, not clipped."""
         return move_boxes(self.map, self.record.boxes.astype(np.float64))
