@@ -317,7 +317,30 @@ def known(server, monkeypatch, tmp_path, made_files):
     return table
 
 
-def test_names_are_taken_for_files(server, known, tmp_path, capfd):
+def runs_of_commands(name: str, monkeypatch) -> dict[str, tuple[str, str | None]]:
+    """The run, and where results go, of each command that takes a run, when it is given a name."""
+    seen = {}
+
+    def see(command, run, out=None):
+        seen[command] = run, out
+        raise WeightsError("enough")
+
+    places = {
+        "mxrcnn.evaluation.run.run_test": lambda request, _: see("test", request.run, request.out),
+        "mxrcnn.evaluation.quantized.quantize_and_test": (
+            lambda request: see("quantize", request.run, request.out)
+        ),
+        "mxrcnn.inference.detector.Detector.load": lambda run, _: see("export", run),
+    }
+    for place, replacement in places.items():
+        monkeypatch.setattr(place, replacement)
+    for words in (["test", name], ["quantize", name], ["export", name, "--to", "a.onnx"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    return seen
+
+
+def test_names_are_taken_for_files(server, known, tmp_path, capfd, monkeypatch):
     assert Origin.open("resnet18").source.title == "torchvision's ResNet-18 classifier"
     used, report = match_params("resnet18", {"backbone.body.conv1_weight": (64, 3, 7, 7)})
     assert (list(used), report.path) == (["backbone.body.conv1_weight"], known["resnet18"].path)
@@ -332,6 +355,18 @@ def test_names_are_taken_for_files(server, known, tmp_path, capfd):
         assert predictor.config.network == "faster_rcnn_r50_fpn"
         assert len(server.asked) == 2
     assert capfd.readouterr().err.count("20 classes: assumed") == 1
+    assert [known[name].run] == list((zoo.home() / "runs").glob("f*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "code_hash", lambda: "0ther")  # as if the code had changed
+        assert Predictor.load(name).source.startswith(str(known[name].run))
+        assert [path.name[-5:] for path in (zoo.home() / "runs").glob("f*")] == ["0ther"]
+        assert len(server.asked) == 2
+    assert "which another version of mxrcnn had made" in capfd.readouterr().err
+    assert runs_of_commands(name, monkeypatch) == {
+        "test": (str(known[name].run), f"test_{name}"),
+        "quantize": (str(known[name].run), f"{name}_int8"),
+        "export": (str(known[name].run), None),
+    }
     known[name].path.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="delete it"):
         zoo.fetch(known[name])

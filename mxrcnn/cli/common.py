@@ -33,11 +33,24 @@ def new_parser(description: str | None, prog: str) -> argparse.ArgumentParser:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the run to work on and its checkpoint."""
-    parser.add_argument("run", help="the run's folder, written by mxrcnn train")
+    """Add the run to work on, for `use_known_run`, and its checkpoint."""
+    parser.add_argument(
+        "run", help="the run's folder, or a known detector by name (mxrcnn weights list)"
+    )
     parser.add_argument(
         "--checkpoint", metavar="best|last|N", help="N is a step; default: best, else last"
     )
+
+
+def use_known_run(args: argparse.Namespace) -> str | None:
+    """Replace the name of a known detector by its converted run; returns the name, if it is one.
+
+    Raises WeightsError as `known_run` does.
+    """
+    from mxrcnn.weights.convert import known_run
+
+    given, args.run = args.run, str(known_run(args.run))
+    return given if given != args.run else None
 
 
 def add_settings(group: Any, settings: Mapping[str, tuple[Any, str, str]]) -> None:

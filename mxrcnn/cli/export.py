@@ -10,6 +10,7 @@ examples:
   mxrcnn export runs/voc07 --to voc07.onnx
   mxrcnn export runs/voc07 --to voc07.onnx --check street.jpg people.jpg
   mxrcnn export runs/voc07 --to exported/voc07
+  mxrcnn export fcos_resnet50_fpn_coco --to fcos.onnx
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mxrcnn.cli.common import add_run
+from mxrcnn.cli.common import add_run, use_known_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.inference.thresholds import stored_best_f1
 
     with report_user_errors():
+        use_known_run(args)
         detector = Detector.load(args.run, args.checkpoint)
         if args.to.endswith(".onnx"):
             written = [export_onnx(detector, args.to)]

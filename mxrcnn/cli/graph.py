@@ -2,7 +2,7 @@
 
 examples:
   mxrcnn graph
-  mxrcnn graph --test --out docs/images/graph_test.png
+  mxrcnn graph --network fcos_r50_fpn --test --out fcos.svg
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=picture_path,
-        default=Path("docs/images/graph.png"),
+        default=Path("graph.png"),
         metavar="FILE",
         help="the picture: .png, .svg or .pdf; default: %(default)s",
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from mxrcnn.cli.common import add_run, add_test_data, request_of
+from mxrcnn.cli.common import add_run, add_test_data, request_of, use_known_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = args.out or f"{args.run.rstrip('/')}_{args.precision}"
     with report_user_errors():
+        use_known_run(args)
         print(quantize_and_test(request_of(QuantizeRequest, args, out=out)))
         print(f"written to {out}")
     return 0

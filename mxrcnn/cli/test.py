@@ -3,6 +3,7 @@
 examples:
   mxrcnn test runs/voc07 --imageset 2007_test
   mxrcnn test runs/coco --imageset val2017 --metric voc12 --checkpoint last
+  mxrcnn test fasterrcnn_resnet50_fpn_coco --data coco/annotations/instances_val2017.json
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mxrcnn.cli.common import add_data_path, add_run, add_test_data, request_of, use_data
+from mxrcnn.cli.common import (
+    add_data_path,
+    add_run,
+    add_test_data,
+    request_of,
+    use_data,
+    use_known_run,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-workers", type=int, default=0, metavar="N", help="0: a thread")
     add("--gpus", metavar="0", help="the GPU to use; without it, the CPU")
     add("--pictures", type=int, default=4, metavar="N", help="draw the N best and N worst images")
-    add("--out", metavar="DIR", help="default: RUN/test_IMAGESET")
+    add("--out", metavar="DIR", help="default: RUN/test_IMAGESET; for a name: ./test_NAME")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.evaluation.run import TestRequest, run_test
 
     with report_user_errors():
+        name = use_known_run(args)
+        args.out = args.out or (name and f"test_{name}")  # its run is in the cache
         use_data(args, "imageset", "TESTING")
         outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
         print(outcome.report.table())

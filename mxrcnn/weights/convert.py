@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +253,8 @@ def run_convert(request: ConvertRequest) -> list[str]:
 def known_run(place: str | Path) -> Path:
     """The run that a folder or the name of a known detector means.
 
-    A known detector is downloaded and converted into the cache once. Raises WeightsError for
+    A known detector is downloaded once, and converted into the cache once by each version of the
+    code, which removes the runs of other versions. Raises WeightsError for
     unknown names, and for classifiers, which detect nothing.
     """
     entry = known(place)
@@ -267,4 +269,7 @@ def known_run(place: str | Path) -> Path:
         if not entry.run.exists():
             request = ConvertRequest(str(fetch(entry)), str(entry.run))
             say("\n".join(run_convert(request)))
+            for path in entry.old_runs():
+                say(f"removing {path}, which another version of mxrcnn had made")
+                shutil.rmtree(path, ignore_errors=True)
     return entry.run

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,16 @@ class Entry:
 
     @property
     def run(self) -> Path:
-        """Where a detector's converted run is, or would be, in the cache."""
-        return home() / "runs" / f"{self.name}-{self.hash.partition(':')[2]}"
+        """Where a detector's converted run is, or would be, in the cache.
+
+        The name holds the hashes of its file and of the code, so other code makes another run.
+        """
+        return home() / "runs" / f"{self.name}-{self.hash.partition(':')[2]}-{code_hash()}"
+
+    def old_runs(self) -> list[Path]:
+        """The converted runs of this detector that other code made."""
+        made = (home() / "runs").glob(f"{self.name}-*")
+        return sorted(path for path in made if path != self.run and (path / "config.json").exists())
 
     def report(self) -> dict[str, Any]:
         """The entry for JSON, with its place in the cache and whether it is there."""
@@ -69,6 +79,21 @@ def home() -> Path:
     if not cache.is_absolute():  # the XDG specification: relative paths are to be ignored
         cache = Path("~/.cache").expanduser()
     return cache / "mxrcnn"
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of the code that a converted run depends on: networks, configs, converters.
+
+    Takes some milliseconds; imports nothing.
+    """
+    folders = [Path(find_spec("symnet").origin).parent]
+    folders += [Path(__file__).parents[1] / name for name in ("config", "weights")]
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 @functools.cache
