@@ -1,14 +1,13 @@
 """One data set written in the layouts of the common labelling tools.
 
-Each function writes images and annotations into a folder. `python -m tests.layouts SRC DST` writes
-12 images of a VOC devkit's 2007_train in all layouts, one folder each.
+Each function writes images and annotations into a folder. `python -m tests.all_layouts` writes BCCD
+in all of them, trains and predicts.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 from mxrcnn.data.coco import dataset_to_coco
 from mxrcnn.data.records import Dataset, ImageRecord
-from mxrcnn.data.voc import load_voc
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax"
 
@@ -64,6 +62,17 @@ def yolo(dataset: Dataset, root: Path) -> None:
             lines.append(f"{dataset.class_names.index(name)} {shares}")
         path = root / f"labels/train/{record.path.stem}.txt"
         path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def yolo_folders(dataset: Dataset, root: Path) -> None:
+    """images, labels and classes.txt."""
+    yolo(dataset, root)
+    (root / "data.yaml").unlink()
+    for name in ("images", "labels"):
+        (root / name / "train").rename(root / "moved")
+        (root / name).rmdir()
+        (root / "moved").rename(root / name)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.class_names))
 
 
 def labelme(dataset: Dataset, root: Path) -> None:
@@ -135,21 +144,40 @@ def coco(dataset: Dataset, root: Path) -> None:
     (root / "my labels.json").write_text(json.dumps(dataset_to_coco(dataset)))
 
 
+def coco_apart(dataset: Dataset, root: Path) -> None:
+    """labels.json, and the images in ../NAME photos, for --images."""
+    root.mkdir(parents=True, exist_ok=True)
+    _copy(dataset, images_apart(root))
+    (root / "labels.json").write_text(json.dumps(dataset_to_coco(dataset)))
+
+
+def images_apart(root: Path) -> Path:
+    return root.with_name(f"{root.name} photos")
+
+
 def voc(dataset: Dataset, root: Path) -> None:
-    """VOC2007 with the image set train."""
-    labelimg(dataset, root / "VOC2007/JPEGImages", "../Annotations")
-    (root / "VOC2007/ImageSets/Main").mkdir(parents=True)
+    """VOCdevkit/VOC2007 with the image set train."""
+    voc_year(dataset, root / "VOCdevkit/VOC2007")
+
+
+def voc_year(dataset: Dataset, root: Path) -> None:
+    """The folder of one year, with the image set train."""
+    labelimg(dataset, root / "JPEGImages", "../Annotations")
+    (root / "ImageSets/Main").mkdir(parents=True)
     stems = "\n".join(record.path.stem for record in dataset.records)
-    (root / "VOC2007/ImageSets/Main/train.txt").write_text(stems)
+    (root / "ImageSets/Main/train.txt").write_text(stems)
 
 
 #: layout -> (kind of data set, its image set, what writes it, pixels that it rounds boxes by)
 LAYOUTS: dict[str, tuple[str, str, Callable[[Dataset, Path], None], float]] = {
     "voc": ("voc", "2007_train", voc, 0),
+    "voc, one year": ("voc", "train", voc_year, 0),
     "coco": ("coco", "my labels.json", coco, 1e-4),
+    "coco, images apart": ("coco", "labels.json", coco_apart, 1e-4),
     "labelimg": ("labelimg", "all", labelimg, 0),
     "labelimg, xml beside": ("labelimg", "all", lambda d, r: labelimg(d, r, "annotations"), 0),
     "yolo": ("yolo", "train", yolo, 1e-3),
+    "yolo, classes.txt": ("yolo", "all", yolo_folders, 1e-3),
     "labelme": ("labelme", "all", labelme, 0),
     "csv": ("csv", "labels", csv_table, 0),
     "retinanet": ("csv", "labels", retinanet, 0),
@@ -159,9 +187,3 @@ LAYOUTS: dict[str, tuple[str, str, Callable[[Dataset, Path], None], float]] = {
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, records=dataset.records[:count])
-
-
-if __name__ == "__main__":
-    source, target = map(Path, sys.argv[1:])
-    for layout, (_, _, write, _) in LAYOUTS.items():
-        write(first_images(load_voc(source, "2007_train"), 12), target / layout)

@@ -17,22 +17,25 @@ from mxrcnn.data.detect import TESTING, TRAINING, Found, detect
 from mxrcnn.data.records import DataError
 from tests.broken_formats import WRITERS, small
 from tests.factories import Picture, make_voc, noise
-from tests.layouts import LAYOUTS
+from tests.layouts import LAYOUTS, images_apart
 from tests.test_data_formats import cells  # noqa: F401 - a fixture
 
 #: layout -> a file or folder of it that means the whole
-PARTS = {"voc": "VOC2007", "coco": "my labels.json", "yolo": "data.yaml", "csv": "labels.csv"}
+PARTS = {"voc": "VOCdevkit", "coco": "my labels.json", "yolo": "data.yaml", "csv": "labels.csv"}
 PARTS |= {"retinanet": "labels.csv", "cvat": "annotations.xml"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_layout_is_recognised(cells, layout, tmp_path):  # noqa: F811
     kind, _, write, _ = LAYOUTS[layout]
+    tmp_path = tmp_path / "data"
     write(replace(cells, records=cells.records[:2]), tmp_path)
+    apart = images_apart(tmp_path)
     for path in (tmp_path, *((tmp_path / PARTS[layout],) if layout in PARTS else ())):
         found = detect(path)
         assert found.kind == kind
-        data = DataConfig(dataset=kind, root=str(found.root))
+        images = str(apart) if apart.exists() else ""
+        data = DataConfig(dataset=kind, root=str(found.root), images=images)
         dataset = open_dataset(data, found.the_imageset(TRAINING))
         assert [len(record) for record in dataset.records] == [len(r) for r in cells.records[:2]]
 
