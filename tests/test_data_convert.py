@@ -15,6 +15,7 @@ from mxrcnn.config import DataConfig
 from mxrcnn.data.convert import convert, layouts, read_source
 from mxrcnn.data.detect import detect
 from mxrcnn.data.records import DataError
+from tests.broken_formats import small
 from tests.factories import Picture, make_voc, noise
 
 DOG, CAT = ("dog", 10, 20, 50, 60), ("cat", 0, 0, 100, 80)
@@ -230,6 +231,36 @@ def test_names_that_a_form_cannot_hold(tmp_path, files, names, form, message):
     with pytest.raises(DataError, match=message):
         convert(source, tmp_path / "out", form)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "unread"),
+    [
+        ("labelimg", "<bndbox>", "<pose>Left</pose><occluded>0</occluded><bndbox>", {"pose": 2}),
+        (
+            "labelme",
+            '"shape_type"',
+            '"flags": {"a": true}, "mask": null, "shape_type"',
+            {"flags": 4},
+        ),
+        ("csv", "ymax\n", "ymax,score\n", {"column score": 2}),
+        (
+            "cvat",
+            'ybr="36.0"/>',
+            'ybr="36.0" occluded="1"><attribute name="age">5</attribute></box>',
+            {"occluded": 2, "attribute age": 2},
+        ),
+    ],
+)
+def test_fields_that_are_not_read_are_counted(kind, old, new, unread, tmp_path):
+    small(kind, tmp_path)
+    for path in (tmp_path / "data").rglob("*"):
+        if path.suffix in (".xml", ".json", ".csv"):
+            text = path.read_text().replace(old, new)
+            path.write_text(text.replace(",36\n", ",36,1\n") if kind == "csv" else text)
+    assert source_of(tmp_path / "data").notes.unread == unread
+    root = coco_set(tmp_path / "coco", {"keypoints": [1, 1, 2], "attributes": {}, "id": 0})
+    assert source_of(root).notes.unread == {"keypoints": 1}
 
 
 def test_image_sets_that_disagree(tmp_path):

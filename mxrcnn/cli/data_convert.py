@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         made = convert(source, args.folder, args.to, args.link, args.polygons)
         for line in source.notes.lines():
             print(f"  {line}")
+        for name, count in sorted(source.notes.unread.items()):
+            print(f"  {count} objects have the field {name!r}, which is not read")
         print(f"{args.folder}: {args.to}, {len(source.class_names)} classes, {made.images}")
         for name, (images, objects) in made.sets.items():
             print(f"  {name}: {images} images, {objects} objects")

@@ -99,12 +99,14 @@ class DataNotes:
 
     They are reported to the user. remembered: images that an earlier start has decoded already.
     counted: how often something was left out or read in another form, such as "circles ...".
+    unread: how many objects have a field that is not read, such as "occluded"; not in `lines`.
     """
 
     mended: list[Mended] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     remembered: int = 0
     counted: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def _count(self, kind: str) -> int:
         return sum(item.kind == kind for item in self.mended)
@@ -141,6 +143,7 @@ class DataNotes:
         self.skipped += other.skipped
         self.remembered += other.remembered
         self.counted += other.counted
+        self.unread += other.unread
 
     def lines(self) -> list[str]:
         """The notes as sentences; empty if there are none."""

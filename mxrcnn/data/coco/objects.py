@@ -11,6 +11,8 @@ from mxrcnn.data.coco.masks import MaskPictures, read_mask
 from mxrcnn.data.reading import Reading
 from mxrcnn.data.records import ImageId
 
+#: fields of annotations that are read
+READ = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "segmentation"}
 #: square pixels of an object, at most: float32 holds them
 MOST_AREA = 3e38
 
@@ -48,6 +50,8 @@ def read_objects(
             read = _read_object(entry, categories)
             mask = pictures.fold(entry, read.mask, image)
             objects.setdefault(image_id, []).append(read._replace(mask=mask))
+            unread = (key[:40] for key in values.keys() - READ if values[key])
+            reading.notes.unread.update(unread)
     return objects
 
 

@@ -63,6 +63,7 @@ def _notes(parts: Sequence[Dataset]) -> DataNotes:
     notes, mended, skipped = DataNotes(), Counter(), Counter()
     for part in parts:
         notes.counted += part.notes.counted
+        notes.unread += part.notes.unread
         mended |= Counter(part.notes.mended)
         skipped |= Counter(part.notes.skipped)
     notes.mended, notes.skipped = list(mended.elements()), list(skipped.elements())

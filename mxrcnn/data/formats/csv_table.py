@@ -21,6 +21,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 #: the columns of a table without a header
 RETINANET = ("filename", *CORNERS, "class")
 NEEDED = ("filename", "class", *CORNERS)
+READ = (*NEEDED, "width", "height")
 SAME = {"file_name": "filename", "path": "filename", "image": "filename", "label": "class"}
 SAME |= {"x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
 
@@ -75,6 +76,9 @@ def _read_table(path: Path, reading: Reading) -> list[Labelled]:
         with reading.skipping():
             row = _row(path, number, fields, columns or RETINANET)
             of_file.setdefault(row.file, []).append(row)
+    for name in columns or ():
+        if name not in READ:
+            reading.notes.unread[f"column {name[:40]}"] += sum(map(len, of_file.values()))
     if not of_file and not reading.notes.skipped:
         raise DataError(path, "lists no images")
     items = []

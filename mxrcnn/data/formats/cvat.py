@@ -78,6 +78,7 @@ def _read_image(path: Path, where: str, element: Element, reading: Reading) -> L
         label = (shape.get("label") or "").strip()
         if not label:
             raise DataError(path, f"{where} {shape.tag}[{i}]: label is missing or empty")
+        reading.notes.unread.update(_unread(shape))
         labels.append(label)
         boxes.append(read[0])
         masks.append(read[1])
@@ -85,6 +86,13 @@ def _read_image(path: Path, where: str, element: Element, reading: Reading) -> L
     size = reading.image_size(image)
     stated = sides[0], sides[1]
     return Labelled(path, "", image, size, tuple(labels), array, stated=stated, masks=tuple(masks))
+
+
+def _unread(shape: Element) -> list[str]:
+    """The fields of a shape that are not read and say something."""
+    attributes = [part for part in shape.iter("attribute") if (part.text or "").strip()]
+    flags = [flag for flag in ("occluded", "outside") if shape.get(flag) == "1"]
+    return [*flags, *(f"attribute {part.get('name') or ''}"[:40] for part in attributes)]
 
 
 def _read_shape(

@@ -28,4 +28,4 @@ def load_labelimg(
 
 
 def _read(path: Path, image: Path, reading: Reading) -> Labelled:
-    return labelled_by_voc(image.stem, image, reading.image_size(image), read_xml(path))
+    return labelled_by_voc(image.stem, image, read_xml(path), reading)

@@ -16,6 +16,8 @@ from mxrcnn.data.reading import Reading, read_text
 from mxrcnn.data.records import DataError, Dataset
 
 FOLDERS = ("annotations", "json", "jsons", "labels", "labelme")
+#: fields of a shape that are read
+READ = {"label", "points", "group_id", "shape_type"}
 #: kinds of shape -> corners of one at least, at most
 SHAPES = {"polygon": (3, 10**6), "rectangle": (2, 2), "circle": (2, 2)}
 
@@ -89,6 +91,7 @@ def _read_shape(
     good = isinstance(points, list) and least <= len(points) <= most
     if not good or not all(are_numbers(point) and len(point) == 2 for point in points):
         raise entry.error("points", f"are not the corners x, y of a {kind}")
+    reading.notes.unread.update(key[:40] for key in entry.values.keys() - READ if entry.values[key])
     corners = np.array(points, np.float64)
     if kind == "polygon":
         return label.strip(), corners, corners.ravel().tolist()

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+#: elements of an object that are read, and texts of others that say nothing
+READ, NOTHING = ("name", "bndbox", "difficult", "truncated"), ("", "0", "unspecified")
 
 
 class Annotation(NamedTuple):
-    """What an XML file says: boxes (N, 4) as written; size (height, width), None when not given."""
+    """What an XML file says: boxes (N, 4) as written; size (height, width), None when not given.
+
+    unread: elements of objects that are not read and say something, such as "occluded".
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -27,6 +32,7 @@ class Annotation(NamedTuple):
     difficult: np.ndarray
     truncated: np.ndarray
     size: tuple[float, float] | None
+    unread: tuple[str, ...] = ()
 
 
 def read_annotation(image: Listed, required: bool) -> Annotation:
@@ -55,8 +61,14 @@ def read_xml(path: Path) -> Annotation:
         names=tuple(_text(path, o, "name", w) for o, w in zip(objects, where)),
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         size=_stated_size(path, root),
+        unread=tuple(part.tag[:40] for o in objects for part in o if _says_more(part)),
         **flags,
     )
+
+
+def _says_more(part: Element) -> bool:
+    text = "".join(part.itertext()).strip().lower()
+    return part.tag not in READ and text not in NOTHING
 
 
 def _text(path: Path, parent: Element, field: str, where: str) -> str:

@@ -57,8 +57,7 @@ def load_voc(
             annotation = read_annotation(image, require_annotations)
             path = image.image()
             image_id = f"{image.year}_{image.stem}" if with_year else image.stem
-            size = reading.image_size(path)
-            read.append(labelled_by_voc(image_id, path, size, annotation))
+            read.append(labelled_by_voc(image_id, path, annotation, reading))
     declared = declared_classes(listed)
     if declared:
         others = {name for item in read for name in item.names}.difference(declared)
@@ -68,9 +67,11 @@ def load_voc(
 
 
 def labelled_by_voc(
-    image_id: str, image: Path, size: tuple[int, int], annotation: Annotation
+    image_id: str, image: Path, annotation: Annotation, reading: Reading
 ) -> Labelled:
-    """An image of size (height, width) with VOC's 1-based inclusive boxes made continuous."""
+    """An image with VOC's 1-based inclusive boxes made continuous."""
+    size = reading.image_size(image)
+    reading.notes.unread.update(annotation.unread)
     return Labelled(
         annotation.path,
         image_id,

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mxrcnn.data.formats.yolo_write import label_line, yolo_places
+from mxrcnn.data.formats.yolo_write import label_line, polygon_places, yolo_places
 from mxrcnn.files import atomic_write
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
@@ -47,7 +47,7 @@ def yolo_files(output: Output) -> Iterator[Writer]:
         found = result.found
         places = yolo_places(found.boxes, *found.size).tolist()
         if output.polygons:
-            places = [(ring / found.size[::-1]).ravel().tolist() for ring in result.rings]
+            places = [polygon_places(ring, *found.size) for ring in result.rings]
         with atomic_write(folder / "labels" / f"{result.stem}.txt") as file:
             for k, place, score in zip(found.classes, places, found.scores.tolist()):
                 numbers = [*place, score] if output.yolo_scores else place
