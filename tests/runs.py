@@ -21,11 +21,11 @@ EPOCHS, EPOCH_STEPS = 5, 12
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Parameters and momentum of a checkpoint."""
+    """All arrays of a checkpoint: parameters, momentum, and with train.ema raw parameters."""
     return {
-        f"{kind}:{name}": value.asnumpy()
-        for kind in ("model", "momentum")
-        for name, value in load_arrays(folder / f"{kind}.params").items()
+        f"{path.stem}:{name}": value.asnumpy()
+        for path in sorted(folder.glob("*.params"))
+        for name, value in load_arrays(path).items()
     }
 
 

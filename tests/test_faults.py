@@ -188,6 +188,26 @@ def test_killed_at_random_moments(data_root, tmp_path, whole):
     print(f"{kills} kills in {run.name[4:]} runs; last checkpoints after each: {lasts}")
 
 
+#: of augmentation and optimising
+EVERYTHING = [
+    *("augment=strong", "schedule=cosine", "optimizer=adamw", "accumulate=2", "batch_size=1"),
+    *("clip_norm=1", "ema=0.95", "patience=9", "lr=0.001", "epochs=2", "val_every=1"),
+]
+
+
+def test_killed_with_everything_on(data_root, tmp_path):
+    """Two loader workers; killed at a random moment of its second epoch."""
+    paths = [tmp_path / "whole", tmp_path / "killed"]
+    whole, killed = (launch(*start(data_root, path, 2, 99), *EVERYTHING) for path in paths)
+    step = 12 + random.Random(3).randrange(8)
+    wait_until(killed, lambda: logged(paths[1]) >= step)
+    kill(killed)
+    assert finish(whole)[0] == 0
+    assert_nothing_broken(paths[1], RunFolder(paths[0]))
+    resume_to_the_end(paths[1], 2)
+    assert_same_end(*paths)
+
+
 # Disks
 
 

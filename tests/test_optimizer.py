@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mxrcnn.config import ConfigError, TrainConfig
-from mxrcnn.training.network import check_own_pace
+from mxrcnn.training.average import Average
 from mxrcnn.training.optimizer import (
     NormClipper,
     gradient_norm,
@@ -15,6 +15,7 @@ from mxrcnn.training.optimizer import (
     optimizer_options,
 )
 from mxrcnn.training.schedule import Schedule
+from mxrcnn.training.workers import check_own_pace
 from symnet.machine import mx
 
 NAMES = ("conv_weight", "conv_bias", "bn_gamma", "bn_beta")
@@ -94,7 +95,22 @@ def test_clipping_by_the_norm(limit, factor):
     assert clipper.take() == {}
 
 
-@pytest.mark.parametrize("setting", [{"optimizer": "adamw"}, {"clip_norm": 1.0}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"optimizer": "adamw"}, {"clip_norm": 1.0}, {"accumulate": 2}, {"ema": 0.9}, {"patience": 1}],
+)
 def test_what_workers_at_their_own_pace_do_not_have(setting):
     with pytest.raises(ConfigError, match=f"train.{next(iter(setting))}=.*not with .*dist_async"):
         check_own_pace(TrainConfig(kvstore="dist_async", **setting))
+
+
+def test_the_average_by_hand():
+    """The decay is (1 + n) / (10 + n) until that exceeds 0.25: 2/11, 3/12, then 0.25."""
+    average = Average(0.25, {"a": mx.nd.array([1.0, 2.0]), "b": mx.nd.array([0.1])})
+    for count, value in enumerate((3.0, 5.0, 7.0), 1):
+        average.update(count, {"a": mx.nd.array([value, 2.0]), "b": mx.nd.array([0.1])})
+    first = 2 / 11 * 1 + 9 / 11 * 3
+    second = 0.25 * first + 0.75 * 5
+    expected = [0.25 * second + 0.75 * 7, 2.0]
+    np.testing.assert_allclose(average.arrays["a"].asnumpy(), expected, rtol=1e-6)
+    assert average.arrays["b"].asscalar() == np.float32(0.1)  # what does not move, stays

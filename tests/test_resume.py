@@ -60,6 +60,17 @@ def data_root(tmp_path_factory):
 
 # In this process
 
+EVERYTHING = {
+    "data__augment": ("strong", "short_sides:64/96/128"),
+    "train__optimizer": "adamw",
+    "train__schedule": "cosine",
+    "train__warmup_steps": 9,
+    "train__accumulate": 2,
+    "train__batch_size": 1,
+    "train__clip_norm": 1.0,
+    "train__ema": 0.95,
+}
+
 
 @pytest.fixture
 def begin(data_root, tmp_path):
@@ -98,9 +109,9 @@ def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
         (2, {"train__fixed": ("conv1", "conv2"), "train__warmup_steps": 8}),
         (12, {"train__lr_decay_epoch": (1,)}),
         (14, {"train__momentum": 0.0, "train__lr_decay_epoch": (1,)}),
-        (14, {"data__augment": ("strong", "short_sides:64/96/128")}),
+        (14, EVERYTHING),
     ],
-    ids=["warm-up and fixed", "at an epoch's end", "after the decay, no momentum", "augmented"],
+    ids=["warm-up and fixed", "at an epoch's end", "after the decay, no momentum", "everything"],
 )
 def test_stopped_and_resumed_equals_never_stopped(begin, tmp_path, monkeypatch, stop, settings):
     settings = {"train__epochs": 2, "train__lr": 0.01, **settings}
@@ -127,9 +138,54 @@ def test_stopped_before_the_first_step(begin, tmp_path, monkeypatch):
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
 
 
+def test_patience_ends_a_run_and_counts_on_when_resumed(begin, monkeypatch, capsys):
+    """Values 3 2 4 4 1: with patience 2 the third epoch is the best and the fifth the last."""
+    values = dict(zip(range(1, 9), (0.3, 0.2, 0.4, 0.4, 0.1, 0.9, 0.9, 0.9)))
+
+    def validate(trainer: Trainer, num_workers: int = 0):
+        value = values[trainer.state.epoch]
+        trainer.run.note_best(trainer.state.step, "voc07 mAP", value)
+        row = {"epoch": trainer.state.epoch, "metric": "voc07", "step": trainer.state.step}
+        trainer.run.append_log({"kind": "val", **row})
+        return row, f"{value}"
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    steps = EPOCH_STEPS // 2
+    small = {"data__flip": False, "data__short_side": 32, "data__long_side": 48}
+    settings = {"train__epochs": 8, "data__val_imageset": "2007_test", **small}
+    trainer = begin("run", train__patience=2, **settings)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 4 * steps + 1)  # one validation without a better one is done
+        train(trainer, 0)
+    assert train(resume(trainer.run.path), 0).step == 5 * steps
+    told = "ends early: 2 validations without one better than voc07 mAP 0.4000 at step 18"
+    assert told in capsys.readouterr().out
+    assert train(resume(trainer.run.path), 0).step == 5 * steps  # it is enough already
+    assert train(resume(trainer.run.path, train__patience=3), 0).step == 8 * steps
+
+
+def test_patience_needs_validations(begin):
+    with pytest.raises(ConfigError, match=r"train\.patience=2: needs images to validate on"):
+        begin("run", train__patience=2)
+
+
+def test_a_checkpoint_without_the_weights_behind_its_averages(begin):
+    trainer = begin("run", train__ema=0.9)
+    trainer.save()
+    path = trainer.run.folder() / "raw.params"
+    raw = mx.nd.load(str(path))
+    assert set(raw) == set(trainer.network.averages())
+    del raw["arg:fc6_bias"]
+    mx.nd.save(str(path), raw)
+    trainer.run.unlock()
+    with pytest.raises(CheckpointError, match=r"raw\.params: without arg:fc6_bias"):
+        resume(trainer.run.path)
+
+
 def test_more_epochs_later_equal_more_epochs_at_once(begin, tmp_path, monkeypatch):
-    train(begin("whole", train__epochs=2), 0)
-    trainer = begin("longer", train__epochs=1)
+    decay = {"train__lr_decay_epoch": (1,)}  # by default, it would follow the number of epochs
+    train(begin("whole", train__epochs=2, **decay), 0)
+    trainer = begin("longer", train__epochs=1, **decay)
     train(trainer, 0)
     with monkeypatch.context() as patched:
         stop_at(patched, 14)

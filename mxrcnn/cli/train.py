@@ -83,6 +83,12 @@ TRAINING = {
         "",
         "default: sgd, with momentum; adamw has a learning rate and a weight decay of its own",
     ),
+    "train.ema": (
+        float,
+        "DECAY",
+        "average the weights, such as 0.999; the averages are validated and saved as the model",
+    ),
+    "train.patience": (int, "N", "end after N validations without a better one"),
     "train.val_every": (int, "N", "epochs between validations"),
     "train.val_metric": (
         METRICS,
@@ -131,8 +137,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resume",
         metavar="RUN",
-        help="continue a run with its own settings. Only --epochs, --val-metric, --data-root, "
-        "--images, --checkpoint-steps and --log-interval may change; the run keeps the new values",
+        help="continue a run with its own settings. Only --epochs, --val-metric, --patience, "
+        "--data-root, --images, --checkpoint-steps and --log-interval may change; the run keeps "
+        "the new values",
     )
     group.add_argument(
         "--data-changed",

@@ -117,8 +117,8 @@ TRAIN_RANGES = {
     **dict.fromkeys(("batch_size", "accumulate", "log_interval", "keep", "workers"), FROM_1),
     **dict.fromkeys(("epochs", "lr", "clip_gradient", "clip_norm", "warmup_steps"), FROM_0),
     "lr_decay_epoch": Range(0, optional=True),
-    **dict.fromkeys(("seed", "checkpoint_steps", "val_every"), FROM_0),
-    **dict.fromkeys(("momentum", "weight_decay"), Range(0, 1, below=True)),
+    **dict.fromkeys(("seed", "checkpoint_steps", "val_every", "patience"), FROM_0),
+    **dict.fromkeys(("momentum", "weight_decay", "ema"), Range(0, 1, below=True)),
     "betas": Range(0, 1, below=True, count=2),
     "lr_decay": Range(0, 1, above=True),
     "lr_final": Range(0, 1),
@@ -151,6 +151,8 @@ class TrainConfig:
     clip_norm: float = 0.0  #: limit of the norm of the whole gradient; 0: do not clip
     #: clip each gradient element to [-this, this], after clip_norm; 0: do not clip
     clip_gradient: float = 5.0
+    #: decay of a moving average of the weights, which is what is validated and saved; 0: none
+    ema: float = 0.0
     warmup_steps: int = 0  #: steps in which lr rises linearly from warmup_factor * lr
     warmup_factor: float = 0.1  #: see warmup_steps
     fixed: tuple[str, ...] = ()  #: prefixes of the names of parameters that are not trained
@@ -161,6 +163,7 @@ class TrainConfig:
     checkpoint_steps: int = 0  #: steps between extra checkpoints; 0: only at the ends of epochs
     keep: int = 2  #: number of checkpoints to keep, besides the best
     val_every: int = 1  #: epochs between validations, if there is a val_imageset; 0: never
+    patience: int = 0  #: end after this many validations without a better one; 0: never
     #: metric of validations, which chooses the best checkpoint; auto: the data set's
     val_metric: Literal["auto", "voc07", "voc12", "coco"] = "auto"
     log_interval: int = 20  #: steps between rows of log.jsonl

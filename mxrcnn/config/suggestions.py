@@ -24,6 +24,8 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("train.clip_gradient",): "grad_clip clip_grad gradient_clip gradient_clip_val clip_grad_value",
     ("train.accumulate",): "accum accumulation grad_accum accumulate_grad_batches iter_size "
     "gradient_accumulation_steps nbs",
+    ("train.ema",): "ema_decay model_ema model_ema_decay moving_average",
+    ("train.patience",): "early_stopping early_stop es_patience",
     ("train.optimizer",): "optim opt solver optimizer_type optimiser",
     ("train.schedule",): "scheduler lr_scheduler lr_schedule lr_policy lr_config cos_lr",
     ("train.lr_final",): "lrf eta_min min_lr lr_min",

@@ -1,8 +1,9 @@
 """Run folders and checkpoints: parameters, momentum and the position in the data.
 
 A checkpoint is a folder `checkpoints/step-00000410` with `model.params` (MXNet's format, arg: and
-aux: keys), `momentum.params` and `state.json`. It is written under another name and renamed, so it
-is complete or absent. Random states need no saving: every draw is seeded by (seed, step).
+aux: keys), `momentum.params` (the optimizer's arrays) and `state.json`. With train.ema, the first
+has averages, and `raw.params` the weights that training goes on from. The folder is written under
+another name and renamed, so it is complete or absent. Every draw is seeded by (seed, step).
 """
 
 from __future__ import annotations
@@ -308,8 +309,18 @@ class RunFolder:
             )
         return self.checkpoints / f"step-{known[str(step)]:08d}"
 
-    def save(self, state: TrainState, params: Params, momentum: Params, keep: int) -> Path:
-        """Write a checkpoint, then remove all but the newest `keep` and the best."""
+    def save(
+        self,
+        state: TrainState,
+        params: Params,
+        momentum: Params,
+        keep: int,
+        raw: Params | None = None,
+    ) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep` and the best.
+
+        raw: the weights before averaging, of those that are averaged.
+        """
         final = self.checkpoints / f"step-{state.step:08d}"
         self._clear_partial()
         if not final.exists():
@@ -317,6 +328,8 @@ class RunFolder:
             partial.mkdir(parents=True)
             save_arrays(partial / "model.params", params)
             save_arrays(partial / "momentum.params", momentum)
+            if raw:
+                save_arrays(partial / "raw.params", raw)
             (partial / "state.json").write_text(json.dumps(state.__dict__) + "\n")
             for path in [*partial.iterdir(), partial]:
                 _sync(path)

@@ -47,6 +47,7 @@ LISTS = {"train.lr_decay_epoch", "data.augment"}
 RESUMABLE = (
     "train.epochs",
     "train.val_metric",
+    "train.patience",
     "data.root",
     "data.images",
     "data.val_root",
@@ -262,9 +263,13 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
         )
     made = Configuration(config, dict.fromkeys(names, f"run {run.path}")).set(given, sources)
     train = made.config.train
-    if train.schedule != "step" and train.epochs != config.train.epochs:
-        note = f"schedule {train.schedule}: from here on the learning rate is that of a run of "
-        note += f"{train.epochs} epochs; the steps before followed one of {config.train.epochs}"
+    if train.epochs != config.train.epochs:
+        if train.schedule == "step":
+            after = ", ".join(map(str, train.lr_decay_epoch)) or "none"
+            note = f"the learning rate's decay epochs stay those of the run: {after}"
+        else:
+            note = f"schedule {train.schedule}: from here on the learning rate is that of a run of "
+            note += f"{train.epochs} epochs; the steps before followed one of {config.train.epochs}"
         made = replace(made, notes=(note,))
     here = number_of_workers() if started_together() else 1
     if config.train.workers != here:

@@ -32,7 +32,9 @@ class TrainResult:
 
 
 def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
-    """Train until the last epoch ends or a signal arrives; checkpoint and validate on the way.
+    """Train until the last epoch ends, patience does, or a signal arrives.
+
+    Saves checkpoints and validates on the way.
 
     Releases the lock on the run folder at the end. Raises NonFiniteLossError (the last checkpoint
     stays good), DataError, or LoaderError when a loader worker dies.
@@ -62,7 +64,8 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
         _validate_if_due(trainer, workers, bar.write)
         since, waited, images = time.perf_counter(), 0.0, 0
         batches = loader.batches(plans)
-        while True:
+        stopped, enough = False, _has_enough(trainer, bar.write)
+        while not enough:
             before = time.perf_counter()
             batch = next(batches, None)
             waited += time.perf_counter() - before
@@ -93,6 +96,8 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
                 if plot is not None:
                     plot.draw_if_due()
                 since, waited, images = time.perf_counter(), 0.0, 0
+            if epoch_ended:
+                enough = _has_enough(trainer, bar.write)
         trainer.network.catch_up()
         trainer.save()
     trainer.events.close()
@@ -108,6 +113,13 @@ def _validate_if_due(trainer: Trainer, num_workers: int, write: Callable[[str], 
         epoch, metric, step = (row.pop(key) for key in ("epoch", "metric", "step"))
         write(f"epoch {epoch}: {text}")
         trainer.events.write(step, {f"{metric}/{name}": value for name, value in row.items()})
+
+
+def _has_enough(trainer: Trainer, write: Callable[[str], None]) -> bool:
+    reason = trainer.out_of_patience()
+    if reason and trainer.workers.first:
+        write(f"training ends early: {reason}")
+    return bool(reason)
 
 
 def _progress_bar(trainer: Trainer) -> tqdm:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.config import Config, ConfigError, TrainConfig, check_precision, check_shapes
+from mxrcnn.config import Config, ConfigError, check_precision, check_shapes
 from mxrcnn.data.batches import Batch, training_shapes
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.runs.checkpoint import Params, join_params, split_params
+from mxrcnn.training.average import Average
 from mxrcnn.training.optimizer import (
     KINDS,
     NormClipper,
@@ -23,7 +24,7 @@ from mxrcnn.training.optimizer import (
     optimizer_params,
 )
 from mxrcnn.training.schedule import Schedule
-from mxrcnn.training.workers import Workers, update_on_servers
+from mxrcnn.training.workers import Workers, check_own_pace, update_on_servers
 from mxrcnn.weights.reading import match_params
 from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
@@ -59,21 +60,6 @@ def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> 
             )
     if len(fixed) == len(names):
         raise ConfigError(f"train.fixed={config.train.fixed!r}: nothing is left to train")
-
-
-#: settings that dist_async does not have
-_IN_STEP = ("optimizer", "clip_norm", "accumulate")
-
-
-def check_own_pace(train: TrainConfig) -> None:
-    """ConfigError for settings that need the gradient of a whole step in one place."""
-    for name in _IN_STEP:
-        value = getattr(train, name)
-        if train.kvstore == "dist_async" and value != getattr(TrainConfig, name):
-            raise ConfigError(
-                f"train.{name}={value!r}: not with train.kvstore=dist_async, where servers update "
-                "with one worker's gradients at a time"
-            )
 
 
 def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
@@ -126,6 +112,7 @@ class Network:
         self._safe_shapes: set[tuple[int, ...]] = set()
         self._updater: mx.optimizer.Updater | None = None  # see `start`
         self.clipper: NormClipper | None = None
+        self._average: Average | None = None
         check_precision(config.train.precision)
         _check_masks(config, self.detector)
         check_own_pace(config.train)
@@ -195,11 +182,23 @@ class Network:
                 params[f"{kind}:{name}"] = mx.nd.array(value)
         return params, lines
 
-    def start(self, params: Params, momentum: Params, schedule: Schedule, step: int) -> None:
+    def start(
+        self,
+        params: Params,
+        momentum: Params,
+        schedule: Schedule,
+        step: int,
+        averages: Params | None = None,
+    ) -> None:
         """Set the parameters (arg:/aux: keys) and `momentum()`, and prepare the updates.
 
-        step: the number of steps already done.
+        step: the number of steps already done. averages: see `averages`; by default, the parameters
+        themselves.
         """
+        ema = self.config.train.ema
+        if ema and self.workers.first:
+            start = {**params, **(averages or {})}
+            self._average = Average(ema, {name: start[name] for name in self.averaged_names()})
         args, auxs = split_params(params)
         several = len(self.contexts) > 1
         if not several and self.contexts[0].device_type == "cpu":
@@ -255,6 +254,24 @@ class Network:
         mx.nd.waitall()
         return join_params(*self.module.get_params())
 
+    def averaged_names(self) -> list[str]:
+        """The names (arg:, aux:) of what train.ema averages: all that training changes."""
+        names = [f"arg:{name}" for name in self.shapes if not self._is_fixed(name)]
+        moving = getattr(self.config.model, "norm", "") == "batch"
+        return names + [f"aux:{name}" for name in self.aux_shapes if moving]
+
+    def averages(self) -> Params:
+        """The moving averages of `averaged_names`; empty without train.ema."""
+        return self._average.arrays if self._average else {}
+
+    def _update_average(self) -> None:
+        group = self.module._exec_group
+        values = {f"arg:{n}": arrays[0] for n, arrays in zip(group.param_names, group.param_arrays)}
+        if group.aux_names:
+            mx.nd.waitall()  # see `params`
+            values.update({f"aux:{n}": a[0] for n, a in zip(group.aux_names, group.aux_arrays)})
+        self._average.update(self._updater.optimizer.num_update, values)
+
     def momentum(self) -> Params:
         """The optimizer's arrays of the trained parameters, on the CPU, by `named_arrays`' names.
 
@@ -302,6 +319,8 @@ class Network:
             self.module.backward()
             found += [self.detector.metrics(*arrays) for arrays in zip(devices, labels)]
         self.module.update()
+        if self._average:
+            self._update_average()
         if len(parts) > 1:  # grad_req="add"
             for grads in self.module._exec_group.grad_arrays:
                 for grad in grads:

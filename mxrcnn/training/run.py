@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mxrcnn.config import Config, contexts
+from mxrcnn.config import Config, ConfigError, contexts
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
@@ -74,6 +74,12 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
     workers = Workers(config.train.kvstore)
     if request.resume and workers.first:
         lines += run.lock()  # before reading the data, which may take long
+    validates = has_validation(config.data) and config.train.val_every
+    if config.train.patience and not validates:
+        raise ConfigError(
+            f"train.patience={config.train.patience}: needs images to validate on (--val, "
+            "--val-imageset) and --val-every"
+        )
     divided = None
     if config.data.val_share:
         divided = divide(config.data, run.path, bool(request.resume), progress=workers.first)
@@ -84,7 +90,7 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
     if not request.resume:
         config = with_classes(config, dataset)
     val_dataset = None
-    if has_validation(config.data) and config.train.val_every and workers.first:
+    if validates and workers.first:
         val_dataset = divided.side(VAL) if divided else validation_images(config.data, run.path)
     lines += [*describe(dataset), *describe_untrained(config, dataset)]
     lines += describe(val_dataset) if val_dataset else ()

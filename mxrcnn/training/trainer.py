@@ -15,7 +15,7 @@ from mxrcnn.data.batches import Batch
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
-from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, TrainState
+from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, TrainState, load_arrays
 from mxrcnn.training.curves import Events
 from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
 from mxrcnn.training.network import Network
@@ -89,7 +89,7 @@ class Trainer:
         self._start(params, {})
         return lines
 
-    def _start(self, params: Params, momentum: Params) -> None:
+    def _start(self, params: Params, momentum: Params, averages: Params | None = None) -> None:
         """Load parameters and momentum into the network, after all workers agree on the state."""
         self.workers.check_agreement(
             {
@@ -100,7 +100,7 @@ class Trainer:
         )
         if self.workers.first:
             remember_data(self.run, self.identity)
-        self.network.start(params, momentum, self.schedule, self.state.step)
+        self.network.start(params, momentum, self.schedule, self.state.step, averages)
 
     def resume(self, data_changed: bool = False) -> list[str]:
         """Continue from the run's last checkpoint; from the start if there is none.
@@ -110,8 +110,11 @@ class Trainer:
         checkpoint that does not fit or that was trained on other data.
         """
         locked = self.run.lock() if self.workers.first else []
+        averages = None
         if self.run.steps():
             params, momentum, lines = self._load(data_changed)
+            if self.config.train.ema:
+                averages, params = params, {**params, **self._load_raw(params)}
             where = f"resuming at step {self.state.step} of {self.total}"
         else:
             (params, lines), momentum = self.network.first_params(), {}
@@ -119,7 +122,7 @@ class Trainer:
             if begun_with_others(self.run, self.identity):
                 lines.append("the data are not those that the run was started with")
             where = "no checkpoint yet: starting from the first step"
-        self._start(params, momentum)
+        self._start(params, momentum, averages)
         if self.workers.first:
             self.run.rewind_log(self.state.step)
         return [*locked, *lines, where]
@@ -145,6 +148,16 @@ class Trainer:
         _check_arrays(folder / "momentum.params", momentum, shapes)
         return params, momentum, [*lines, *found.notes]
 
+    def _load_raw(self, params: Params) -> Params:
+        """The weights that the checkpoint's averages are of, by the names that `params` has."""
+        path = self.run.folder("last") / "raw.params"
+        raw = load_arrays(path)
+        missing = [name for name in self.network.averaged_names() if name not in raw]
+        if missing:
+            raise CheckpointError(f"{path}: without {', '.join(missing)}")
+        _check_arrays(path, raw, {name: params[name].shape for name in params})
+        return raw
+
     def _check_symbols(self) -> list[str]:
         """Check the run's graphs: CheckpointError if damaged, a note if not the trained graph."""
         self.run.symbol("test")
@@ -161,12 +174,15 @@ class Trainer:
         if not self.workers.first:
             return
         params, momentum = self.network.params(), self.network.momentum()
+        averages = self.network.averages()
+        raw = {name: params[name] for name in averages}
         for name, value in {**momentum, **params}.items():
             if not mx.nd.all_finite(value).asscalar():
                 raise NonFiniteLossError(
                     f"{name} is not finite after {self.state.step} steps, though the losses are"
                 )
-        self.run.save(self.state, params, momentum, self.config.train.keep)
+        keep = self.config.train.keep
+        self.run.save(self.state, {**params, **averages}, momentum, keep, raw)
 
     def owes_validation(self) -> bool:
         """True if an epoch has ended that should be validated and has not been yet."""
@@ -179,12 +195,13 @@ class Trainer:
         return not any(row["kind"] == "val" and row["step"] == state.step for row in rows)
 
     def validate(self, num_workers: int = 0) -> tuple[dict[str, Any], str]:
-        """Score the current parameters on the validation images.
+        """Score the current parameters, or their averages, on the validation images.
 
         Returns the row added to log.jsonl and a line for the user.
         """
         before, step = self.run.best(), self.state.step
-        report = self.validation.score(self.run, self.network.params(), num_workers)
+        params = {**self.network.params(), **self.network.averages()}
+        report = self.validation.score(self.run, params, num_workers)
         is_best = self.run.note_best(step, report.label, report.value, self.validation.data)
         row = {"step": step, "epoch": self.state.epoch, **self.validation.log_row(report)}
         self.run.append_log({"kind": "val", **row})  # last: this row marks the validation as done
@@ -193,6 +210,22 @@ class Trainer:
         )
         text = verdict(report, is_best, before, self.validation.data)
         return row, f"{text}; {failed}" if failed else text
+
+    def out_of_patience(self) -> str:
+        """Why training should end before its last epoch, or "". All workers must ask together."""
+        patience = self.config.train.patience
+        if not patience:
+            return ""
+        best, since = None, 0
+        if self.workers.first:
+            best, rows = self.run.best(), self.run.read_log()
+            steps = [row["step"] for row in rows if row["kind"] == "val"]
+            since = sum(step > (best.step if best else -1) for step in steps)
+        gone = mx.nd.array([float(since >= patience)])
+        if not self.workers.total("patience", gone).asscalar():
+            return ""
+        found = f"better than {best.metric} {best.value:.4f} at step {best.step}" if best else ""
+        return f"{since} validations without one {found or 'that measured anything'} (--patience)"
 
     def advance(self) -> bool:
         """Count one update; returns whether an epoch ended."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mxrcnn.config import ConfigError
+from mxrcnn.config import ConfigError, TrainConfig
 from mxrcnn.training.server import flush_and_exit, number_of_workers
 from symnet.machine import mx
 
@@ -24,6 +24,21 @@ from symnet.machine import mx
 RANK = "DMLC_WORKER_ID"
 #: integers below it are still exact after a float32 sum over 4096 workers
 _EXACT = 4096
+
+
+#: settings that dist_async does not have
+_IN_STEP = ("optimizer", "clip_norm", "accumulate", "ema", "patience")
+
+
+def check_own_pace(train: TrainConfig) -> None:
+    """ConfigError for settings that need the gradient of a whole step in one place."""
+    for name in _IN_STEP:
+        value = getattr(train, name)
+        if train.kvstore == "dist_async" and value != getattr(TrainConfig, name):
+            raise ConfigError(
+                f"train.{name}={value!r}: not with train.kvstore=dist_async, where servers update "
+                "with one worker's gradients at a time"
+            )
 
 
 class Workers:
