@@ -21,7 +21,7 @@ COMMANDS = {
     "test": ("mxrcnn.cli.test", "test a run: AP by class, curves, pictures"),
     "predict": ("mxrcnn.cli.predict", "detect objects in images"),
     "check": ("mxrcnn.cli.check", "check a data set before training"),
-    "data": ("mxrcnn.cli.data", "look at a data set: counts, sizes, classes"),
+    "data": ("mxrcnn.cli.data", "count, split and convert data sets"),
     "convert": ("mxrcnn.cli.convert", "convert another project's weights into a run"),
     "weights": ("mxrcnn.cli.weights", "list, fetch and show known weights"),
     "quantize": ("mxrcnn.cli.quantize", "make a faster copy of a run, in int8 or bfloat16"),

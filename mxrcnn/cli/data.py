@@ -1,7 +1,8 @@
-"""Look at data sets, and convert them.
+"""Look at data sets, split them, and convert them.
 
 examples:
   mxrcnn data convert photos photos_coco --to coco
+  mxrcnn data split photos --val 0.2 --test 0.1 --to photos_split
   mxrcnn data stats photos
 """
 
@@ -16,6 +17,7 @@ from mxrcnn.program import spelled
 #: and it has `add_arguments(parser)` and `run(args) -> int`.
 PARTS = {
     "convert": ("mxrcnn.cli.data_convert", "write it in the form of COCO, Pascal VOC or YOLO"),
+    "split": ("mxrcnn.cli.data_split", "split it into train, val and test, stratified by class"),
     "stats": ("mxrcnn.cli.data_stats", "count images, objects, classes and sizes"),
 }
 

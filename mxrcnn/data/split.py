@@ -81,7 +81,7 @@ class Split:
             "shares": dict(self.shares),
             "counts": counts,
             "sides": {side: list(names) for side, names in self.sides.items()},
-            "groups": [{"why": why, "images": list(names)} for why, names in self.groups],
+            "groups": [{"why": why, "names": list(names)} for why, names in self.groups],
             "not kept together": list(self.apart),
         }
 
@@ -95,7 +95,7 @@ class Split:
             names = [name for some in sides.values() for name in some]
             if len(set(names)) < len(names):
                 raise ValueError("an image is listed twice")
-            groups = tuple((str(g["why"]), tuple(g["images"])) for g in document["groups"])
+            groups = tuple((str(g["why"]), tuple(g["names"])) for g in document["groups"])
             shares, apart = dict(document["shares"]), tuple(document["not kept together"])
             return cls(document["imageset"], document["seed"], shares, sides, groups, apart)
         except (KeyError, TypeError, AttributeError) as error:

@@ -65,6 +65,19 @@ def looks_like_table(path: Path) -> bool:
         return False
 
 
+def read_rows(path: Path) -> tuple[list[list[str]], list[tuple[str, list[str]]]]:
+    """(the header or nothing, the file name and fields of each row); DataError for a bad row."""
+    head, rows, columns = [], [], None
+    for number, fields in _lines(path):
+        if number == 1:
+            columns = _columns(path, fields)
+            if columns:
+                head = [fields]
+                continue
+        rows.append((_row(path, number, fields, columns or RETINANET).file, fields))
+    return head, rows
+
+
 def _read_table(path: Path, reading: Reading) -> list[Labelled]:
     of_file: dict[str, list[Row]] = {}
     columns = None

@@ -65,10 +65,14 @@ def _read_images(path: Path, document: Element, reading: Reading) -> list[Labell
     return items
 
 
-def _read_image(path: Path, where: str, element: Element, reading: Reading) -> Labelled:
+def names_of(element: Element) -> list[str]:
+    """The names that an image may have in its folder, the likeliest first."""
     name, subset = element.get("name") or "", element.get("subset")
-    names = [name, f"{subset}/{name}"] if subset else [name]
-    image = named_image(path, f"{where}: name", names, IMAGE_FOLDERS, reading)
+    return [name, f"{subset}/{name}"] if subset else [name]
+
+
+def _read_image(path: Path, where: str, element: Element, reading: Reading) -> Labelled:
+    image = named_image(path, f"{where}: name", names_of(element), IMAGE_FOLDERS, reading)
     sides = [_number(path, where, element, side) for side in ("height", "width")]
     labels, boxes, masks = [], [], []
     for i, shape in enumerate(element):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import isfile  # False, not an error, for names that no file can have
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
-from mxrcnn.data.formats.pairs import ALL, find_pairs, folders_inside, missing_image, the_folders
+from mxrcnn.data.formats.pairs import (
+    ALL,
+    Pair,
+    find_pairs,
+    folders_inside,
+    missing_image,
+    the_folders,
+)
 from mxrcnn.data.formats.yolo_names import names_of, read_classes, read_data_yaml
 from mxrcnn.data.labelled import Labelled, finish
 from mxrcnn.data.reading import Reading, finite_number, progress, read_text
@@ -32,7 +40,8 @@ def load_yolo(
 ) -> Dataset:
     """Read image sets such as train+val of a folder with a data.yaml, or with a classes.txt.
 
-    A data.yaml says where an image set's images are; otherwise they are in images/NAME, NAME/images
+    A data.yaml says where an image set's images are, by folders or by text files that list them, a
+    path a line; otherwise they are in images/NAME, NAME/images
     or NAME ("all": in images, or root itself). Labels are in a folder `labels` in place of
     `images`, or beside the images. Only folders inside root are read: of a path that leads
     elsewhere (`../train/images`), the longest end that is there is used, and counted in the notes.
@@ -45,8 +54,8 @@ def load_yolo(
     source, names, values = _names(root)
     items: list[Labelled] = []
     for part in imageset.split("+"):
-        for folders in _folders(root, source, values, part.strip(), reading):
-            items += _read_folders(folders, names, reading)
+        for found in _found(root, source, values, part.strip(), reading):
+            items += _read_pairs(found, names, reading)
     return finish(root, imageset, class_names, items, reading, "coco", names)
 
 
@@ -62,10 +71,10 @@ def _names(root: Path) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
     raise DataError(root, f"no class names: there is no {', '.join((*YAMLS, *LISTS))}")
 
 
-def _folders(
+def _found(
     root: Path, source: Path, values: dict[str, Any], split: str, reading: Reading
-) -> list[list[tuple[Path, Path]]]:
-    """(images, labels) of each folder of an image set and the folders inside it."""
+) -> list[list[tuple[Pair, Path]]]:
+    """The images of each folder or list of an image set, and the folders they are in."""
     key = "val" if split == "valid" and split not in values else split
     places = values.get(key)
     if not places:
@@ -74,19 +83,56 @@ def _folders(
         known = [name for name in SETS if values.get(name)]
         if known and split != ALL:
             raise DataError(source, f"no image set {split!r}; there is: {', '.join(known)}")
-        return [[the_folders(root, split, ".txt", FOLDERS)]]
+        return [_in_folders([the_folders(root, split, ".txt", FOLDERS)])]
     base = values.get("path", "")
     out = []
     for place in places if isinstance(places, list) else [places]:
         if not isinstance(place, str) or not isinstance(base, str):
-            raise DataError(source, f"{split} is not a folder or a list of folders")
+            raise DataError(source, f"{split} is not a folder, a list of images, or several")
+        place = f"{base}/{place}" if base else place
+        images = _found_inside(root, source, split, place, reading)
         if place.endswith(".txt"):
-            raise DataError(source, f"{split}: lists of images are not read, only folders: {place}")
-        images = _found_inside(root, source, split, f"{base}/{place}" if base else place, reading)
+            out.append(_listed(root, images, reading))
+            continue
         others = {path for k in SETS if k != key for path in _meant(root, values.get(k))}
         inside = [folder for folder in folders_inside(images) if folder not in others]
-        out.append([(folder, _labels_of(root, folder)) for folder in (images, *inside)])
+        out.append(
+            _in_folders([(folder, _labels_of(root, folder)) for folder in (images, *inside)])
+        )
     return out
+
+
+def _in_folders(folders: list[tuple[Path, Path]]) -> list[tuple[Pair, Path]]:
+    """The images and label files of (images, labels) folders; DataError if there are no labels."""
+    pairs = [(pair, f[0]) for f in folders for pair in find_pairs(*f, ".txt", NO_LABELS)]
+    if not any(pair.labels for pair, _ in pairs):
+        images, labels = folders[0]
+        raise DataError(labels, f"no label file, for the images in {images}")
+    return pairs
+
+
+def _listed(root: Path, path: Path, reading: Reading) -> list[tuple[Pair, Path]]:
+    """The images that a file lists, one a line, and their label files.
+
+    Paths are relative to the list, or have an end that is one inside root, which is counted.
+    """
+    pairs, moved = [], f"paths in {path.name} were read as others inside the folder"
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        with reading.skipping():
+            places = _meant(root, line.strip())
+            beside = [path.parent / place.relative_to(root) for place in places[:1]]
+            image = next((place for place in (*beside, *places) if isfile(place)), None)
+            if image is None:
+                raise DataError(path, f"line {number}: there is no image {short(line)} in {root}")
+            if image not in (*beside, *places[:1]):
+                reading.notes.counted[moved] += 1
+            labels = _labels_of(root, image.parent) / f"{image.stem}.txt"
+            pairs.append((Pair(image, labels if isfile(labels) else None), image.parent))
+    if not any(pair.labels for pair, _ in pairs):
+        raise DataError(path, "no image that it lists has a label file")
+    return pairs
 
 
 def _meant(root: Path, places: Any) -> list[Path]:
@@ -105,14 +151,15 @@ def _parts(place: str) -> tuple[str, ...]:
 
 
 def _found_inside(root: Path, source: Path, key: str, place: str, reading: Reading) -> Path:
-    """The folder in root that a path of data.yaml means."""
+    """The folder in root that a path of data.yaml means, or the file, if it ends in .txt."""
     for folder in _meant(root, place):
-        if folder.is_dir():
+        if isfile(folder) if place.endswith(".txt") else folder.is_dir():
             if folder != root.joinpath(*_parts(place)):
                 shown = folder.relative_to(root).as_posix()
                 reading.notes.counted[f"path of {source.name} was read as {shown} here"] += 1
             return folder
-    raise DataError(source, f"{key}: there is no folder {short(place)} in {root}")
+    what = "list" if place.endswith(".txt") else "folder"
+    raise DataError(source, f"{key}: there is no {what} {short(place)} in {root}")
 
 
 def _labels_of(root: Path, images: Path) -> Path:
@@ -125,14 +172,10 @@ def _labels_of(root: Path, images: Path) -> Path:
     return images
 
 
-def _read_folders(
-    folders: list[tuple[Path, Path]], names: tuple[str, ...], reading: Reading
+def _read_pairs(
+    pairs: list[tuple[Pair, Path]], names: tuple[str, ...], reading: Reading
 ) -> list[Labelled]:
     items = []
-    pairs = [(pair, f[0]) for f in folders for pair in find_pairs(*f, ".txt", NO_LABELS)]
-    if not any(pair.labels for pair, _ in pairs):
-        images, labels = folders[0]
-        raise DataError(labels, f"no label file, for the images in {images}")
     for pair, images in progress(pairs, "reading labels"):
         with reading.skipping():
             if pair.image is None:
