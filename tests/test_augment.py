@@ -141,10 +141,10 @@ def test_the_identity_is_the_image_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("turn", [False, True])
 def test_a_jpeg_is_decoded_at_the_size_that_is_drawn(tmp_path, monkeypatch, turn):
-    ramp = np.add.outer(np.arange(403), np.arange(301)) // 3
+    ramp = np.add.outer(np.arange(404), np.arange(302)) // 3
     path = tmp_path / "a.jpg"
     Image.fromarray(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)).save(path, quality=95)
-    record = make_record("a", (403, 301), path=path)
+    record = make_record("a", (404, 302), path=path)
     read, sizes = render_module.read_pixels, []
 
     def noting(*args):
@@ -160,7 +160,7 @@ def test_a_jpeg_is_decoded_at_the_size_that_is_drawn(tmp_path, monkeypatch, turn
             Augmentation.of(items), items, record, False, (), np.random.default_rng(0)
         )
         got.append(sample)
-    assert [size[:2] for size in sizes] == [(403, 301), (202, 151)]
+    assert [size[:2] for size in sizes] == [(404, 302), (202, 151)]
     np.testing.assert_allclose(got[0].image, got[1].image, atol=4)
     np.testing.assert_array_equal(got[0].gt_boxes, got[1].gt_boxes)
     plain = replace(data, augment=("basic",), reduced_jpeg=True)

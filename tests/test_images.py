@@ -179,25 +179,27 @@ def test_pixels_are_those_of_pillow(tmp_path):
 
 
 def test_a_large_jpeg_is_decoded_at_reduced_size(tmp_path):
-    """At the least of 1/2, 1/4, 1/8 that holds the size needed, which is that of the upright."""
-    photo = Image.linear_gradient("L").resize((203, 100)).convert("RGB")  # (width, height)
+    """At the least of 1/2, 1/4, 1/8 that holds the size needed, if it divides both sides."""
+    photo = Image.linear_gradient("L").resize((208, 104)).convert("RGB")  # (width, height)
     sideways = Image.Exif()
     sideways[0x0112] = 6
     photo.save(tmp_path / "plain.jpg")
     photo.save(tmp_path / "turned.jpg", exif=sideways)
     photo.save(tmp_path / "a.png")
+    photo.crop((0, 0, 208, 103)).save(tmp_path / "odd.jpg")
     photo.save(tmp_path / "many.jpg", "MPO", save_all=True, append_images=[photo])
     for name, upright, needed, factor in (
-        ("plain.jpg", True, (51, 51), 1),
-        ("plain.jpg", True, (50, 102), 1),
-        ("plain.jpg", True, (50, 101), 2),
-        ("plain.jpg", True, (26, 50), 2),
-        ("plain.jpg", True, (25, 50), 4),
+        ("plain.jpg", True, (53, 53), 1),
+        ("plain.jpg", True, (52, 105), 1),
+        ("plain.jpg", True, (52, 104), 2),
+        ("plain.jpg", True, (27, 52), 2),
+        ("plain.jpg", True, (26, 52), 4),
         ("plain.jpg", True, (1, 1), 8),
-        ("many.jpg", True, (25, 50), 4),
-        ("turned.jpg", True, (50, 25), 4),
-        ("turned.jpg", True, (25, 50), 2),
-        ("turned.jpg", False, (25, 50), 4),
+        ("odd.jpg", True, (1, 1), 1),
+        ("many.jpg", True, (26, 52), 4),
+        ("turned.jpg", True, (52, 26), 4),
+        ("turned.jpg", True, (26, 52), 2),
+        ("turned.jpg", False, (26, 52), 4),
         ("a.png", True, (1, 1), 1),
     ):
         path, asked = tmp_path / name, []
@@ -210,9 +212,9 @@ def test_a_large_jpeg_is_decoded_at_reduced_size(tmp_path):
         assert found.size == whole.shape[:2]
         assert set(asked) <= {found.size}
         assert found.reduced == factor, (name, needed)
-        assert found.pixels.shape[:2] == tuple(-(-side // factor) for side in found.size)
-        (rows, columns), means = (side // factor for side in found.size), whole.astype(float)
-        means = means[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, 3)
-        assert np.abs(means.mean((1, 3)) - found.pixels[:rows, :columns]).max() < 4
+        rows, columns = (side // factor for side in found.size)
+        assert found.pixels.shape == (rows, columns, 3)
+        means = whole.astype(float).reshape(rows, factor, columns, factor, 3).mean((1, 3))
+        assert np.abs(means - found.pixels).max() < 4
         same = decode_picture(path.read_bytes(), upright, needed=need)
         np.testing.assert_array_equal(same.pixels, found.pixels)

@@ -13,12 +13,14 @@ from PIL import Image
 
 from mxrcnn.cli import main
 from mxrcnn.config import ConfigError, override
-from mxrcnn.data.records import DataError
+from mxrcnn.data.images import read_image
+from mxrcnn.data.records import DataError, Dataset
 from mxrcnn.inference.predictor import Wanted
 from mxrcnn.inference.sources import Source
 from mxrcnn.inference.stream import EngineError, detect_stream
 from mxrcnn.inference.thresholds import parse_thresholds
 from symnet.geometry.masks import decode
+from tests.factories import make_record
 from tests.test_export import make_detector
 from tests.threads import FAMILIES, SIZES, images, same
 from tests.threads import dataset as save
@@ -83,6 +85,28 @@ def test_a_stream_is_what_predict_finds(predictor, batch_size, threads):
             assert isinstance(item.error, DataError)
     assert list(detect_stream(predictor, sources[-2:], Wanted()))[1].error is not None
     assert list(detect_stream(predictor, [], Wanted())) == []
+
+
+def test_a_large_jpeg_is_seen_as_in_a_test(predictor, tmp_path, predict):
+    """It is decoded at reduced size, by all ways to the same bits; pictures have all its pixels."""
+    short = predictor.config.data.short_side
+    photo = Image.fromarray(images()[0]).resize((8 * short, 4 * short), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.jpg", quality=95)
+    whole = read_image(tmp_path / "a.jpg")
+    source = Source("a", "a", str(tmp_path / "a.jpg"))
+    (drawn,) = detect_stream(predictor, [source], Wanted())
+    (plain,) = detect_stream(predictor, [source], Wanted(), pixels=False)
+    record = make_record("a", whole.shape[:2], path=tmp_path / "a.jpg")
+    ((_, tested, _),) = predictor.detect(Dataset("a", predictor.class_names, (record,)))
+    assert len(tested)
+    assert tested.size == whole.shape[:2]
+    for found in (drawn.found, plain.found, predictor.predict(tmp_path / "a.jpg")):
+        assert same(found, tested)
+    assert (drawn.reduced, plain.reduced, plain.pixels) == (4, 4, None)
+    np.testing.assert_array_equal(drawn.pixels, whole)
+    assert not same(tested, predictor.predict(whole))
+    code, _, err = predict(tmp_path / "a.jpg")
+    assert (code, "1 large JPEGs were decoded at 1/2, 1/4 or 1/8" in err) == (0, True)
 
 
 def test_few_images_are_in_memory(predictor):

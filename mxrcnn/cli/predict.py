@@ -146,7 +146,9 @@ def _predict(args: argparse.Namespace) -> int:
     _say(*notes, *_masks(args, predictor, formats), *sources.notes, *_stale(output.folder, formats))
     names, counts = Names(), _Counts()
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
-        looked = detect_stream(predictor, sources, wanted, args.exif, args.batch_size, args.threads)
+        pixels = bool({"draw", "crops"} & set(formats))
+        how = args.exif, args.batch_size, args.threads, pixels
+        looked = detect_stream(predictor, sources, wanted, *how)
         for number, item in enumerate(looked, start=1):
             bar.update()
             counts.images += 1
@@ -163,6 +165,7 @@ def _predict(args: argparse.Namespace) -> int:
                     break
                 continue
             counts.in_a_row = 0
+            counts.reduced += item.reduced > 1
             stem = names.stem(item.source.name)
             result = Result(item.source.name, stem, image_id, item.found, item.pixels)
             write(result)
@@ -176,10 +179,12 @@ def _predict(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Counts:
-    """Images that were looked at, objects in them and how many of them have an empty mask, failed
-    images, and failures of the network (or for want of memory) in a row."""
+    """Images that were looked at, those decoded at reduced size, objects in them and how many of
+    them have an empty mask, failed images, and failures of the network (or for want of memory) in a
+    row."""
 
     images: int = 0
+    reduced: int = 0
     objects: int = 0
     empty_masks: int = 0
     failed: int = 0
@@ -301,6 +306,8 @@ def _summary(counts: _Counts, renamed: int, folder: Path | None, total: int | No
     lines = [f"{counts.objects} objects in {good} images{where}"]
     if renamed:
         lines.append(f"{renamed} images share the name of another: their files end in ~2, ~3, ...")
+    if counts.reduced:
+        lines.append(f"{counts.reduced} large JPEGs were decoded at 1/2, 1/4 or 1/8 of their size")
     if counts.empty_masks:
         lines.append(
             f"{counts.empty_masks} objects have an empty mask; as a polygon and in CVAT it is a box"

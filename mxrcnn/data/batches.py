@@ -114,12 +114,16 @@ def _active_classes(records: Sequence[ImageRecord], num_classes: int) -> np.ndar
 
 
 def make_test_batch(data: DataConfig, plan: BatchPlan) -> Batch:
-    """Decode and transform the images of one batch. No masks are loaded.
+    """Decode and transform the images of one batch. No masks are loaded; see `load_sample`.
+
+    Large JPEGs are decoded at reduced size, as when images are predicted.
 
     Raises DataError as `load_sample` does.
     """
     data = replace(data, masks=False)
-    return _batch(plan, [load_sample(record, data) for record in plan.records], {}, {})
+    return _batch(
+        plan, [load_sample(record, data, reduced=True) for record in plan.records], {}, {}
+    )
 
 
 def _batch(

@@ -37,8 +37,7 @@ Needed = Callable[[int, int], tuple[int, int]]
 class Decoded:
     """An image's pixels (h, w, 3) uint8 RGB, and its own size (height, width).
 
-    reduced: 1, or 2, 4 or 8 if the pixels are that much fewer on each side, rounded up: see
-    `decode_image`.
+    reduced: 1, or 2, 4 or 8 if the pixels are that many times fewer on each side, see `reduction`.
     """
 
     pixels: np.ndarray
@@ -86,29 +85,42 @@ def decode_image(
     max_pixels: int = MAX_IMAGE_PIXELS,
     needed: Needed | None = None,
 ) -> Decoded:
-    """An image file's pixels, as `read_image` gives them, or fewer if that suffices.
+    """An image file's pixels, as `read_image` gives them, or fewer of a large JPEG.
 
-    needed: gives the size at which the pixels are needed. A JPEG whose sides are both at least 2, 4
-    or 8 times as long is decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then computes the low
-    frequencies only, about the mean of each 2 x 2, 4 x 4 or 8 x 8 pixels. path may be an open file.
-    Raises DataError and MemoryError as `read_image` does.
+    needed: gives the (height, width) at which the pixels are needed, from that of the image. See
+    `reduction`. path may be an open file. Raises DataError and MemoryError as `read_image` does.
     """
     with opened(path, max_pixels) as image:
-        reduced = 1
+        factor = 1
         if needed is not None and image.format in SCALABLE:
             width, height = image.size
             turned = exif_orientation and image.getexif().get(ORIENTATION_TAG) in SIDEWAYS
             size = (width, height) if turned else (height, width)
-            reduced = _reduce(image, needed(*size)[:: 1 if turned else -1])
+            factor = reduction(size, needed(*size))
+            if factor > 1 and image.draft(None, (width // factor, height // factor)) is None:
+                factor = 1
         pixels = as_rgb(path, image, exif_orientation)
-        return Decoded(pixels, size if reduced > 1 else pixels.shape[:2], reduced)
+        height, width = pixels.shape[:2]
+        return Decoded(pixels, (height * factor, width * factor), factor)
 
 
-def _reduce(image: Image.Image, needed: tuple[int, int]) -> int:
-    """Have a JPEG decoded at reduced size, at least `needed` (width, height); 1, 2, 4 or 8."""
-    whole = image.width
-    drafted = image.draft(None, needed)
-    return round(whole / drafted[1][2]) if drafted else 1
+def reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
+    """How many times fewer pixels a side a JPEG is decoded to: 8, 4 or 2 if possible, else 1.
+
+    size, needed: (height, width) of the image, and where its pixels are needed. Both sides must be
+    multiples of the factor, so that pixels stay where they are, and at least `needed` after it.
+    libjpeg then computes the low frequencies only: about the mean of each square of pixels.
+    """
+    for factor in (8, 4, 2):
+        if all(s % factor == 0 and s >= factor * n for s, n in zip(size, needed)):
+            return factor
+    return 1
+
+
+def scalable(path: str | Path) -> bool:
+    """Whether a file is of a format that is decoded at reduced size. Raises DataError."""
+    with opened(path, max_pixels=0) as image:
+        return image.format in SCALABLE
 
 
 def path_inside(folder: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mxrcnn.config import Config, ConfigError
 from mxrcnn.data.loader import test_loader
-from mxrcnn.data.pictures import Picture, read_pixels
+from mxrcnn.data.pictures import Picture, decode_picture
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageId, ImageRecord, Orientation
 from mxrcnn.data.transforms import (
@@ -79,12 +79,18 @@ ALL = Wanted()
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image for the network. pixels (H, W, 3) uint8 RGB, turned as `orientation` says."""
+    """An image for the network. pixels (H, W, 3) uint8 RGB, turned as `orientation` says.
 
-    pixels: np.ndarray
+    size: (height, width) of the image; there are fewer pixels if they were decoded at 1/`reduced`,
+    and None if nobody needs them any more.
+    """
+
+    pixels: np.ndarray | None
     sample: Sample
     orientation: Orientation
     padded: tuple[int, int]
+    size: tuple[int, int]
+    reduced: int = 1
 
 
 class Predictor:
@@ -218,17 +224,24 @@ class Predictor:
                 yield item, stack_images([item.sample], item.padded), item.sample.im_info[None]
 
         for item, outputs in self.outputs(batches()):
-            size = item.pixels.shape[:2]
-            yield self.detections(outputs, 0, *size, wanted, item.orientation)
+            yield self.detections(outputs, 0, *item.size, wanted, item.orientation)
 
     def prepare(self, image: Picture, exif: Orientation) -> Prepared:
-        """Read an image, resize and normalise it; raises as read_pixels does."""
+        """Read an image, resize and normalise it; raises as read_pixels does.
+
+        Large JPEGs are decoded at reduced size, see `mxrcnn.data.images.reduction`.
+        """
         data = self.config.data
-        pixels = read_pixels(image, exif == "upright", data.max_image_pixels)
-        sample = prepare_image(pixels, data)
+        decoded = decode_picture(
+            image,
+            exif == "upright",
+            data.max_image_pixels,
+            lambda height, width: resized_size(height, width, data)[:2],
+        )
+        sample = prepare_image(decoded.pixels, data, size=decoded.size)
         padded = padded_size([sample.size], self.pad_multiple, data.least_padded_side)
         orientation = "stored" if isinstance(image, np.ndarray) else exif
-        return Prepared(pixels, sample, orientation, padded)
+        return Prepared(decoded.pixels, sample, orientation, padded, decoded.size, decoded.reduced)
 
     def outputs(
         self, batches: Iterable[tuple[T, np.ndarray, np.ndarray]]

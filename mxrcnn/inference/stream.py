@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Union
 
 import numpy as np
 
+from mxrcnn.data.pictures import read_pixels
 from mxrcnn.data.records import DataError, Detections, Orientation
 from mxrcnn.data.transforms import stack_images
 from mxrcnn.inference.engine import Handle, Outputs
@@ -40,12 +41,16 @@ class EngineError(DataError):
 
 @dataclass(frozen=True)
 class Looked:
-    """A source with its detections and its pixels (H, W, 3), or with the error that it gave."""
+    """A source with its detections and, if wanted, pixels (H, W, 3), or with the error it gave.
+
+    reduced: it was decoded at 1/reduced of its size.
+    """
 
     source: Source
     found: Detections | None = None
     pixels: np.ndarray | None = None
     error: Exception | None = None
+    reduced: int = 1
 
 
 def detect_stream(
@@ -55,6 +60,7 @@ def detect_stream(
     exif: Orientation = "upright",
     batch_size: int = 1,
     threads: int = 2,
+    pixels: bool = True,
 ) -> Iterator[Looked]:
     """Yield every source in order, with detections or with its error.
 
@@ -62,8 +68,19 @@ def detect_stream(
     nothing had happened. If there are several, each is tried alone, with a warning.
     batch_size: images of equal padded shape that follow each other are one batch, up to that many.
     threads: decode and resize ahead. At most threads + 3 * batch_size images are in memory.
+    pixels: also yield all pixels of the image, even if the network needed only a reduced decode.
     """
-    prepared = _prepared(predictor, sources, exif, threads, batch_size)
+
+    def prepare(source: Source) -> Prepared:
+        item = predictor.prepare(source.image, exif)
+        if not pixels:
+            return replace(item, pixels=None)
+        if item.reduced > 1:
+            limit = predictor.config.data.max_image_pixels
+            return replace(item, pixels=read_pixels(source.image, exif == "upright", limit))
+        return item
+
+    prepared = _prepared(prepare, sources, threads, batch_size)
     for held, outputs in _computed(predictor, _batches(prepared, batch_size)):
         good = _good(held)
         if isinstance(outputs, Exception) and len(good) > 1:
@@ -108,22 +125,35 @@ def _computed(
     """
     before: tuple[Held, Handle | Exception | None] | None = None
     for held in batches:
+        inputs = _stacked(held)  # while the network still computes the batch before
         done = before and (before[0], _result(before[1]))
-        before = held, _start(predictor, held)
+        before = held, _start(predictor, inputs)
         if done:
             yield done
     if before:
         yield before[0], _result(before[1])
 
 
-def _start(predictor: Predictor, held: Held) -> Handle | Exception | None:
-    """Start the network on the good images; None if there are none."""
+def _stacked(held: Held) -> tuple[np.ndarray, np.ndarray] | MemoryError | None:
+    """The network's inputs for the good images; None if there are none."""
     good = _good(held)
     if not good:
         return None
     try:
         data = stack_images([item.sample for item in good], good[0].padded)
-        return predictor.start(data, np.stack([item.sample.im_info for item in good]))
+    except MemoryError as error:
+        return error
+    return data, np.stack([item.sample.im_info for item in good])
+
+
+def _start(
+    predictor: Predictor, inputs: tuple[np.ndarray, np.ndarray] | MemoryError | None
+) -> Handle | Exception | None:
+    """Start the network on stacked images, if there are any."""
+    if not isinstance(inputs, tuple):
+        return inputs
+    try:
+        return predictor.start(*inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base class
         return error
 
@@ -148,26 +178,25 @@ def _looked(
         elif isinstance(outputs, Exception):
             yield Looked(source, error=EngineError.of(source, outputs))
         else:
-            size = item.pixels.shape[:2]
             try:
-                found = predictor.detections(outputs, row, *size, wanted, item.orientation)
+                found = predictor.detections(outputs, row, *item.size, wanted, item.orientation)
             except MemoryError as error:  # pasting masks into a large image
                 yield Looked(source, error=EngineError.of(source, error))
             else:
-                yield Looked(source, found, item.pixels)
+                yield Looked(source, found, item.pixels, reduced=item.reduced)
             row += 1
 
 
 def _prepared(
-    predictor: Predictor, sources: Iterable[Source], exif: Orientation, threads: int, ahead: int
+    prepare: Callable[[Source], Prepared], sources: Iterable[Source], threads: int, ahead: int
 ) -> Iterator[tuple[Source, Prepared | Exception]]:
     """Every source in order, prepared by threads, or the error that it gave."""
 
-    def prepare(source: Source) -> Prepared | Exception:
+    def attempt(source: Source) -> Prepared | Exception:
         if isinstance(source.image, Exception):
             return source.image
         try:
-            return predictor.prepare(source.image, exif)
+            return prepare(source)
         except BAD_IMAGE as error:
             return error
 
@@ -175,7 +204,7 @@ def _prepared(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         for source in sources:
-            waiting.append((source, pool.submit(prepare, source)))
+            waiting.append((source, pool.submit(attempt, source)))
             if len(waiting) >= threads + ahead:
                 first, done = waiting.popleft()
                 yield first, done.result()

@@ -86,12 +86,18 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image
 
 
-def prepare_image(pixels: np.ndarray, data: DataConfig, flip: bool = False) -> Sample:
+def prepare_image(
+    pixels: np.ndarray,
+    data: DataConfig,
+    flip: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Sample:
     """The network image of pixels (H, W, 3) uint8 RGB, without objects.
 
-    flip: the exact mirror image of the result without it.
+    flip: the exact mirror image of the result without it. size: (height, width) of the image if its
+    pixels were decoded at reduced size.
     """
-    height, width, scale = resized_size(*pixels.shape[:2], data)
+    height, width, scale = resized_size(*(size or pixels.shape[:2]), data)
     same = (height, width) == pixels.shape[:2]
     if data.resize == "antialias" and not same:
         resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
@@ -119,25 +125,31 @@ def check_masks(record: ImageRecord, data: DataConfig) -> None:
 
 
 def load_sample(
-    record: ImageRecord, data: DataConfig, flip: bool = False, regions: bool = False
+    record: ImageRecord,
+    data: DataConfig,
+    flip: bool = False,
+    regions: bool = False,
+    reduced: bool = False,
 ) -> Sample:
     """The network image of a record with its objects; with `regions` also its ignore regions.
 
     Ignore regions are the boxes of objects that are not trained on, see `trainable_objects`.
+    reduced: decode a large JPEG at reduced size, see `mxrcnn.data.images.reduction`.
     Raises DataError if the file cannot be decoded or has another size, and if masks are wanted but
     missing or broken.
     """
     check_masks(record, data)
-    pixels = read_pixels(record, data)
-    sample = prepare_image(pixels, data, flip)
+    stored = record.height, record.width
+    needed = resized_size(*stored, data)[:2] if reduced else None
+    sample = prepare_image(read_pixels(record, data, needed), data, flip, stored)
     keep = trainable_objects(record, data)
     height, width = sample.size
-    ratio = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2, np.float32)
+    ratio = np.array([width / record.width, height / record.height] * 2, np.float32)
     ignored = ~keep & regions
     boxes = record.boxes[keep] * ratio
     masks = None
     if data.masks:
-        masks = _network_masks(record, np.flatnonzero(keep), pixels.shape[:2], sample.size)
+        masks = _network_masks(record, np.flatnonzero(keep), stored, sample.size)
         masks = mini_masks(masks, boxes, data.mini_mask) if data.mini_mask else masks
         masks = pack(flip_masks(masks) if flip else masks)
         masks = np.pad(masks, ((0, ignored.sum()), (0, 0), (0, 0)))
