@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mxrcnn.cli import main
 from mxrcnn.config import ConfigError, DataConfig, override
 from mxrcnn.data.batches import make_training_batch
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Detections
+from mxrcnn.data.shown import representative
 from mxrcnn.data.transforms import Augmentation, augmented_sample, expand, load_sample
 from mxrcnn.data.transforms import render as render_module
 from mxrcnn.data.transforms.augment import PRESETS, TRANSFORMS
@@ -27,9 +29,9 @@ from mxrcnn.data.transforms.scene import (
     move_points,
     scale_map,
 )
-from mxrcnn.training.pictures import chosen_for_pictures, draw_train_batches, draw_validation
+from mxrcnn.training.pictures import draw_train_batches, draw_validation
 from symnet.geometry.masks import encode, unpack
-from tests.factories import make_dataset, make_record, tiny_config
+from tests.factories import Picture, make_dataset, make_record, make_voc, tiny_config
 
 #: the network image has the size of the file, and its pixels are those of the picture
 PLAIN = DataConfig(short_side=0, long_side=0, mean=(0, 0, 0), masks=True)
@@ -266,18 +268,20 @@ def test_every_transform_takes_every_image(tmp_path, size, mode, empty):
 
 def test_colours_change_as_their_names_say():
     pixels = np.random.default_rng(0).integers(60, 180, (16, 16, 3), dtype=np.uint8)
-    grey = np.array([0.299, 0.587, 0.114])
-    np.testing.assert_array_equal(recoloured(1, 1, 1, 0, pixels), pixels)
-    np.testing.assert_allclose(recoloured(1.2, 1, 1, 0, pixels), pixels * 1.2, atol=1)
-    flat = recoloured(1, 1, 0, 0, pixels)
+    grey, image = np.array([0.299, 0.587, 0.114]), Image.fromarray(pixels)
+    np.testing.assert_array_equal(np.asarray(recoloured(1, 1, 1, 0, image)), pixels)
+    np.testing.assert_allclose(np.asarray(recoloured(1.2, 1, 1, 0, image)), pixels * 1.2, atol=1)
+    flat = np.asarray(recoloured(1, 1, 0, 0, image))
     np.testing.assert_allclose(flat, np.repeat((pixels @ grey)[..., None], 3, axis=2), atol=1)
-    mean = pixels[::4, ::4].reshape(-1, 3).mean(axis=0) @ grey
-    np.testing.assert_allclose(recoloured(1, 0.5, 1, 0, pixels), (pixels + mean) / 2, atol=1)
-    turned = recoloured(1, 1, 1, 0.05, pixels)
+    mean = pixels.reshape(-1, 3).mean(axis=0) @ grey
+    np.testing.assert_allclose(
+        np.asarray(recoloured(1, 0.5, 1, 0, image)), (pixels + mean) / 2, atol=1
+    )
+    turned = np.asarray(recoloured(1, 1, 1, 0.05, image))
     np.testing.assert_allclose(turned @ grey, pixels @ grey, atol=2)  # as bright as before
-    red = recoloured(1, 1, 1, 1 / 3, np.full((1, 1, 3), (130, 60, 60), np.uint8))[0, 0]
-    assert red.argmax() != 0
-    np.testing.assert_array_equal(recoloured(1, 1, 1, 1, pixels), pixels)
+    red = Image.new("RGB", (1, 1), (130, 60, 60))
+    assert np.argmax(recoloured(1, 1, 1, 1 / 3, red).getpixel((0, 0))) != 0
+    np.testing.assert_array_equal(np.asarray(recoloured(1, 1, 1, 1, image)), pixels)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +406,9 @@ def test_the_picture_of_the_first_batches_shows_what_the_network_gets(tmp_path, 
 def test_the_picture_of_a_validation_has_both_sides(tmp_path):
     records = [drawn_record(tmp_path, str(i)) for i in range(9)]
     bare = replace(make_record("bare", boxes=()), masks=())
-    chosen = chosen_for_pictures(make_dataset([bare, *records]))
+    chosen = representative(make_dataset([bare, *records]), 4)
     assert [r.image_id for r in chosen] == ["0", "3", "5", "8"]
-    assert chosen_for_pictures(make_dataset([bare])) == [bare]
+    assert representative(make_dataset([bare]), 4) == [bare]
     found = [(record, Detections.empty()) for record in chosen]
     path = tmp_path / "val_pictures" / "epoch_0001.jpg"
     assert draw_validation(path, found, ("square", "triangle"), PLAIN) is None
@@ -413,3 +417,17 @@ def test_the_picture_of_a_validation_has_both_sides(tmp_path):
     assert height > 4 * 90
     chosen[0].path.unlink()
     assert "0.png" in draw_validation(path, found, ("square", "triangle"), PLAIN)
+
+
+def test_mxrcnn_data_augment_draws_and_measures(tmp_path, capsys):
+    make_voc(tmp_path / "set", {"a": Picture(), "b": Picture(size=(60, 90))})
+    words = [str(tmp_path / "set"), "--augment", "mosaic:1,strong", "--out", str(tmp_path / "out")]
+    assert main(["data", "augment", *words, "--set", "short_side=80"]) == 0
+    names = ["mosaic.jpg", "strong.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    table = capsys.readouterr().out.splitlines()[-5:]
+    assert [line.split()[0] for line in table[2:]] == ["none", "mosaic:1", "strong"]
+    assert all(float(line.split()[1]) > 0 for line in table[2:])
+    with pytest.raises(SystemExit, match="1"):
+        main(["data", "augment", *words, "--augment", "mosaik"])
+    assert "there are none, basic, strong, mirror" in capsys.readouterr().err

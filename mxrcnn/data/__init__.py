@@ -4,7 +4,7 @@
 sets; the readers share `reading` and `labelled`. `images` opens image files, `pictures` any image
 that a user passes. `decodable` finds images that cannot be decoded, `identity` tells whether data
 have changed, `check` examines data before training. `transforms`, `plans`, `batches` and `loader`
-make network inputs.
+make network inputs; `shown` draws them, and `trial` tries augmentations.
 Anchors, targets and boxes are computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
 """
 

@@ -9,12 +9,13 @@ from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageRecord
+from mxrcnn.data.shown import representative
 from mxrcnn.evaluation.core import choose_metric, evaluate
 from mxrcnn.evaluation.report import Report
 from mxrcnn.inference.detector import Detector, inference_symbol
 from mxrcnn.runs.checkpoint import Best, Params, RunFolder, split_params
 from mxrcnn.tables import is_measured
-from mxrcnn.training.pictures import chosen_for_pictures, draw_validation
+from mxrcnn.training.pictures import VALIDATED, draw_validation
 from symnet import get_detector
 from symnet.machine import mx
 
@@ -38,7 +39,7 @@ class Validation:
         self._config = config
         self._context = context
         self._detector: Detector | None = None
-        self._shown = chosen_for_pictures(dataset) if config.train.pictures else []
+        self._shown = representative(dataset, VALIDATED) if config.train.pictures else []
         self._found: list[tuple[ImageRecord, Detections]] = []
 
     def describe(self, best: Best | None) -> str:

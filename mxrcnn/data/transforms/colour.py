@@ -67,10 +67,10 @@ def recoloured(
     contrast: float,
     saturation: float,
     hue: float,
-    pixels: np.ndarray,
+    image: Image.Image,
     contrast_first: bool = True,
-) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 with other colours; see `Photometric`."""
+) -> Image.Image:
+    """An image with other colours; see `Photometric`."""
     grey = _YIQ[0]
     turn = np.eye(3)
     cos, sin = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
@@ -78,12 +78,12 @@ def recoloured(
     colours = np.linalg.inv(_YIQ) @ turn @ _YIQ
     colours = colours @ (saturation * np.eye(3) + (1 - saturation) * grey)
     # contrast scales around the mean grey, which saturation and hue do not change
-    mean = brightness * (pixels[::4, ::4].reshape(-1, 3).mean(axis=0) @ grey)
+    mean = brightness * (np.asarray(image.reduce(8)).reshape(-1, 3).mean(axis=0) @ grey)
     shift = np.full(3, (1 - contrast) * mean)
     matrix = brightness * contrast * colours
     shift = colours @ shift if contrast_first else shift
     table = np.column_stack([matrix, shift]).ravel().tolist()
-    return np.asarray(Image.fromarray(pixels).convert("RGB", tuple(table)))
+    return image.convert("RGB", tuple(table))
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class Blur(Transform):
         return _edited(scene, partial(blurred, sigma)) if wanted else scene
 
 
-def blurred(sigma: float, pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W, 3) uint8, blurred."""
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
+def blurred(sigma: float, image: Image.Image) -> Image.Image:
+    """An image, blurred."""
+    return image.filter(ImageFilter.GaussianBlur(sigma))
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Jpeg(Transform):
         return _edited(scene, partial(compressed, quality)) if wanted else scene
 
 
-def compressed(quality: int, pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 after JPEG compression."""
+def compressed(quality: int, image: Image.Image) -> Image.Image:
+    """An image after JPEG compression."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file).convert("RGB"))
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")

@@ -58,7 +58,7 @@ def render(
     Raises DataError as `load_sample` does.
     """
     masks = _masks(scene, data) if data.masks else None
-    pixels = _pixels(scene, data, masks[0] if masks else None)
+    picture = _picture(scene, data, masks[0] if masks else None)
     objects = _objects(scene, data, masks)
     chosen = np.flatnonzero(objects.wanted & objects.shown)
     visible = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(axis=1)
@@ -78,29 +78,36 @@ def render(
     im_info = np.array([*scene.size, resized_size(record.height, record.width, data)[2]])
     gt_boxes = np.concatenate([boxes, classes[:, None]], axis=1).astype(np.float32)
     for edit in scene.edits:
-        pixels = edit(pixels)
-    sample = Sample(normalise(pixels, data), im_info.astype(np.float32), gt_boxes, packed)
+        picture = edit(picture)
+    image = normalise(np.asarray(picture), data)
+    sample = Sample(image, im_info.astype(np.float32), gt_boxes, packed)
     return sample, +objects.why
 
 
-def _pixels(scene: Scene, data: DataConfig, masks: Sequence[np.ndarray] | None) -> np.ndarray:
-    """The pixels (h, w, 3) uint8 of a scene before its edits."""
-    out = np.empty((*scene.size, 3), np.uint8)
-    out[:] = np.round(data.mean)
+def _picture(scene: Scene, data: DataConfig, masks: Sequence[np.ndarray] | None) -> Image.Image:
+    """A scene's pixels before its edits. Pillow copies and flips pixels faster than NumPy."""
+    out = None
     for place, layer in enumerate(scene.layers):
-        target = whole_pixels(layer.clip)
-        left, top, right, bottom = target
+        left, top, right, bottom = target = whole_pixels(layer.clip)
         if right <= left or bottom <= top:
             continue  # nothing of it is to be seen, so it is not read
         needed = layer.drawn_size if data.reduced_jpeg else None
         found = drawn(read_pixels(layer.record, data, needed), layer, target, data)
-        view = out[top:bottom, left:right]
-        if not layer.cut_out:
-            view[:] = found
-        elif masks is not None:
-            alpha = masks[place].any(axis=0)[top:bottom, left:right]
-            view[alpha] = found[alpha]
-    return out
+        if out is None and target == (0, 0, scene.size[1], scene.size[0]):
+            out = found
+            continue
+        out = out or _blank(scene, data)
+        alpha = None
+        if layer.cut_out and masks is not None:
+            shown = masks[place].any(axis=0)[top:bottom, left:right]
+            alpha = Image.fromarray(shown.astype(np.uint8) * np.uint8(255))
+        out.paste(found, (left, top), alpha)
+    return out or _blank(scene, data)
+
+
+def _blank(scene: Scene, data: DataConfig) -> Image.Image:
+    """A picture of the mean colour."""
+    return Image.new("RGB", scene.size[::-1], tuple(round(value) for value in data.mean))
 
 
 def whole_pixels(box: np.ndarray) -> tuple[int, int, int, int]:
@@ -110,7 +117,7 @@ def whole_pixels(box: np.ndarray) -> tuple[int, int, int, int]:
 
 def drawn(
     pixels: np.ndarray, layer: Layer, target: tuple[int, int, int, int], data: DataConfig
-) -> np.ndarray:
+) -> Image.Image:
     """The part of an image (H, W, 3) uint8 that a layer shows in a box of the scene.
 
     pixels: of the layer's image, or fewer, if it was decoded at reduced size. target: the box, in
@@ -119,7 +126,7 @@ def drawn(
     height, width = pixels.shape[:2]
     source = move_boxes(inverted(layer.map), np.array(target, np.float64))
     source *= np.array([width / layer.record.width, height / layer.record.height] * 2)
-    source = np.clip(source, 0, (width, height, width, height)).tolist()
+    source = tuple(np.clip(source, 0, (width, height, width, height)).tolist())
     size = target[2] - target[0], target[3] - target[1]
     turned = turns(layer.map)
     size = size[::-1] if turned else size
@@ -129,10 +136,15 @@ def drawn(
     else:
         how = Image.Transform.EXTENT, source, Image.Resampling.BILINEAR
         image = image.transform(size, *how)
-    out = np.asarray(image)
-    out = out.transpose(1, 0, 2) if turned else out
     x, y = layer.map[:, :2].sum(axis=1)  # a map has one factor for each side
-    return out[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]
+    ways = (
+        (turned, Image.Transpose.TRANSPOSE),
+        (x < 0, Image.Transpose.FLIP_LEFT_RIGHT),
+        (y < 0, Image.Transpose.FLIP_TOP_BOTTOM),
+    )
+    for wanted, way in ways:
+        image = image.transpose(way) if wanted else image
+    return image
 
 
 def _masks(scene: Scene, data: DataConfig) -> tuple[list[np.ndarray], np.ndarray]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mxrcnn.data.records import ImageRecord
 from symnet.geometry.masks import decode
 
-Edit = Callable[[np.ndarray], np.ndarray]
+Edit = Callable[[Image.Image], Image.Image]
 #: polygons that reach further than this many sides of the picture are not drawn as polygons, see
 #: `symnet.geometry.masks.check_segmentation`
 FAR = 8
@@ -137,7 +138,7 @@ class Scene:
 
     canvas: the (h, w) that the plan has reserved for it. size: its (h, w), at most the canvas.
     layers: from the bottom up; the rest of the scene has the mean colour. edits: functions that
-    change the pixels (h, w, 3) uint8 once they are drawn.
+    change the picture once it is drawn.
     """
 
     canvas: tuple[int, int]
