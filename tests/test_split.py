@@ -24,6 +24,8 @@ from mxrcnn.data.split import Split, make_split, names_of, read_split, shares_of
 from mxrcnn.data.stratify import Item, stratify
 from tests.conftest import REPO
 from tests.factories import Picture, make_dataset, make_record, make_voc, noise
+from tests.layouts import LAYOUTS
+from tests.test_data_formats import cells  # noqa: F401 - a fixture
 
 FIFTH = shares_of(0.2)
 
@@ -312,3 +314,16 @@ def test_an_image_that_cannot_be_decoded(tmp_path):
     data = DataConfig("voc", str(tmp_path))
     with pytest.raises(DataError, match=r"b\.jpg"):
         make_split(open_dataset(data, "2007_train"), data, shares_of(0.5), 0, progress=False)
+
+
+def test_the_kind_of_data_set_does_not_matter(cells, tmp_path):  # noqa: F811
+    """The same images have the same split, though kinds differ in paths, ids and class order."""
+    found = []
+    for layout in ("voc", "coco", "yolo", "labelme"):
+        kind, imageset, write, _ = LAYOUTS[layout]
+        write(replace(cells, records=cells.records[:12]), tmp_path / layout)
+        data = DataConfig(kind, str(tmp_path / layout))
+        found.append(
+            make_split(open_dataset(data, imageset), data, shares_of(0.25), 1, False).sides
+        )
+    assert found == [found[0]] * 4

@@ -17,11 +17,12 @@ from mxrcnn.data.detect import TESTING, TRAINING, VALIDATION, detect
 from mxrcnn.data.records import DataError
 from mxrcnn.data.split import read_split
 from tests.factories import Picture, make_voc, noise
-from tests.layouts import LAYOUTS
+from tests.layouts import LAYOUTS, images_apart
 from tests.test_data_formats import cells  # noqa: F401 - a fixture
 
 FILES = {
     "voc": ["VOC2007"],
+    "voc, one year": ["Annotations", "ImageSets", "JPEGImages"],
     "coco": ["images", "test.json", "train.json", "val.json"],
     "yolo": ["data.yaml", "source", "test.txt", "train.txt", "val.txt"],
     "csv": ["images", "test.csv", "train.csv", "val.csv"],
@@ -38,14 +39,16 @@ def test_each_kind_is_written_and_read(cells, layout, tmp_path, capsys):  # noqa
     kind, imageset, write, _ = LAYOUTS[layout]
     write(replace(cells, records=cells.records[:8]), tmp_path / "all")
     before = listing(tmp_path / "all")
-    words = ["--val", "0.25", "--test", "0.2", "--to", str(tmp_path / "new")]
-    assert main(["data", "split", str(tmp_path / "all"), *words]) == 0
+    apart = images_apart(tmp_path / "all")
+    apart = str(apart) if apart.exists() else ""
+    words = ["data", "split", str(tmp_path / "all"), "--val", "0.25", "--images", apart]
+    assert main([*words, "--test", "0.2", "--to", str(tmp_path / "new")]) == 0
     assert listing(tmp_path / "all") == before
-    names = sorted(os.listdir(tmp_path / "new"))
-    assert names == sorted([*FILES.get(kind, ["train", "val", "test"]), "split.json"])
+    names = sorted({*os.listdir(tmp_path / "new")} - {"split.json"})
+    assert names == FILES.get(layout, FILES.get(kind, ["test", "train", "val"]))
     found = detect(tmp_path / "new")
     assert found.kind == kind
-    whole = open_dataset(DataConfig(kind, str(tmp_path / "all")), imageset)
+    whole = open_dataset(DataConfig(kind, str(tmp_path / "all"), apart), imageset)
     boxes = {record.path.name: record.boxes.tolist() for record in whole.records}
     sides = read_split(tmp_path / "new/split.json").sides
     seen = []
@@ -57,7 +60,7 @@ def test_each_kind_is_written_and_read(cells, layout, tmp_path, capsys):  # noqa
     assert len(seen) == 8
     out = capsys.readouterr().out
     assert "train on it: mxrcnn train --data" in out
-    assert main(["data", "split", str(tmp_path / "all"), "--val", "0.25"]) == 0
+    assert main(words) == 0
     assert "nothing was written" in capsys.readouterr().out
 
 
@@ -144,11 +147,14 @@ def test_lists_of_yolo(tmp_path):
     for text, message in (
         ("images/c.png", r"train\.txt: line 1: there is no image 'images/c\.png'"),
         ("../images", "there is no image"),
+        ("a/" * 3000, "line 1 is too long for a path: 'a/a/a/"),
+        ("a\0b", "there is no image"),
+        ("\ud800".encode("utf-8", "surrogatepass"), "not UTF-8"),
         ("images/b.png", "no image that it lists has a label file"),
         ("", "no image that it lists has a label file"),
         ("images/a.png\nimages/a.png", "annotates .*a.png a second time"),
     ):
-        listed.write_text(text)
+        listed.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=message):
             open_dataset(data, "train")
     (tmp_path / "data.yaml").write_text("train: none.txt\nnames: [dog]\n")

@@ -13,12 +13,12 @@ import pytest
 
 from mxrcnn.cli import main, train
 from mxrcnn.cli.common import use_data, use_val
-from mxrcnn.config import ConfigError, DataConfig
+from mxrcnn.config import ConfigError, DataConfig, dump_json, make_config, override
 from mxrcnn.data.records import DataError
 from mxrcnn.data.synthetic import ensure_synthetic
 from mxrcnn.data.validation import validation_images, with_classes_of
 from mxrcnn.inference.quantize import quantize_run
-from mxrcnn.training.configure import TrainRequest
+from mxrcnn.training.configure import TrainRequest, configure
 from mxrcnn.training.loop import train as train_all
 from mxrcnn.training.run import prepare
 from tests.factories import TINY, Picture, make_dataset, make_record, make_voc
@@ -62,6 +62,10 @@ def test_a_split_run_stopped_and_resumed_equals_one_never_stopped(begin, tmp_pat
     sides = json.loads(stored[0])["sides"]
     assert [len(sides[side]) for side in ("train", "val")] == [9, 3]
     assert set(whole.identity.image_ids) == set(sides["train"])
+    repeated = prepare(TrainRequest(config=str(tmp_path / "whole"), out=str(tmp_path / "again")))
+    repeated.run.unlock()
+    assert repeated.config == whole.config
+    assert (tmp_path / "again/split.json").read_text() == stored[0]
 
 
 def test_a_resumed_run_and_changed_data(begin, tmp_path):
@@ -164,3 +168,23 @@ def test_settings_that_contradict():
     for settings in ({"val_share": 0.2, "val_imageset": "x"}, {"val_dataset": "voc"}):
         with pytest.raises(ConfigError, match=r"data\.val_"):
             DataConfig(**settings)
+
+
+def test_settings_of_another_run(tmp_path):
+    """--config: its settings, changed by flags; other data have their own classes."""
+    file = tmp_path / "config.json"
+    stored = override(make_config("fcos_r50_fpn"), {"lr": 0.5, "class_names": ("a", "b")})
+    file.write_text(dump_json(stored))
+    for where in (file, tmp_path):
+        assert configure(TrainRequest(config=str(where))).config == stored
+    made = configure(TrainRequest(config=str(file), settings={"data.root": "x"}, words=["lr=0.1"]))
+    assert (made.config.train.lr, made.config.data.class_names) == (0.1, ("auto",))
+    assert (made.sources["train.lr"], made.sources["train.epochs"]) == ("--set", str(file))
+    file.write_text(dump_json(override(stored, {"workers": 2, "kvstore": "dist_sync"})))
+    for request, message in (
+        ({"config": "none"}, "--config none: no such file"),
+        ({"config": str(file), "network": "x"}, "not with --network"),
+        ({"config": str(file)}, "started with 2 workers .*, and here are 1: start as many, by"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configure(TrainRequest(**request))

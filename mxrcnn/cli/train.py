@@ -135,6 +135,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(group, PRETRAINED)
     group.add_argument("--out", metavar="DIR", help="run folder; default: runs/NETWORK_DATASET")
     group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="start a new run with the settings of another run's config.json; other flags and "
+        "--set change them",
+    )
+    group.add_argument(
         "--resume",
         metavar="RUN",
         help="continue a run with its own settings. Only --epochs, --val-metric, --patience, "

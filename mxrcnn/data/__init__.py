@@ -2,9 +2,10 @@
 
 `records` holds the core types. `voc`, `coco`, `formats` and `synthetic` read, write or make data
 sets; the readers share `reading` and `labelled`. `images` opens image files, `pictures` any image
-that a user passes. `decodable` finds images that cannot be decoded, `identity` tells whether data
-have changed, `check` examines data before training. `transforms`, `plans`, `batches` and `loader`
-make network inputs; `shown` draws them, and `trial` tries augmentations.
+that a user passes. `split` divides a data set, `validation` opens a run's images to validate on,
+`stats` counts. `decodable` finds images that cannot be decoded, `identity` tells whether data have
+changed, `check` examines data before training. `transforms`, `plans`, `batches` and `loader` make
+network inputs; `shown` draws them, and `trial` tries augmentations.
 Anchors, targets and boxes are computed in `symnet.geometry`; metrics live in `mxrcnn.evaluation`.
 """
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from mxrcnn.config import Config, ConfigError, override, parse_settings
+from mxrcnn.config import Config, ConfigError, load_json, override, parse_settings
 from mxrcnn.config.listing import list_sources
 from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
@@ -61,9 +61,11 @@ RESUMABLE = (
 class TrainRequest:
     """The options of `mxrcnn train`.
 
-    settings: flags that set a setting, by `section.field`. words: the `key=value` words of --set.
+    config: a run's config.json, or its folder. settings: flags that set a setting, by
+    `section.field`. words: the `key=value` words of --set.
     """
 
+    config: str | None = None
     network: str | None = None
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -105,7 +107,7 @@ def configure(request: TrainRequest) -> Configuration:
         return resumed_config(request, RunFolder(Path(request.resume)))
     if request.data_changed:
         raise ConfigError("--data-changed goes with --resume: a new run takes any data")
-    return build_config(request)
+    return repeated_config(request) if request.config else build_config(request)
 
 
 def build_config(request: TrainRequest) -> Configuration:
@@ -271,14 +273,41 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
             note = f"schedule {train.schedule}: from here on the learning rate is that of a run of "
             note += f"{train.epochs} epochs; the steps before followed one of {config.train.epochs}"
         made = replace(made, notes=(note,))
+    _check_workers(config, run.path)
+    return made
+
+
+def repeated_config(request: TrainRequest) -> Configuration:
+    """The configuration of a new run with the settings of another one's config.json.
+
+    Flags and --set change them. For other data, class names are the data's again.
+    """
+    path = Path(request.config)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    if request.network or request.preset:
+        raise ConfigError("--config has the network and all settings: not with --network, --preset")
+    config = load_json(path)
+    given, sources = _given(request, config)
+    if {"data.dataset", "data.root", "data.imageset"} & set(given):
+        given.setdefault("data.class_names", ("auto",))
+        sources.setdefault("data.class_names", "given data")
+    names = dict.fromkeys((name for name, _ in fields_of(config)), str(path))
+    made = Configuration(config, names, (f"settings of {path}",)).set(given, sources)
+    _check_workers(made.config, path)
+    return made
+
+
+def _check_workers(config: Config, where: Path) -> None:
+    """ConfigError unless as many workers are here as the settings are for."""
     here = number_of_workers() if started_together() else 1
     if config.train.workers != here:
         raise ConfigError(
-            f"{run.path} was started with {config.train.workers} workers (--kvstore "
-            f"{config.train.kvstore}), and here are {here}: resume it with as many, by "
+            f"{where} was started with {config.train.workers} workers (--kvstore "
+            f"{config.train.kvstore}), and here are {here}: start as many, by "
             + command("launch", "-n", config.train.workers)
         )
-    return made
 
 
 def print_config(request: TrainRequest) -> str:

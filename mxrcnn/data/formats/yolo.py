@@ -29,6 +29,8 @@ SETS = ("train", "val", "test")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
 NO_LABELS = ("classes.txt", "readme.txt", "readme.roboflow.txt", "readme.dataset.txt")
+#: characters of a path in a list of images, at most
+LONGEST_PATH = 4096
 #: how far a share of the image's side may be outside 0..1, by rounding
 SLACK = 0.01
 #: an edge this little outside, by the files' six decimals, is on the image's edge, without a note
@@ -121,6 +123,8 @@ def _listed(root: Path, path: Path, reading: Reading) -> list[tuple[Pair, Path]]
         if not line.strip():
             continue
         with reading.skipping():
+            if len(line) > LONGEST_PATH:
+                raise DataError(path, f"line {number} is too long for a path: {short(line)}")
             places = _meant(root, line.strip())
             beside = [path.parent / place.relative_to(root) for place in places[:1]]
             image = next((place for place in (*beside, *places) if isfile(place)), None)
