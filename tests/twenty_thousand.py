@@ -83,24 +83,16 @@ def write_photos(folder: Path, count: int, broken: int) -> tuple[set[str], set[s
         if number in bad:
             path.write_bytes(bad[number])
         else:
-            pictures = drawn[number % len(SIZES)]
-            os.link(pictures[number // len(SIZES) % len(pictures)], path)
+            pictures = drawn[number // 50 % len(SIZES)]  # 50 of each shape in turn
+            os.link(pictures[number % len(pictures)], path)
     return names[True], names[False]
 
 
 def predict(run: Path, photos: Path, out: Path, count: int, words: Sequence[str] = ()) -> Outcome:
     """Run the command, sampling its memory a hundred times as its results are printed."""
     command = [sys.executable, "-m", "mxrcnn", "predict", str(run), str(photos)]
-    command += [
-        "--out",
-        str(out),
-        "--save",
-        "coco,csv,voc",
-        "--stream",
-        "--threshold",
-        "0.3",
-        *words,
-    ]
+    command += ["--out", str(out), "--save", "coco,csv,voc", "--stream", "--threshold", "0.6"]
+    command += words
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     samples, streamed, start = [], set(), time.perf_counter()
     with (out.parent / "errors.txt").open("w+") as errors:
@@ -145,7 +137,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         broken, good = write_photos(place / "photos", args.images, BROKEN)
-        run = write_run(place / "run", NETWORK, short_side=64, long_side=96)
+        run = write_run(place / "run", NETWORK, short_side=32, long_side=48)
         outcome = predict(run, place / "photos", place / "out", args.images, args.words)
     for row in outcome.samples[::10]:
         print(f"{row.number:6} images  {row.resident_mb:7.1f} MB  {row.files} open files")
