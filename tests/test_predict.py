@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -236,11 +238,16 @@ def test_same_names_in_two_folders(predict, photos):
     (photos / "2b.png").unlink()
     code, _, errors = predict("photos", "more", "--save", "voc", "--draw", "--max-detections", 1)
     assert code == 0
-    names = {f"{k}{tilde}" for k in range(6) for tilde in ("", "~2")}
-    for folder in ("voc", "pictures"):
-        assert {path.stem for path in (photos.parent / "predictions" / folder).iterdir()} == names
-    assert "6 images share the name of another" in errors
+    names = {f"{folder}/{k}" for k in range(6) for folder in ("photos", "more")}
+    for folder, ending in (("voc", ".xml"), ("pictures", ".png")):
+        place = photos.parent / "predictions" / folder
+        made = {path.relative_to(place).as_posix() for path in place.rglob(f"*{ending}")}
+        assert made == {name + ending for name in names}
+    assert f"several images have the same name, so names begin below {photos.parent}" in errors
     assert "voc holds earlier files" in predict("more/1.png", "--save", "voc")[2]
+    shutil.copy("photos/1.png", "photos/1.jpg")
+    code, _, errors = predict("photos", "--save", "voc")
+    assert "1 images share the name of another: their files end in ~2" in errors
 
 
 def test_stream(predict, photos, predictor):
@@ -324,11 +331,35 @@ def test_thresholds_that_are_none(predictor, text):
         (["--batch-size", 0], "must be at least 1"),
         (["--every", "0"], "--every 0"),
         (["nowhere"], "nowhere: no such file or folder"),
+        (["--save", "voc", "--out", "photos/0.png"], "photos/0.png: cannot be made a folder: "),
+        (["clip.mp4"], "clip.mp4: videos need PyAV: "),
         (["--ids", "none.json", "--save", "coco"], "none.json: unreadable"),
     ],
 )
-def test_mistakes(predict, photos, words, message):
+def test_mistakes(predict, photos, words, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (photos.parent / "clip.mp4").write_bytes(b"")
     code, _, errors = predict("photos/0.png", *words)
     assert code == 1
     assert f"error: {message}" in errors or message in errors
     assert errors.count("error: ") == 1
+
+
+def test_options_that_change_nothing_are_named(predict, photos):
+    words = ["--yolo-scores", "--image-url", "x", "--classes", "dog,3", "--save", "csv"]
+    words += ["--threshold", "0.01"]
+    code, _, errors = predict("photos/0.png", *words)
+    assert code == 0
+    assert "--yolo-scores changes nothing without --save yolo" in errors
+    assert "--image-url changes nothing without --save labelstudio" in errors
+    assert "scores below 0.05 are never found: the network's own score_thresh" in errors
+
+
+def test_a_reader_may_stop_reading(predict, photos, monkeypatch):
+    """As `mxrcnn predict ... --stream | head` does."""
+
+    def stop(*args, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("tqdm.tqdm.write", stop)
+    assert predict("photos/0.png", "--stream") == (1, "", "")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mxrcnn.inference.stream import Looked
 
 FOLDERS = {"yolo": "yolo/labels", "voc": "voc", "draw": "pictures", "crops": "crops"}
+IMAGE_URL = "/data/local-files/?d="
 #: so many failures of the network in a row are not the images' fault
 HOPELESS = 10
 #: the formats that hold masks, by --masks
@@ -58,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the run's last mxrcnn test; default: 0.5",
     )
     what.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="names or numbers; default: all"
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="names or numbers, also with commas; default: all",
     )
     what.add_argument("--max-detections", type=int, metavar="N", help="keep the N best per image")
     what.add_argument(
@@ -106,7 +111,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("--yolo-scores", action="store_true", help="a sixth number in YOLO's labels")
     add(
         "--image-url",
-        default="/data/local-files/?d=",
+        default=IMAGE_URL,
         metavar="URL",
         help="for Label Studio: comes before an image's name; default: %(default)s",
     )
@@ -116,7 +121,11 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.errors import report_user_errors
 
     with report_user_errors():
-        return _predict(args)
+        try:
+            return _predict(args)
+        except BrokenPipeError:  # the reader of standard output, such as head, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -143,7 +152,8 @@ def _predict(args: argparse.Namespace) -> int:
         Path(args.model).resolve().name,
         args.masks == "polygons",
     )
-    _say(*notes, *_masks(args, predictor, formats), *sources.notes, *_stale(output.folder, formats))
+    notes += (*_useless(args, formats), *_masks(args, predictor, formats))
+    _say(*notes, *sources.notes, *_stale(output.folder, formats))
     names, counts = Names(), _Counts()
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
         pixels = bool({"draw", "crops"} & set(formats))
@@ -219,12 +229,20 @@ def _wanted(
     from mxrcnn.inference.thresholds import parse_thresholds
 
     names = predictor.class_names
-    classes = args.classes and predictor.class_numbers(
-        int(word) if word.isdecimal() and word not in names else word for word in args.classes
+    words = [
+        part.strip()
+        for word in args.classes or ()
+        for part in ([word] if word in names else word.split(","))
+    ]
+    classes = predictor.class_numbers(
+        int(word) if word.isdecimal() and word not in names else word for word in words
     )
     limits = parse_thresholds(args.threshold, predictor)
+    notes, own = limits.notes, predictor.config.model.score_thresh
+    if 0 < min(limits.scores) < own and not predictor.source.endswith(".onnx"):
+        notes += (f"scores below {own:g} are never found: the network's own score_thresh",)
     masks = args.stream or bool(set(formats) & set(WITH_MASKS[args.masks or "rle"]))
-    return Wanted(limits.scores, classes or None, args.max_detections, masks), limits.notes
+    return Wanted(limits.scores, classes or None, args.max_detections, masks), notes
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
@@ -240,6 +258,20 @@ def _stale(folder: Path, formats: list[str]) -> list[str]:
         f"{place} holds earlier files; those of other images stay"
         for place in places
         if place.is_dir() and any(place.iterdir())
+    ]
+
+
+def _useless(args: argparse.Namespace, formats: list[str]) -> list[str]:
+    """Options that only other formats use."""
+    options = {
+        "--ids": (args.ids, ("coco", "labelstudio")),
+        "--yolo-scores": (args.yolo_scores, ("yolo",)),
+        "--image-url": (args.image_url != IMAGE_URL, ("labelstudio",)),
+    }
+    return [
+        f"{option} changes nothing without --save {' or '.join(users)}"
+        for option, (given, users) in options.items()
+        if given and not set(users) & set(formats)
     ]
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 from mxrcnn.config import ConfigError
@@ -80,8 +81,11 @@ class Sources:
     folder or glob in natural order (img2 before img10). A file that several words name is kept
     once. Standard input is read to its end first.
 
+    Names are relative to the folder or list that was given; if that makes two the same, all are
+    relative to the folder that holds all.
     `notes` says what was left out. `total` is the number of images, None if there are videos.
-    Raises DataError for a word that names nothing, saying where it looked.
+    Raises DataError for a word that names nothing, saying where it looked, and ConfigError for
+    videos without PyAV.
     """
 
     def __init__(
@@ -101,11 +105,16 @@ class Sources:
                 if real not in seen:
                     seen.add(real)
                     self._entries.append((name, place))
+        if any(map(_is_video, self._entries)):
+            _av(next(place for _, place in filter(_is_video, self._entries)))
+        common = _make_unique(self._entries)
         counts = [(repeated, "files were named more than once and are kept once")]
         counts.append((self._hidden, "hidden files and folders were left out"))
         others = f"other files were left out: {self._kinds()}"
         counts.append((sum(self._others.values()), others))
         self.notes = [f"{count} {what}" for count, what in counts if count]
+        if common:
+            self.notes.append(f"several images have the same name, so names begin below {common}")
         self.total = None if any(map(_is_video, self._entries)) else len(self._entries)
 
     def __iter__(self) -> Iterator[Source]:
@@ -202,10 +211,7 @@ def frames(name: str, path: str, every: Every) -> Iterator[Source]:
     A frame's name ends in its number, from 0. If the video breaks off, the last source holds the
     error. Raises ConfigError without PyAV.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ConfigError(f"{path}: videos need PyAV: {install_extra('video')} ({error})") from None
+    av = _av(path)
     stem = os.path.splitext(name)[0]
     number = -1
     try:
@@ -230,6 +236,31 @@ def frames(name: str, path: str, every: Every) -> Iterator[Source]:
         place = f"after frame {number}" if number >= 0 else "at its start"
         broken = DataError(path, f"not a readable video, {place}: {error}")
         yield Source(f"{stem}_{number + 1:06d}.png", _text(path), broken)
+
+
+def _av(path: str) -> ModuleType:
+    """PyAV; ConfigError, naming the video that needs it, if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(f"{path}: videos need PyAV: {install_extra('video')} ({error})") from None
+    return av
+
+
+def _make_unique(entries: list[tuple[str, str | bytes]]) -> str | None:
+    """Rename all files relative to the folder that holds all, if two have the same name.
+
+    Returns that folder, or None if nothing was done.
+    """
+    if len({name for name, _ in entries}) == len(entries):
+        return None
+    files = {
+        i: os.path.abspath(place) for i, (_, place) in enumerate(entries) if isinstance(place, str)
+    }
+    common = os.path.commonpath([os.path.dirname(path) for path in files.values()])
+    for i, path in files.items():
+        entries[i] = os.path.relpath(path, common), entries[i][1]
+    return common
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

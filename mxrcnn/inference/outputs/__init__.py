@@ -36,14 +36,17 @@ WRITERS = {
 def open_writers(formats: Iterable[str], output: Output) -> Iterator[Writer]:
     """A function that writes a Result in all these formats; their files are complete at the end.
 
-    Raises ConfigError for an unknown format, OSError if the folder cannot be made.
+    Raises ConfigError for an unknown format, or if the folder cannot be made.
     """
     formats = list(dict.fromkeys(formats))
     unknown = [name for name in formats if name not in WRITERS]
     if unknown:
         raise ConfigError(f"no output format {unknown[0]!r}; there are: {', '.join(WRITERS)}")
     if formats:
-        output.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            output.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{output.folder}: cannot be made a folder: {error}") from None
     with ExitStack() as stack:
         writers = [stack.enter_context(WRITERS[name](output)) for name in formats]
 
