@@ -31,6 +31,7 @@ from symnet.parts.detections import cut_to_image, suppressed
 from symnet.parts.layers import conv_levels, relu
 from symnet.parts.losses import (
     binary_cross_entropy,
+    class_weight,
     focal_loss,
     giou_loss,
     l1_loss,
@@ -112,6 +113,9 @@ def fcos_losses(config: FCOSConfig, head: FCOSHead, labels: list[Symbol]) -> lis
     )
     box_loss = {"giou": giou_loss, "l1": l1_loss}[config.box_loss](ltrb, ltrb_target)
     class_loss = focal_loss(logits, target, config.focal_alpha, config.focal_gamma)
+    weight = class_weight(label, first=1)
+    if weight is not None:
+        class_loss = mx.sym.broadcast_mul(class_loss, mx.sym.expand_dims(weight, axis=2))
     if config.ignore_overlap:
         class_loss = mx.sym.broadcast_mul(class_loss, mx.sym.expand_dims(label >= -1, axis=2))
     losses = {

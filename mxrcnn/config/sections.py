@@ -33,7 +33,7 @@ def _check(owner: str, section: Any, ranges: Mapping[str, Range]) -> None:
 DATA_RANGES = {
     **dict.fromkeys(("short_side", "long_side", "mini_mask", "max_image_pixels"), FROM_0),
     "pad_multiple": FROM_1,
-    "val_share": Range(0, 1, below=True),
+    **dict.fromkeys(("val_share", "repeat_thresh"), Range(0, 1, below=True)),
     "split_seed": FROM_0,
     "mean": Range(0, 255, count=3),
     "std": Range(0, above=True, count=3),
@@ -62,6 +62,8 @@ class DataConfig:
     #: auto (those in the data), voc (the 20), or the names, without background
     class_names: tuple[str, ...] = ("auto",)
     keep_empty: bool = True  #: also train on images without objects
+    #: repeat images with classes that a smaller share of the images has, see `Repeats`; 0: none
+    repeat_thresh: float = 0.0
     use_difficult: bool = False  #: also train on difficult objects
     skip_bad: bool = False  #: leave out unreadable files instead of stopping
     #: refuse files whose header claims more pixels than this; 0: no limit
@@ -147,6 +149,8 @@ class TrainConfig:
     #: sgd: L2 penalty, this times a weight is added to its gradient; adamw: a step shrinks a weight
     #: by lr times this
     weight_decay: float = 5e-4
+    #: NAME:WEIGHT,... of classes whose samples weigh more or less than 1 in the class loss
+    class_weights: tuple[str, ...] = ()
     decay_norms: bool = True  #: whether scales of norms decay too; biases never do
     clip_norm: float = 0.0  #: limit of the norm of the whole gradient; 0: do not clip
     #: clip each gradient element to [-this, this], after clip_norm; 0: do not clip

@@ -24,6 +24,8 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("train.clip_gradient",): "grad_clip clip_grad gradient_clip gradient_clip_val clip_grad_value",
     ("train.accumulate",): "accum accumulation grad_accum accumulate_grad_batches iter_size "
     "gradient_accumulation_steps nbs",
+    ("train.class_weights",): "class_weight cls_weights loss_weights weight_per_class",
+    ("data.repeat_thresh",): "repeat_threshold oversample_thr oversample oversampling",
     ("train.ema",): "ema_decay model_ema model_ema_decay moving_average",
     ("train.patience",): "early_stopping early_stop es_patience",
     ("train.optimizer",): "optim opt solver optimizer_type optimiser",

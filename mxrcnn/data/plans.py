@@ -14,6 +14,7 @@ import numpy as np
 
 from mxrcnn.config import Config, DataConfig
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
+from mxrcnn.data.repeats import Repeats, draw, most_drawn
 from mxrcnn.data.transforms import (
     Augmentation,
     check_masks,
@@ -93,6 +94,8 @@ class TrainingPlan:
             for side in (True, False)
             if (wide == side).any()
         ]
+        self.repeats = Repeats.of(records, data) if data.repeat_thresh else None
+        self._drawn = [most_drawn(self._factors(group)) for group in self._groups]
         self._alike = _alike(records) if self.augmentation.partners else []
         most = max(1, *(_rows(r, config) for r in records))
         self.capacity = max(most, min(most * (1 + self.augmentation.partners), MOST_ROWS))
@@ -100,7 +103,11 @@ class TrainingPlan:
     @property
     def steps(self) -> int:
         """The number of batches in an epoch."""
-        return sum(-(-len(group) // self._batch_size) for group in self._groups)
+        return sum(-(-drawn // self._batch_size) for drawn in self._drawn)
+
+    def _factors(self, group: np.ndarray) -> np.ndarray:
+        """How often each of a group's images comes in an epoch, in the mean."""
+        return self.repeats.images[group[:, 0]] if self.repeats else np.ones(len(group))
 
     def largest_size(self) -> tuple[int, int]:
         """The (H, W) of the largest area that a batch can have."""
@@ -116,9 +123,12 @@ class TrainingPlan:
         """The plans of one epoch."""
         rng = np.random.default_rng([self._seed, epoch])
         batches = []
-        for group in self._groups:
+        for group, drawn in zip(self._groups, self._drawn):
             order = rng.permutation(len(group))
-            missing = -len(order) % self._batch_size
+            if self.repeats:
+                order = np.repeat(order, draw(self._factors(group[order]), rng))
+                order = rng.permutation(order)
+            missing = drawn + -drawn % self._batch_size - len(order)
             order = np.concatenate([order, rng.integers(0, len(group), missing)])
             batches += list(group[order].reshape(-1, self._batch_size, 2))
         return [

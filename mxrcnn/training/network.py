@@ -15,6 +15,7 @@ from mxrcnn.data.batches import Batch, training_shapes
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.runs.checkpoint import Params, join_params, split_params
 from mxrcnn.training.average import Average
+from mxrcnn.training.checks import check_fixed, check_masks, class_weight_table
 from mxrcnn.training.optimizer import (
     KINDS,
     NormClipper,
@@ -30,36 +31,10 @@ from symnet import get_detector
 from symnet.detector import DetectorDef, ImageTargetsInput
 from symnet.machine import mx
 from symnet.ops.precision import precision
-from symnet.parts.losses import SHARE, partial_batches
+from symnet.parts.losses import SHARE, class_weights, partial_batches
 
 #: the outputs or labels of one device by name
 Arrays = dict[str, mx.nd.NDArray]
-
-
-def _check_masks(config: Config, detector: DetectorDef) -> None:
-    """ConfigError if a detector needs masks and the data section does not provide them."""
-    if "gt_masks" not in detector.data_names:
-        return
-    if not config.data.masks:
-        raise ConfigError(f"data.masks=False: {config.network} learns from masks")
-    if config.model.mini_mask != config.data.mini_mask:
-        raise ConfigError(
-            f"model.mini_mask={config.model.mini_mask} and data.mini_mask={config.data.mini_mask} "
-            "must be the same"
-        )
-
-
-def _check_fixed(config: Config, names: Sequence[str], fixed: Sequence[str]) -> None:
-    """ConfigError if a prefix in train.fixed matches no parameter, or if all are frozen."""
-    for prefix in config.train.fixed:
-        if not any(name.startswith(prefix) for name in names):
-            some = ", ".join(dict.fromkeys(name.rpartition("_")[0] for name in names))
-            raise ConfigError(
-                f"train.fixed={prefix!r}: no parameter of {config.network} starts with it; its "
-                f"layers are {some[:200]}{'...' if len(some) > 200 else ''}"
-            )
-    if len(fixed) == len(names):
-        raise ConfigError(f"train.fixed={config.train.fixed!r}: nothing is left to train")
 
 
 def first_value(config: Config, name: str, shape: tuple[int, ...], scratch: bool) -> np.ndarray:
@@ -114,10 +89,9 @@ class Network:
         self.clipper: NormClipper | None = None
         self._average: Average | None = None
         check_precision(config.train.precision)
-        _check_masks(config, self.detector)
+        check_masks(config, self.detector)
         check_own_pace(config.train)
-        with precision(config.train.precision), partial_batches(self.parts > 1):
-            self.symbol = self.detector.train_symbol(seeded_model(config), images // devices)
+        self.symbol = self._train_symbol(images // devices)
         data, labels = self._inputs(plan)
         self._shares = [name for name in self.symbol.list_arguments() if name.endswith(SHARE)]
         inputs = {*self.detector.data_names, *self.detector.label_names, *self._shares}
@@ -129,7 +103,7 @@ class Network:
         self.shapes = {name: by_name[name] for name in names}
         self.aux_shapes = dict(zip(self.symbol.list_auxiliary_states(), aux_shapes))
         fixed = [name for name in names if self._is_fixed(name)]
-        _check_fixed(config, names, fixed)
+        check_fixed(config, names, fixed)
         self.module = mx.mod.Module(
             self.symbol,
             data_names=self.detector.data_names,
@@ -144,6 +118,22 @@ class Network:
             for_training=True,
             grad_req="add" if config.train.accumulate > 1 else "write",
         )
+
+    def _train_symbol(self, images: int) -> mx.sym.Symbol:
+        """The training graph of one device."""
+        config, weights = self.config, class_weight_table(self.config)
+        with (
+            precision(config.train.precision),
+            partial_batches(self.parts > 1),
+            class_weights(weights) as used,
+        ):
+            symbol = self.detector.train_symbol(seeded_model(config), images)
+        if weights and not used:
+            raise ConfigError(
+                f"train.class_weights={config.train.class_weights!r}: the class loss of "
+                f"{config.network} does not take them (symnet.parts.losses.class_weight)"
+            )
+        return symbol
 
     def _inputs(self, plan: TrainingPlan) -> tuple[list[mx.io.DataDesc], list[mx.io.DataDesc]]:
         """Data and labels of the largest batch: Module needs its shapes first."""

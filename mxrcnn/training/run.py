@@ -100,6 +100,8 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
         say(lines)
     trainer = Trainer(config, run, dataset, val_dataset, devices, workers)
     lines = trainer.resume(request.data_changed) if request.resume else trainer.begin()
+    if trainer.plan.repeats:
+        lines.append(trainer.plan.repeats.describe(dataset.class_names))
     if workers.first:
         say(lines)
         if divided and divided.made:

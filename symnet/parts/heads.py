@@ -15,6 +15,7 @@ from symnet.parts.losses import (
     BETA,
     binary_cross_entropy,
     box_divisor,
+    class_weight,
     foreground_output,
     mean_loss,
     own_mean_loss,
@@ -72,6 +73,10 @@ def roi_losses(
     label (B*R,): -1 for rows that add nothing to the class loss; it is still divided by all rows.
     bbox_target, bbox_weight (B*R, 4C).
     """
+    weight = class_weight(label)
+    if weight is not None:  # SoftmaxOutput computes its own gradient: weight what flows on from it
+        weighted = mx.sym.broadcast_mul(cls_score, mx.sym.expand_dims(weight, axis=1))
+        cls_score = weighted + mx.sym.BlockGrad(cls_score - weighted)
     cls_prob = mx.sym.SoftmaxOutput(
         cls_score, label, normalization="batch", use_ignore=True, ignore_label=-1, name="cls_prob"
     )
@@ -124,6 +129,9 @@ def box_head_losses(
     best = mx.sym.BlockGrad(mx.sym.argmax(cls_logits, axis=1))
     classified = counted if active is None else counted * mx.sym.pick(active, best, axis=1)
     log_prob = mx.sym.pick(mx.sym.log_softmax(cls_logits, axis=1), mx.sym.relu(label), axis=1)
+    weight = class_weight(label)
+    if weight is not None:
+        log_prob = log_prob * weight
     cls_loss = mx.sym.sum(-log_prob * classified) / mx.sym.maximum(mx.sym.sum(classified), 1)
     box_loss = smooth_l1(bbox_deltas - bbox_target, beta) * bbox_weight
     box_loss = mx.sym.sum(box_loss) / box_divisor(mx.sym.sum(counted), fg, mean)

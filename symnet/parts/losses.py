@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import numpy as np
+
 from symnet.machine import Symbol, mx
-from symnet.ops.tensors import softplus
+from symnet.ops.tensors import constant, softplus
 
 _partial: ContextVar[bool] = ContextVar("partial", default=False)
 
@@ -21,6 +23,41 @@ def partial_batches(partial: bool = True) -> Iterator[None]:
         yield
     finally:
         _partial.reset(token)
+
+
+#: weights by class id, and a list that gets an entry when a graph uses them
+_weights: ContextVar[tuple[Sequence[float], list[bool]] | None]
+_weights = ContextVar("weights", default=None)
+
+
+@contextmanager
+def class_weights(weights: Sequence[float]) -> Iterator[list[bool]]:
+    """Graphs built inside this context weight their class loss, see `class_weight`.
+
+    weights: by class id, that of the background first; () for none. Yields a list that is empty as
+    long as no graph has used them.
+    """
+    used: list[bool] = []
+    token = _weights.set((weights, used) if weights else None)
+    try:
+        yield used
+    finally:
+        _weights.reset(token)
+
+
+def class_weight(label: Symbol, first: int = 0) -> Symbol | None:
+    """The weight of each sample by its label; None if classes have no weights.
+
+    The label 0 is that of class id `first`. What is below class 1 has the background's weight. A
+    sample's class loss is multiplied by it; the number that losses are divided by stays (as in
+    mmdetection's CrossEntropyLoss with class_weight).
+    """
+    there = _weights.get()
+    if there is None:
+        return None
+    weights, used = there
+    used.append(True)
+    return mx.sym.BlockGrad(mx.sym.take(constant(np.array(weights)), mx.sym.relu(label + first)))
 
 
 #: ending of the inputs that weight the losses of a part of a batch
