@@ -188,6 +188,7 @@ def examine() -> dict[str, Any]:
         "problems": _core_problems(packages),
         "advice": _advice(packages),
         "gpus": _gpus(),
+        "decoder": "",
         "mxnet": {},
         "machine": {},
     }
@@ -197,6 +198,9 @@ def examine() -> dict[str, Any]:
         found["problems"] += problems
         found["machine"] = _machine()
         found["advice"] += _gpu_advice(found["gpus"], found["mxnet"].get("gpus", 0))
+        from mxrcnn.data.images import decoder
+
+        found["decoder"] = decoder()
     except ImportError as error:  # without NumPy our own modules do not load
         found["problems"].append(f"the remaining checks could not run ({_why(error)})")
     found["patched"], found["missed"] = dict(PATCHED), dict(MISSED)
@@ -246,6 +250,7 @@ def describe(found: Mapping[str, Any]) -> str:
             f"Python {python['version']}, {python['executable']}",
             found["platform"],
             *_package_lines(found["packages"]),
+            f"JPEG decoder: {found['decoder'] or 'unknown'}",
         ],
         "MXNet": [f"{mxnet['version']} with {', '.join(mxnet['features'])}"] if mxnet else [],
         "machine": _machine_lines(found["machine"]) if found["machine"] else [],

@@ -75,6 +75,7 @@ def test_for_people(found):
     for needed in (f"numpy {np.__version__}", "mxnet 1.9.1", "MKLDNN", "OMP_NUM_THREADS"):
         assert needed in out
     assert re.search(r"^  numpy\.float: Python's own type, .* NumPy 1\.24 removed$", out, re.M)
+    assert re.search(r"^  JPEG decoder: Pillow \d[\d.]*, libjpeg", out, re.M)
     assert re.search(r"^  memory: [\d.]+ GiB, [\d.]+ GiB available", out, re.M)
 
 

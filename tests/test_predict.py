@@ -17,6 +17,7 @@ from mxrcnn.cli import main
 from mxrcnn.config import ConfigError, override
 from mxrcnn.data.images import read_image
 from mxrcnn.data.records import DataError, Dataset
+from mxrcnn.data.transforms import count_reduced
 from mxrcnn.inference.predictor import Wanted
 from mxrcnn.inference.sources import Source
 from mxrcnn.inference.stream import EngineError, detect_stream
@@ -100,6 +101,7 @@ def test_a_large_jpeg_is_seen_as_in_a_test(predictor, tmp_path, predict):
     (plain,) = detect_stream(predictor, [source], Wanted(), pixels=False)
     record = make_record("a", whole.shape[:2], path=tmp_path / "a.jpg")
     ((_, tested, _),) = predictor.detect(Dataset("a", predictor.class_names, (record,)))
+    assert count_reduced([record], predictor.config.data) == 1
     assert len(tested)
     assert tested.size == whole.shape[:2]
     for found in (drawn.found, plain.found, predictor.predict(tmp_path / "a.jpg")):

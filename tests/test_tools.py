@@ -234,6 +234,21 @@ def test_the_same_images_as_voc_and_coco_score_alike(tool, trained, data_root, t
     assert reports["voc"] == pytest.approx(reports["coco"], abs=1e-6)
 
 
+def test_a_report_says_how_jpegs_were_decoded(tool, trained, tmp_path):
+    circle = ("circle", 10, 10, 60, 60)
+    sizes = {"large": (400, 400), "odd": (401, 400), "small": (96, 96)}
+    pictures = {name: Picture(size, (circle,)) for name, size in sizes.items()}
+    root = make_voc(
+        tmp_path / "few", {**pictures, "png": Picture((400, 400), (circle,), "RGB", ".png")}
+    )
+    options = ["--dataset", "voc", "--data-root", root, "--imageset", "2007_train"]
+    assert tool("test", trained, *options, "--out", tmp_path / "out")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["tested"]["decoder"].startswith("Pillow ")
+    (note,) = (note for note in report["notes"] if "JPEG" in note)
+    assert note.startswith("1 images are large JPEGs, which were decoded at 1/2")
+
+
 def test_data_that_lacks_some_classes(tool, trained, tmp_path):
     pictures = {
         "a": Picture(objects=(("circle", 10, 10, 60, 60),)),

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from mxrcnn.config import MAX_IMAGE_PIXELS
 from mxrcnn.data.records import DataError
@@ -115,6 +115,13 @@ def reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
         if all(s % factor == 0 and s >= factor * n for s, n in zip(size, needed)):
             return factor
     return 1
+
+
+def decoder() -> str:
+    """What decodes JPEGs here: Pillow's version, and that of its libjpeg."""
+    turbo = features.version_feature("libjpeg_turbo")
+    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    return f"Pillow {features.version_module('pil')}, {library}"
 
 
 def scalable(path: str | Path) -> bool:

@@ -15,9 +15,10 @@ from mxrcnn import viz
 from mxrcnn.config import Config, ConfigError, override
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
-from mxrcnn.data.images import read_image
+from mxrcnn.data.images import decoder, read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.data.split import VAL
+from mxrcnn.data.transforms import count_reduced
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import has_validation, validation_images, validation_name
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
@@ -202,16 +203,23 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     out = Path(request.out or run / f"test_{safe_name(imageset)}")
     out.mkdir(parents=True, exist_ok=True)
 
+    reduced = count_reduced(dataset.records, config.data)
     found = detect_all(detector, dataset, request.batch_size, request.num_workers)
     tested = {
         "checkpoint": detector.source,
         "precision": detector.precision,
         "imageset": imageset,
+        "decoder": decoder(),
     }
     source = f"{imageset}: {len(dataset)} images, {detector.source}"
     if imageset == VAL and config.data.val_share:
         source += f"; {run / SPLIT} kept them from training"
-    about = Report({}, notes=[source, *dataset.notes.lines()], tested=tested)
+    notes = [source, *dataset.notes.lines()]
+    if reduced:
+        notes.append(
+            f"{reduced} images are large JPEGs, which were decoded at 1/2, 1/4 or 1/8 of their size"
+        )
+    about = Report({}, notes=notes, tested=tested)
     return write_all(request, config, dataset, found, out, about)
 
 

@@ -9,6 +9,7 @@ from mxrcnn.data.transforms.augment import Augmentation, augmented_sample, expan
 from mxrcnn.data.transforms.sample import (
     Sample,
     check_masks,
+    count_reduced,
     load_sample,
     normalise,
     padded_size,
@@ -22,6 +23,6 @@ from mxrcnn.data.transforms.sample import (
 )
 
 __all__ = ["Augmentation", "Sample", "augmented_sample", "check_masks", "expand", "load_sample"]
-__all__ += ["normalise", "padded_size", "prepare_image"]
+__all__ += ["count_reduced", "normalise", "padded_size", "prepare_image"]
 __all__ += ["read_pixels", "resize_linear", "resized_size", "stack_images", "stack_masks"]
 __all__ += ["trainable_objects"]

@@ -6,6 +6,7 @@ side of a mini mask.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import floor
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mxrcnn.config import DataConfig
-from mxrcnn.data.images import decode_image, size_error
+from mxrcnn.data.images import decode_image, reduction, scalable, size_error
 from mxrcnn.data.records import DataError, ImageRecord
 from symnet.geometry.boxes import flip_boxes
 from symnet.geometry.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
@@ -179,6 +180,12 @@ def read_pixels(
     if found != stated:
         raise size_error(record.path, found, stated, data.exif_orientation)
     return decoded.pixels
+
+
+def count_reduced(records: Iterable[ImageRecord], data: DataConfig) -> int:
+    """How many images are decoded at reduced size when they are tested; DataError as `opened`."""
+    sizes = ((r, (r.height, r.width), resized_size(r.height, r.width, data)[:2]) for r in records)
+    return sum(reduction(size, needed) > 1 and scalable(r.path) for r, size, needed in sizes)
 
 
 def _network_masks(
