@@ -349,12 +349,12 @@ def test_mistakes(predict, photos, words, message, monkeypatch):
 
 def test_options_that_change_nothing_are_named(predict, photos):
     words = ["--yolo-scores", "--image-url", "x", "--classes", "dog,3", "--save", "csv"]
-    words += ["--threshold", "0.01"]
+    words += ["--threshold", "1e-5"]
     code, _, errors = predict("photos/0.png", *words)
     assert code == 0
     assert "--yolo-scores changes nothing without --save yolo" in errors
     assert "--image-url changes nothing without --save labelstudio" in errors
-    assert "scores below 0.05 are never found: the network's own score_thresh" in errors
+    assert "scores below 0.001 are never found: the network's own score_thresh" in errors
 
 
 def test_a_reader_may_stop_reading(predict, photos, monkeypatch):
