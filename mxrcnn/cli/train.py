@@ -132,6 +132,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "scratch; matterport: that Mask R-CNN's settings. Default: quick for the synthetic data "
         "set, else classic. Other flags override it",
     )
+    group.add_argument(
+        "--anchors",
+        choices=("auto",),
+        help="auto: fit the anchors to the training objects, as mxrcnn check suggests",
+    )
     add_settings(group, PRETRAINED)
     group.add_argument("--out", metavar="DIR", help="run folder; default: runs/NETWORK_DATASET")
     group.add_argument(

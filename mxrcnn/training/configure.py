@@ -21,6 +21,7 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import expand
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.anchors import check_anchors_request
 from mxrcnn.training.derived import derive
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.weights.reading import Origin
@@ -59,7 +60,7 @@ RESUMABLE = (
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The options of `mxrcnn train`.
+    """The options of `mxrcnn train`. anchors: "auto" or None.
 
     config: a run's config.json, or its folder. settings: flags that set a setting, by
     `section.field`. words: the `key=value` words of --set.
@@ -74,6 +75,7 @@ class TrainRequest:
     resume: str | None = None
     gpus: str | None = None
     num_workers: int | None = None
+    anchors: str | None = None
     data_changed: bool = False
 
 
@@ -136,6 +138,9 @@ def build_config(request: TrainRequest) -> Configuration:
     base = made.config.train
     made = _with_workers(made.set(given, sources), given)
     notes.append(f"{network}, preset {preset}, data set {dataset}")
+    if request.anchors:
+        check_anchors_request(made.config, given)
+        notes.append("--anchors auto: they will be fitted to the training images' objects")
     derived = derive(base, made.config.train, given)
     made = made.set(derived.settings, derived.reasons)
     notes += derived.notes
@@ -257,7 +262,9 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
     names = [name for name, _ in fields_of(config)]
     given, sources = _given(request, config)
     changes = set(given) - set(RESUMABLE)
-    changes |= {f"--{name}" for name in ("preset", "out", "network") if getattr(request, name)}
+    changes |= {
+        f"--{name}" for name in ("preset", "out", "network", "anchors") if getattr(request, name)
+    }
     if changes:
         raise ConfigError(
             f"--resume uses the run's own settings; only {', '.join(map(_flag, RESUMABLE))}, "

@@ -15,6 +15,7 @@ from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import divide, has_validation, validation_images
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
+from mxrcnn.training.anchors import fit_anchors
 from mxrcnn.training.configure import TrainRequest, configure, with_classes
 from mxrcnn.training.loop import train
 from mxrcnn.training.pictures import draw_train_batches
@@ -89,6 +90,9 @@ def _prepare(request: TrainRequest, run: RunFolder, config: Config, lines: list[
         dataset = open_dataset(config.data, config.data.imageset, run.path / DECODED)
     if not request.resume:
         config = with_classes(config, dataset)
+    if request.anchors:
+        config, line = fit_anchors(config, dataset)
+        lines.append(line)
     val_dataset = None
     if validates and workers.first:
         val_dataset = divided.side(VAL) if divided else validation_images(config.data, run.path)
