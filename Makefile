@@ -2,7 +2,7 @@
 # make test     install, then run lint, build the documentation and run all tests
 # make install  install the CPU packages into .venv        make help  print this text
 # make docs     build the documentation as a site in site/
-# make smoke    install, then train, test, predict and export in two minutes
+# make smoke    install, then train, test and export a tiny network: a minute
 # make matrix   demo and test with every Python from 3.9 to 3.14 found here (python3 tests/matrix.py -h)
 
 VENV := .venv
@@ -60,13 +60,15 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --quiet
 	! grep -rnE '(src|<link[^>]* href)="(https?:)?//' site --include='*.html'
 
+# the least that shows that an environment works
 smoke: $(VENV)/.installed-dev
 	rm -rf runs/smoke
-	$(BIN)/python tools/train.py --out runs/smoke --epochs 1
-	$(BIN)/python tools/test.py runs/smoke
+	$(BIN)/python tools/train.py --out runs/smoke --imageset 2007_test --epochs 1 \
+		--set width=0.1 short_side=64 long_side=96 batch_size=20
+	$(BIN)/python tools/test.py runs/smoke --pictures 0
 	$(BIN)/python tools/export.py runs/smoke --to runs/smoke/smoke.onnx \
-		--check data/synthetic/VOC2007/JPEGImages/*1.jpg
-	$(BIN)/python -m pytest tests/test_machine.py tests/test_predictor.py tests/test_loader.py
+		--check data/synthetic/VOC2007/JPEGImages/*01.jpg
+	$(BIN)/python -m pytest tests/test_machine.py tests/test_images.py tests/test_boxes.py
 
 test: lint docs
 	$(BIN)/python -m pytest -m "slow or not slow" --durations=10

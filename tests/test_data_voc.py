@@ -126,6 +126,13 @@ def test_float_coordinates(devkit):
     assert devkit.load()[0].boxes.tolist() == [[10.5, 20.25, 50.75, 60]]
 
 
+def test_corners_are_read_by_name(devkit):
+    corners = "<ymax>60</ymax><xmax>50</xmax><ymin>21</ymin><xmin>11</xmin>"
+    devkit.add("a", f"<object><name>cat</name><bndbox>{corners}</bndbox></object>")
+    devkit.list("a")
+    assert devkit.load()[0].boxes.tolist() == [[10, 20, 50, 60]]
+
+
 def test_bad_boxes_are_clipped_or_dropped_and_counted(devkit):
     good, over, outside, inverted = (
         (11, 21, 50, 60),

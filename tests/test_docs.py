@@ -158,6 +158,16 @@ def test_made_pages_are_current(file):
     assert (REPO / "docs" / file).read_text("utf-8") == PAGES[file]()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_python_of_pages_compiles_and_imports(name):
+    text = (REPO / name).read_text("utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = import_module(node.module)
+                assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+
+
 def slugs(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MkDocs make them for plain headings."""
     text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)

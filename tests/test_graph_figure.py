@@ -12,7 +12,7 @@ from PIL import Image
 from mxrcnn import graph_figure
 from mxrcnn.graph_figure import KINDS, detector_graph, draw_graph, outline
 from mxrcnn.graph_figure.layout import lay_out
-from symnet import get_detector
+from symnet import get_detector, list_detectors
 from symnet.machine import mx
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "draw_graph.py"
@@ -64,6 +64,14 @@ def graph(name="faster_rcnn_vgg16", train=True):
 def arrows(steps):
     names = [step.name for step in steps.steps]
     return {(names[e.source], names[e.target]): e.gradient for e in steps.edges}
+
+
+@pytest.mark.parametrize("name", list_detectors())
+def test_all_inputs_of_a_graph_have_a_shape(name):
+    detector = get_detector(name)
+    symbol, shapes = detector_graph(detector, detector.config(), (200, 300), train=True)
+    assert set(detector.label_names) <= set(shapes) & set(symbol.list_arguments())
+    symbol.infer_shape(**shapes)
 
 
 def step(steps, name):

@@ -62,7 +62,11 @@ def detector_graph(
     height, width = (-(-side // detector.stride) * detector.stride for side in size)
     shapes = {"data": (1, 3, height, width), "im_info": (1, 3)}
     if train:
+        side = getattr(config, "mini_mask", 0)  # in networks with masks
+        rows, columns = (side, side) if side else (height, width)
         shapes["gt_boxes"] = (1, objects, 5)
+        shapes["gt_masks"] = (1, objects, rows, -(-columns // 8))  # eight pixels a byte
+        shapes["active_classes"] = (1, config.num_classes)
         nobody = ImageTargetsInput(np.zeros((0, 5), np.float32), size, (height, width))
         targets = detector.assign_targets(config, nobody, np.random.default_rng(0))
         shapes.update({name: (1, *targets[name].shape) for name in detector.label_names})
