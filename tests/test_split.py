@@ -18,7 +18,7 @@ from PIL import Image
 from mxrcnn.config import ConfigError, DataConfig
 from mxrcnn.data import open_dataset, split
 from mxrcnn.data.groups import find_groups
-from mxrcnn.data.records import DataError
+from mxrcnn.data.records import DataError, DataNotes, Mended
 from mxrcnn.data.sequences import copies, sequences
 from mxrcnn.data.split import Split, make_split, names_of, read_split, shares_of, write_split
 from mxrcnn.data.stratify import Item, stratify
@@ -272,13 +272,18 @@ def test_a_stored_split(twins, tmp_path):
     assert read_split(tmp_path / "split.json") == made
     document = json.loads((tmp_path / "split.json").read_text())
     assert document["counts"]["val"]["images"] == len(made.sides["val"])
+    images = [record.path for record in dataset.records]
+    notes = DataNotes([Mended("clipped", image, "") for image in images], ["bad"])
+    dataset = replace(dataset, notes=notes)
     sides = [made.take(dataset, side) for side in ("train", "val")]
+    for side in sides:
+        assert [note.image for note in side.notes.mended] == [r.path for r in side.records]
+    assert [len(side.notes.skipped) for side in sides] == [1, 0]
     assert sum(map(len, sides)) == len(dataset)
-    less = replace(dataset, records=[r for r in dataset.records if r not in sides[1].records[:1]])
+    less = replace(dataset, records=[r for r in dataset.records if r is not sides[1].records[0]])
     gone = sides[1].records[0].path.stem
-    assert made.take(less, "val").notes.lines() == [
-        f"1 images of the stored split are not there: {gone}"
-    ]
+    line = f"1 images of the stored split are not there: {gone}"
+    assert line in made.take(less, "val").notes.lines()
     more = replace(dataset, records=(*dataset.records, make_record("new", path=REPO / "new.jpg")))
     with pytest.raises(DataError, match=r"new\.jpg: 1 images .* on no side of the stored split: "):
         made.take(more, "train")
@@ -292,6 +297,7 @@ def test_a_stored_split(twins, tmp_path):
         lambda d: d.update(format=2),
         lambda d: d.pop("sides"),
         lambda d: d.update(sides=[]),
+        lambda d: d["sides"].pop("val"),
         lambda d: d["sides"].update(val=d["sides"]["train"]),
         lambda d: d.update(groups=[1]),
     ],

@@ -45,8 +45,9 @@ class Split:
     apart: tuple[str, ...] = ()
 
     def take(self, dataset: Dataset, side: str) -> Dataset:
-        """The images of a side, in the data set's order. The notes stay with the first side.
+        """The images of a side, in the data set's order.
 
+        Repairs are noted with their image's side, other notes of the whole set with the first side.
         Raises DataError if an image is on no side. Images that are not there any more are noted.
         """
         names = names_of(dataset.records)
@@ -63,7 +64,8 @@ class Split:
         if not records:
             raise DataError(dataset.name, f"no image of the stored split's side {side} is left")
         notes = dataset.notes if side == next(iter(self.sides)) else DataNotes()
-        there = set(names)
+        here, there = {record.path for record in records}, set(names)
+        notes = replace(notes, mended=[m for m in dataset.notes.mended if m.image in here])
         gone = [name for name in self.sides[side] if name not in there]
         if gone:
             what = f"images of the stored split are not there: {_few(gone)}"
@@ -92,6 +94,8 @@ class Split:
             if document["format"] != FORMAT:
                 raise ValueError(f"format {document['format']!r}, not {FORMAT}")
             sides = {str(side): tuple(map(str, some)) for side, some in document["sides"].items()}
+            if not {TRAIN, VAL} <= sides.keys():
+                raise ValueError(f"its sides are not {TRAIN} and {VAL}: {', '.join(sides)}")
             names = [name for some in sides.values() for name in some]
             if len(set(names)) < len(names):
                 raise ValueError("an image is listed twice")
