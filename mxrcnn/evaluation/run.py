@@ -17,7 +17,6 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.images import decoder, read_image
 from mxrcnn.data.records import Dataset, Detections, ImageId
-from mxrcnn.data.split import VAL
 from mxrcnn.data.transforms import count_reduced
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import has_validation, validation_images, validation_name
@@ -212,8 +211,10 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
         "decoder": decoder(),
     }
     source = f"{imageset}: {len(dataset)} images, {detector.source}"
-    if imageset == VAL and config.data.val_share:
+    if not request.imageset and config.data.val_share:
         source += f"; {run / SPLIT} kept them from training"
+    elif not request.imageset and config.data.val_dataset:
+        source += f"; they are {config.data.val_imageset} of {config.data.val_root}"
     notes = [source, *dataset.notes.lines()]
     if reduced:
         notes.append(
