@@ -6,7 +6,6 @@ Letters: N objects, h, w the scene's size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +33,26 @@ LEAST_VISIBLE, LEAST_SIDE = 0.1, 2.0
 
 
 @dataclass(frozen=True)
+class _Masks:
+    """The masks of a scene's objects.
+
+    layers: for each layer (N, h, w) bool, without what other layers cover, empty for objects that
+    are not trained on. drawn, left: the area of each object's mask, over all layers, before and
+    after it was covered.
+    """
+
+    layers: list[np.ndarray]
+    drawn: np.ndarray
+    left: np.ndarray
+
+    def of(self, objects: np.ndarray) -> np.ndarray:
+        """The masks of some objects, counted over all layers: (N, h, w) bool."""
+        each = [mask for layer in self.layers for mask in layer]
+        size = self.layers[0].shape[1:]
+        return np.stack([each[i] for i in objects]) if len(objects) else np.zeros((0, *size), bool)
+
+
+@dataclass(frozen=True)
 class _Objects:
     """The objects of a scene, layer by layer.
 
@@ -58,7 +77,7 @@ def render(
     Raises DataError as `load_sample` does.
     """
     masks = _masks(scene, data) if data.masks else None
-    picture = _picture(scene, data, masks[0] if masks else None)
+    picture = _picture(scene, data, masks)
     objects = _objects(scene, data, masks)
     chosen = np.flatnonzero(objects.wanted & objects.shown)
     visible = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(axis=1)
@@ -71,7 +90,7 @@ def render(
     classes = np.append(objects.classes[chosen], np.full(len(ignored), REGION))
     packed = None
     if masks is not None:
-        bits = np.concatenate(masks[0])[chosen]
+        bits = masks.of(chosen)
         bits = mini_masks(bits, boxes[: len(chosen)], data.mini_mask) if data.mini_mask else bits
         packed = np.pad(pack(bits), ((0, len(ignored)), (0, 0), (0, 0)))
     record = scene.layers[0].record
@@ -84,7 +103,7 @@ def render(
     return sample, +objects.why
 
 
-def _picture(scene: Scene, data: DataConfig, masks: Sequence[np.ndarray] | None) -> Image.Image:
+def _picture(scene: Scene, data: DataConfig, masks: _Masks | None) -> Image.Image:
     """A scene's pixels before its edits. Pillow copies and flips pixels faster than NumPy."""
     out = None
     for place, layer in enumerate(scene.layers):
@@ -99,7 +118,7 @@ def _picture(scene: Scene, data: DataConfig, masks: Sequence[np.ndarray] | None)
         out = out or _blank(scene, data)
         alpha = None
         if layer.cut_out and masks is not None:
-            shown = masks[place].any(axis=0)[top:bottom, left:right]
+            shown = masks.layers[place].any(axis=0)[top:bottom, left:right]
             alpha = Image.fromarray(shown.astype(np.uint8) * np.uint8(255))
         out.paste(found, (left, top), alpha)
     return out or _blank(scene, data)
@@ -147,14 +166,9 @@ def drawn(
     return image
 
 
-def _masks(scene: Scene, data: DataConfig) -> tuple[list[np.ndarray], np.ndarray]:
-    """The masks of each layer's objects, (N, h, w) bool, without what other layers cover.
-
-    Those of objects that are not trained on are empty. Also the area (N,) of all layers' masks
-    before they were covered.
-    """
-    found: list[np.ndarray] = []
-    sizes = []
+def _masks(scene: Scene, data: DataConfig) -> _Masks:
+    """Draw the masks of a scene's objects."""
+    layers: list[np.ndarray] = []
     for layer in scene.layers:
         record = layer.record
         check_masks(record, data)
@@ -168,18 +182,23 @@ def _masks(scene: Scene, data: DataConfig) -> tuple[list[np.ndarray], np.ndarray
             except ValueError as error:
                 raise DataError(record.path, f"the mask of object {i}: {error}") from error
             masks[i][inside] = mask[inside]
+        layers.append(masks)
+    drawn = left = _sizes(layers)
+    for place, layer in enumerate(scene.layers):
         if layer.cut_out:
-            covered = masks.any(axis=0)
-            for below in found:
+            covered = layers[place].any(axis=0)
+            for below in layers[:place]:
                 below &= ~covered
-        found.append(masks)
-        sizes.append(masks.sum(axis=(1, 2)))
-    return found, np.concatenate(sizes)
+            left = _sizes(layers)
+    return _Masks(layers, drawn, left)
 
 
-def _objects(
-    scene: Scene, data: DataConfig, masks: tuple[list[np.ndarray], np.ndarray] | None
-) -> _Objects:
+def _sizes(layers: list[np.ndarray]) -> np.ndarray:
+    """The area of each mask, over all layers: (N,)."""
+    return np.array([np.count_nonzero(mask) for layer in layers for mask in layer], np.int64)
+
+
+def _objects(scene: Scene, data: DataConfig, masks: _Masks | None) -> _Objects:
     """The objects of a scene, and which are left out."""
     layers = scene.layers
     boxes = np.concatenate([layer.visible for layer in layers])
@@ -189,12 +208,12 @@ def _objects(
     cut = ~kept | (areas(boxes) < LEAST_VISIBLE * full)
     covered, small = np.zeros((2, len(boxes)), bool)
     if masks is not None:
-        drawn_masks, before = np.concatenate(masks[0]), masks[1]
-        after = drawn_masks.sum(axis=(1, 2))
-        small = wanted & (before == 0)
-        covered = (after < np.maximum(LEAST_VISIBLE * before, 1)) & (before > 0)
-        for i in np.flatnonzero((after < before) & ~covered & ~cut):
-            boxes[i] = _extent(drawn_masks[i], boxes[i])
+        small = wanted & (masks.drawn == 0)
+        covered = masks.left < np.maximum(LEAST_VISIBLE * masks.drawn, 1)
+        covered &= masks.drawn > 0
+        changed = np.flatnonzero((masks.left < masks.drawn) & ~covered & ~cut)
+        for i, mask in zip(changed, masks.of(changed)):
+            boxes[i] = _extent(mask, boxes[i])
     small = small | (boxes[:, 2:] - boxes[:, :2] < LEAST_SIDE).any(axis=1)
     shown, why = np.ones(len(boxes), bool), Counter()
     for reason, out in (("cut off", cut), ("covered", covered), ("too small", small)):
