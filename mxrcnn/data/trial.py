@@ -20,7 +20,7 @@ from mxrcnn.tables import aligned
 #: the images that costs are measured on, and how often; the least time of each counts
 IMAGES, REPEATS = 12, 3
 #: variants in a picture, and the longer side of each
-VARIANTS, SIDE = 3, 300
+VARIANTS, SIDE = 3, 260
 
 
 def all_items(masks: bool) -> tuple[str, ...]:
@@ -58,7 +58,9 @@ def draw_each(items: Sequence[str], data: DataConfig, dataset: Dataset, folder: 
     for item, (augmentation, one) in _each(items, data).items():
         samples = [_sample(augmentation, one, dataset, record, seed) for seed in range(VARIANTS)]
         panes = [
-            draw_input(s.image, s.gt_boxes, s.gt_masks, one, dataset.class_names, SIDE)
+            draw_input(s.image, s.gt_boxes, s.gt_masks, one, dataset.class_names, 2 * SIDE).reduce(
+                2
+            )
             for s in samples
         ]
         paths.append(folder / f"{item.partition(':')[0]}.jpg")

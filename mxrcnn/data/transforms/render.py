@@ -150,7 +150,8 @@ def drawn(
     turned = turns(layer.map)
     size = size[::-1] if turned else size
     image = Image.fromarray(pixels)
-    if data.resize == "antialias":
+    larger = size[0] >= source[2] - source[0] and size[1] >= source[3] - source[1]
+    if data.resize == "antialias" or larger:  # both are the same then, but this one is faster
         image = image.resize(size, Image.Resampling.BILINEAR, source)
     else:
         how = Image.Transform.EXTENT, source, Image.Resampling.BILINEAR
