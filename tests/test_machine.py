@@ -200,6 +200,13 @@ for use in ("import mxnet", "mx.nd"):
     assert install.how_to_install() in found[2]
 
 
+def test_an_opencv_that_fails_leaves_nothing_on_the_path(tmp_path):
+    (tmp_path / "cv2.py").write_text("import sys; sys.path.insert(0, '/cv2'); raise ImportError")
+    code = "import sys, symnet, mxnet; print('/cv2' in sys.path, 'cv2' in sys.modules)"
+    found = python(code, PYTHONPATH=f"{tmp_path}:{REPO}", OMP_NUM_THREADS="1")
+    assert found[0] == "False False"
+
+
 THREADS = """
 import sys, threading, mxrcnn
 assert "numpy" not in sys.modules

@@ -37,9 +37,13 @@ class _Loader:
 
         module.__spec__.loader = module.__loader__ = self._inner
         PATCHED.update(restore_names())
+        paths = set(sys.path)
         with prepared():
             self._inner.exec_module(module)
             start_threads(module)
+        # MXNet tries OpenCV. If that lacks a system library, it leaves its own folder on the path,
+        # where its `typing` would hide Python's in loader processes
+        sys.path[:] = [path for path in sys.path if path in paths]
         flush_after_forks(module)
 
 
