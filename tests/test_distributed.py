@@ -276,6 +276,31 @@ def test_two_workers_with_half_the_batch_train_as_one(config, two_workers, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_dropout")
+def test_two_workers_with_everything_on(data_root, tmp_path):
+    """They train as one process with four times the batch, and resume to the bit."""
+    options = {"optimizer": "adamw", "schedule": "cosine", "clip_norm": 0.5, "ema": 0.9}
+    options.update({"class_weights": ("circle:2",), "lr_scaling": "none", "epochs": 2})
+    config = small_config("faster_rcnn_vgg16", data_root, batch_size=4, **options)
+    one, _ = losses_of(config, tmp_path / "one", [mx.cpu()], 6)
+    options.update({"accumulate": 2, "log_interval": 1, "patience": 1})
+    config = small_config("faster_rcnn_vgg16", data_root, batch_size=2, **options)
+    two, again = RunFolder(tmp_path / "two"), RunFolder(tmp_path / "again")
+    words = ("data.val_imageset=2007_test",)
+    code, _, errors = launch(*new_run(config, two.path), *words)
+    assert code == 0, errors
+    rows = [row for row in two.read_log() if row["kind"] == "train"]
+    assert max(differences(one, rows[:6]).values()) < 1e-5
+    assert {"grad_norm", "clipped"} <= rows[0].keys()
+    stop = {"TEST_SIGNAL": "1 4", "TEST_SIGNUM": "15"}
+    code, _, errors = launch(*new_run(config, again.path), *words, **stop)
+    assert code == 143, errors
+    code, _, errors = launch("--resume", again.path, "--num-workers", 0)
+    assert code == 0, errors
+    assert_same_end(again.path, two.path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_dropout")
 def test_four_workers_and_two_servers_train_as_one(data_root, tmp_path):
     """The servers sum in any order, so rounding errors differ from run to run.
 
@@ -304,8 +329,8 @@ def test_only_the_first_worker_speaks_and_writes(two_workers):
 
 def assert_same_end(run: Path, other: Path) -> None:
     """Both runs end in the same parameters and momentum, to the bit."""
-    for name in ("model.params", "momentum.params"):
-        ours, theirs = (load_arrays(RunFolder(r).folder() / name) for r in (run, other))
+    for path in RunFolder(run).folder().glob("*.params"):
+        ours, theirs = (load_arrays(RunFolder(r).folder() / path.name) for r in (run, other))
         assert ours.keys() == theirs.keys()
         assert ours
         different = [k for k in ours if (ours[k].asnumpy() != theirs[k].asnumpy()).any()]
