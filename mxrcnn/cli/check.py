@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
     with report_user_errors():
         use_data(args, "imageset", "TRAINING")
-        request = TrainRequest(args.network, args.preset, given_settings(args), tuple(args.words))
+        request = TrainRequest(
+            network=args.network,
+            preset=args.preset,
+            settings=given_settings(args),
+            words=tuple(args.words),
+        )
         config = build_config(request).config
         names = args.imageset.split(",") if args.imageset else [config.data.imageset]
         check = check_data(config, [name.strip() for name in names])

@@ -66,7 +66,6 @@ class TrainRequest:
     `section.field`. words: the `key=value` words of --set.
     """
 
-    config: str | None = None
     network: str | None = None
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +76,7 @@ class TrainRequest:
     num_workers: int | None = None
     anchors: str | None = None
     data_changed: bool = False
+    config: str | None = None
 
 
 @dataclass(frozen=True)
