@@ -87,6 +87,20 @@ def test_image_sets_carry_over(voc, tmp_path):
         convert(replace(one, sets=odd), tmp_path / "odd", "yolo")
 
 
+def test_image_sets_with_other_classes_and_images_in_common(tmp_path):
+    """Classes are those of all image sets; what an image loses is counted once."""
+    objects = [("dog", 10.25, 20, 50, 60), ("dog", 5, 5, 5, 9), ("cat", 1, 1, 9, 9)]
+    make_voc(tmp_path / "in", {"a": Picture(objects=objects)}, "train")
+    make_voc(tmp_path / "in", {"b": Picture()}, "val")
+    (tmp_path / "in/VOC2007/ImageSets/Main/trainval.txt").write_text("a\nb\n")
+    source = source_of(tmp_path / "in")
+    assert source.class_names == ("cat", "dog")
+    assert source.sets["val"][0].classes.tolist() == [2]
+    assert source.notes.lines() == ["1 boxes were empty or inverted and were dropped"]
+    lost = convert(source, tmp_path / "out", "voc").lost
+    assert lost == ("1 boxes have moved, by at most 0.25 pixels",)
+
+
 def test_classes_keep_their_order_and_coco_its_ids(tmp_path):
     root = coco_set(
         tmp_path / "in", {"category_id": 2}, {"category_id": 3}, names="zebra ant cow".split()

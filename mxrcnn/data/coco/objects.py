@@ -50,8 +50,9 @@ def read_objects(
             read = _read_object(entry, categories)
             mask = pictures.fold(entry, read.mask, image)
             objects.setdefault(image_id, []).append(read._replace(mask=mask))
-            unread = (key[:40] for key in values.keys() - READ if values[key])
-            reading.notes.unread.update(unread)
+            if not READ.issuperset(values):
+                unread = (key[:40] for key in values.keys() - READ if values[key])
+                reading.notes.unread.update(unread)
     return objects
 
 
