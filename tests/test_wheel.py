@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mxrcnn import __version__
+from tests.all_layouts import FORMATS, predicted, sides_of
 from tests.conftest import REPO
 
 SOURCES = ("mxrcnn", "symnet", "docs/package.md", "pyproject.toml", "setup.py", "MANIFEST.in")
@@ -79,6 +80,28 @@ def test_what_is_built(dist):
     run(sys.executable, "-m", "check_wheel_contents", *config, files[0], cwd=dist)
 
 
+def same_in_another_layout(mxrcnn: Path, place: Path) -> None:
+    """The drawn test images in YOLO's form: train with --val, and predict as on the first form."""
+    words = ("data/synthetic/VOC2007", "yolo", "--to", "yolo", "--imageset", "test")
+    told = run(mxrcnn, "data", "convert", *words, cwd=place)
+    assert "test: 100 images" in told
+    words = ("--data", "yolo", "--val", 0.2, "--out", "second", "--preset", "quick", "--epochs", 1)
+    run(mxrcnn, "train", *words, "--num-workers", 0, "--set", *SMALL, cwd=place)
+    sides = sides_of(place / "second")  # groups stay together, so 0.2 is not 20 to the image
+    assert len({*sides["train"], *sides["val"]}) == 100
+    assert 15 <= len(sides["val"]) <= 25
+    voc = place / "data/synthetic/VOC2007"
+    stems = (voc / "ImageSets/Main/test.txt").read_text().split()[:20]
+    for name, folder in (("of voc", voc / "JPEGImages"), ("of yolo", place / "yolo/images/test")):
+        (place / "list.txt").write_text("".join(f"{folder / stem}.jpg\n" for stem in stems))
+        words = ("--threshold", 0, "--save", FORMATS, "--out", name)
+        run(mxrcnn, "predict", "second", "list.txt", *words, cwd=place)
+    found = predicted(place / "of voc")
+    assert len(found["coco"]) == 20
+    assert sum(map(len, found["coco"].values())) > 0
+    assert predicted(place / "of yolo") == found
+
+
 @pytest.mark.slow
 def test_from_nothing_to_boxes_outside_the_clone(dist, tmp_path):
     """With MXNet: train, test, predict. Then its ONNX file where there is no MXNet."""
@@ -95,6 +118,7 @@ def test_from_nothing_to_boxes_outside_the_clone(dist, tmp_path):
     assert (place / "first" / "test_2007_test" / "report.json").is_file()
     photo = min((place / "data/synthetic/VOC2007/JPEGImages").iterdir())
     assert photo.name in run(mxrcnn, "predict", "first", photo, cwd=place)
+    same_in_another_layout(mxrcnn, place)
 
     run(
         sys.executable,
