@@ -32,6 +32,7 @@ def _check(owner: str, section: Any, ranges: Mapping[str, Range]) -> None:
 
 DATA_RANGES = {
     **dict.fromkeys(("short_side", "long_side", "mini_mask", "max_image_pixels"), FROM_0),
+    "trained_scale": FROM_0,
     "pad_multiple": FROM_1,
     **dict.fromkeys(("val_share", "repeat_thresh"), Range(0, 1, below=True)),
     "split_seed": FROM_0,
@@ -80,6 +81,9 @@ class DataConfig:
     resize: Literal["antialias", "linear"] = "antialias"
     #: round resized sides to the nearest pixel, or down as torchvision does
     size_rounding: Literal["round", "floor"] = "round"
+    #: pixels after resizing per pixel of the files, the median of the images trained on; recorded
+    #: by training for mxrcnn predict --tile; 0: unknown
+    trained_scale: float = 0.0
     #: subtracted from red, green and blue, which range from 0 to 255
     mean: tuple[float, ...] = (123.68, 116.779, 103.939)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)  #: divides them after mean is subtracted

@@ -18,7 +18,7 @@ from mxrcnn.config.overrides import find_detector, plain_config, resolve
 from mxrcnn.config.sections import fields_of
 from mxrcnn.data import check_dataset
 from mxrcnn.data.records import Dataset
-from mxrcnn.data.transforms import expand
+from mxrcnn.data.transforms import expand, typical_scale
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.anchors import check_anchors_request
@@ -242,11 +242,15 @@ def _with_workers(made: Configuration, given: Mapping[str, Any]) -> Configuratio
 
 
 def with_classes(config: Config, dataset: Dataset) -> Config:
-    """The config with the data set's class names and their number.
+    """The config with the data set's class names, their number, and the scale of its images.
 
     The logits of --pretrained for ids without a class are kept if the number of classes is.
     """
-    settings = {"data.class_names": dataset.class_names, "model.num_classes": dataset.num_classes}
+    settings = {
+        "data.class_names": dataset.class_names,
+        "data.trained_scale": typical_scale(dataset.records, config.data),
+        "model.num_classes": dataset.num_classes,
+    }
     if (
         hasattr(config.model, "form")
         and getattr(config.model.form, "unused_classes", 0)

@@ -13,6 +13,8 @@ Elsewhere it covers i to i + 1. Both conventions are torchvision's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -268,19 +270,55 @@ def paste(
 
 
 def paste_rle(
-    probs: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
+    probs: np.ndarray,
+    boxes: np.ndarray,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    owners: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Paste masks into the image, threshold them, and encode them as RLE; arguments as for `paste`.
 
-    Only one mask is in memory at a time, and only its box is computed.
+    owners (D,): the object 0, 1, ... of each mask; masks of one object are united, and each object
+    has at least one. None: each mask is an object. Only one image is in memory, and only the masks'
+    boxes are computed.
     """
-    canvas = np.zeros((height, width), np.uint8, order="F")
+    canvas = np.zeros((height, width), bool)
+    owners = np.arange(len(boxes)) if owners is None else np.asarray(owners)
+    order = np.argsort(owners, kind="stable")
+    regions = zip(owners[order], _regions(probs[order], boxes[order], height, width, pad=1))
     out = []
-    for region, rows, columns in _regions(probs, boxes, height, width, pad=1):
-        canvas[rows, columns] = region >= threshold
-        out.append(encode(canvas))
-        canvas[rows, columns] = 0
+    for _, parts in groupby(regions, key=itemgetter(0)):
+        spans = []
+        for _, (region, rows, columns) in parts:
+            canvas[rows, columns] |= region >= threshold
+            spans.append((rows.start, rows.stop, columns.start, columns.stop))
+        top, _, left, _ = np.min(spans, axis=0)
+        _, bottom, _, right = np.max(spans, axis=0)
+        out.append(_encode_part(canvas[top:bottom, left:right], top, left, height, width))
+        canvas[top:bottom, left:right] = False
     return out
+
+
+def _encode_part(mask: np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    """`encode` for an image (height, width) that is False outside mask (h, w) at (top, left)."""
+    columns = np.pad(mask.T, ((0, 0), (1, 1))).astype(np.int8)
+    change = np.diff(columns, axis=1)
+    (start_column, start), (end_column, end) = np.nonzero(change == 1), np.nonzero(change == -1)
+    starts = (left + start_column) * height + top + start
+    ends = (left + end_column) * height + top + end
+    apart = ends[:-1] != starts[1:]  # a run goes on where a column is full to its last row
+    starts, ends = (
+        starts[np.append(True, apart)[: len(starts)]],
+        ends[np.append(apart, True)[: len(ends)]],
+    )
+    places = np.stack([starts, ends], axis=1).ravel()
+    runs = np.diff(np.concatenate([[0], places, [height * width]]))
+    if len(places) and runs[-1] == 0:
+        runs = runs[:-1]
+    rle = {"size": [height, width], "counts": runs.tolist()}
+    counts = coco_masks.frPyObjects(rle, height, width)["counts"]
+    return {"size": [height, width], "counts": counts.decode("ascii")}
 
 
 def _regions(

@@ -6,7 +6,7 @@ side of a mini mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 
@@ -51,6 +51,12 @@ def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, f
         scale = data.long_side / max(height, width)
     whole = floor if data.size_rounding == "floor" else round
     return max(1, whole(height * scale)), max(1, whole(width * scale)), scale
+
+
+def typical_scale(records: Sequence[ImageRecord], data: DataConfig) -> float:
+    """The median of the scales (see `resized_size`) of some images; 0 if there are none."""
+    scales = [resized_size(record.height, record.width, data)[2] for record in records]
+    return float(np.median(scales)) if scales else 0.0
 
 
 def padded_size(sizes: list[tuple[int, int]], multiple: int, least: int = 0) -> tuple[int, int]:
