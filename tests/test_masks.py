@@ -400,6 +400,10 @@ def test_pasting_is_torchvisions():
     assert not pasted[1].any()
     for mask, rle in zip(pasted, paste_rle(probs, boxes, 30, 40, threshold=0.4)):
         np.testing.assert_array_equal(decode(json.loads(json.dumps(rle)), 30, 40), mask >= 0.4)
+        assert rle == encode(mask >= 0.4)
+    owners = np.arange(14) % 3
+    for object_, rle in enumerate(paste_rle(probs, boxes, 30, 40, 0.4, owners)):
+        assert rle == encode((pasted[owners == object_] >= 0.4).any(axis=0))
 
 
 def test_pasting_equals_torchvisions_own_output(shared_data):

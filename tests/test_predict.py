@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -325,6 +326,40 @@ def test_thresholds_that_are_none(predictor, text):
         parse_thresholds(text, predictor)
 
 
+def test_tiles(predict, photos, predictor):
+    """Large images in tiles, others whole, bad ones named; what is written is what Python gives."""
+    words = ["--tile", 150, "--tile-scale", 1, "--overlap", 0.1, "--threshold", 0]
+    code, out, errors = predict("photos", *words, "--stream", "--save", "csv")
+    assert code == 1
+    assert "error: photos/2b.png: not a readable image" in errors
+    assert "tiles of 150 x 150 pixels that overlap by at least 10%, at scale 1: as given" in errors
+    assert "1 images fit into a tile and were predicted whole" in errors
+    rows = {row["image"]: row for row in map(json.loads, out.splitlines())}
+    for name in ("photos/0.png", "photos/3.png"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = predictor.predict(photos.parent / name, tile=150, overlap=0.1, tile_scale=1)
+        assert rows[name]["detections"] == json.loads(json.dumps(found.to_dict()["detections"]))
+    assert (
+        rows["photos/3.png"]["detections"]
+        == predictor.predict(photos / "3.png").to_dict()["detections"]
+    )
+
+
+def test_a_network_that_fails_in_tiles(predict, photos, predictor, monkeypatch):
+    (photos / "2b.png").unlink()
+    start = predictor.engine.start
+    monkeypatch.setattr(
+        predictor.engine,
+        "start",
+        lambda **given: 1 / 0 if len(given["data"]) > 1 else start(**given),
+    )
+    code, _, errors = predict("photos", "--tile", 150, "--tile-scale", 1, "--save", "csv")
+    assert code == 1
+    assert "error: photos/0.png: the network failed on this image: ZeroDivisionError" in errors
+    assert "5 of 6 images failed" in errors
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -336,6 +371,10 @@ def test_thresholds_that_are_none(predictor, text):
         (["--save", "voc", "--out", "photos/0.png"], "photos/0.png: cannot be made a folder: "),
         (["clip.mp4"], "clip.mp4: videos need PyAV: "),
         (["--ids", "none.json", "--save", "coco"], "none.json: unreadable"),
+        (["--tile", "auto"], "does not say at what scale it was trained"),
+        (["--tile", "ten"], "tile='ten': expected a number of pixels"),
+        (["--tile", 100, "--overlap", 1], "overlap=1.0: expected a share from 0 to 0.9"),
+        (["--overlap", 0.3], "--overlap and --tile-scale are for --tile N"),
     ],
 )
 def test_mistakes(predict, photos, words, message, monkeypatch):

@@ -12,6 +12,7 @@ examples:
   mxrcnn predict runs/voc07 photos/ --threshold best-f1
   mxrcnn predict fasterrcnn_resnet50_fpn_coco street.jpg
   mxrcnn predict voc07.onnx clip.mp4 --every 0.5s --stream
+  mxrcnn predict runs/aerial scene.tif --tile 1024 --overlap 0.2
 """
 
 from __future__ import annotations
@@ -20,101 +21,27 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mxrcnn.cli.predict_options import IMAGE_URL, WITH_MASKS, add_arguments
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from mxrcnn.inference.outputs import Result
     from mxrcnn.inference.predictor import Predictor, Wanted
+    from mxrcnn.inference.sources import Sources
     from mxrcnn.inference.stream import Looked
+    from mxrcnn.inference.tiles import TiledPredictor
+
+__all__ = ["add_arguments", "run"]
 
 FOLDERS = {"yolo": "yolo/labels", "voc": "voc", "draw": "pictures", "crops": "crops"}
-IMAGE_URL = "/data/local-files/?d="
 #: so many failures of the network in a row are not the images' fault
 HOPELESS = 10
-#: the formats that hold masks, by --masks
-WITH_MASKS = {
-    "rle": ("coco", "cvat", "draw"),
-    "polygons": ("coco", "yolo", "labelstudio", "cvat", "draw"),
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="a run's folder, an .onnx file from mxrcnn export, or a detector by name (mxrcnn "
-        "weights list)",
-    )
-    add("sources", nargs="+", metavar="SOURCE", help="images, folders, globs, lists, videos, -")
-    what = parser.add_argument_group("what to find")
-    what.add_argument(
-        "--threshold",
-        default="0.5",
-        metavar="SCORE",
-        help="the lowest score, such as 0.5; or by class: 0.5,cat=0.7,dog=0.4; or best-f1, from "
-        "the run's last mxrcnn test; default: 0.5",
-    )
-    what.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="CLASS",
-        help="names or numbers, also with commas; default: all",
-    )
-    what.add_argument("--max-detections", type=int, metavar="N", help="keep the N best per image")
-    what.add_argument(
-        "--exif",
-        choices=("upright", "stored"),
-        default="upright",
-        help="rotate photos by their EXIF tag, or use them as stored; default: %(default)s",
-    )
-    what.add_argument(
-        "--every", default="1", metavar="N|SECONDS", help="frames of videos: 10, or 0.5s"
-    )
-    _add_output(parser.add_argument_group("what to write"))
-    how = parser.add_argument_group("how")
-    how.add_argument("--checkpoint", metavar="best|last|N")
-    how.add_argument("--gpus", metavar="0", help="for runs: the GPU to use; default: the CPU")
-    how.add_argument(
-        "--provider", help="for ONNX files: what onnxruntime runs on, such as cuda; default: cpu"
-    )
-    how.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="of images of equal shape in a row"
-    )
-    how.add_argument("--threads", type=int, default=2, metavar="N", help="that decode ahead")
-    how.add_argument("--strict", action="store_true", help="stop at the first bad file")
-
-
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--out", default="predictions", metavar="DIR", help="default: %(default)s")
-    add(
-        "--save",
-        default="",
-        metavar="FORMATS",
-        help="coco, csv, yolo, voc, labelstudio, cvat, draw, crops; several with commas",
-    )
-    add("--draw", action="store_true", help="pictures; also if nothing else is written")
-    add("--crops", action="store_true", help="a picture of each object")
-    add("--stream", action="store_true", help="print one JSON object an image")
-    add("--ids", metavar="FILE", help="take COCO's image and category ids from this COCO file")
-    add(
-        "--masks",
-        choices=tuple(WITH_MASKS),
-        help="of detectors that find them: rle (default) for coco and cvat; polygons also for yolo "
-        "and labelstudio",
-    )
-    add("--yolo-scores", action="store_true", help="a sixth number in YOLO's labels")
-    add(
-        "--image-url",
-        default=IMAGE_URL,
-        metavar="URL",
-        help="for Label Studio: comes before an image's name; default: %(default)s",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,12 +59,13 @@ def _predict(args: argparse.Namespace) -> int:
     from mxrcnn.config import ConfigError
     from mxrcnn.inference.outputs import Ids, Names, Output, Result, open_writers
     from mxrcnn.inference.sources import Every, Sources
-    from mxrcnn.inference.stream import BAD_IMAGE, detect_stream
+    from mxrcnn.inference.stream import BAD_IMAGE
 
-    if args.batch_size < 1 or args.threads < 1:
+    if args.threads < 1 or (args.batch_size is not None and args.batch_size < 1):
         raise ConfigError("--batch-size and --threads must be at least 1")
     every = Every.parse(args.every)
     predictor = _load(args)
+    tiled = _tiled(args, predictor)
     formats = _formats(args)
     wanted, notes = _wanted(args, predictor, formats)
     sources = Sources(args.sources, every)
@@ -153,12 +81,12 @@ def _predict(args: argparse.Namespace) -> int:
         args.masks == "polygons",
     )
     notes += (*_useless(args, formats), *_masks(args, predictor, formats))
+    notes += (tiled.note,) if tiled else ()
     _say(*notes, *sources.notes, *_stale(output.folder, formats))
     names, counts = Names(), _Counts()
     with open_writers(formats, output) as write, _bar(sources.total) as bar:
         pixels = bool({"draw", "crops"} & set(formats))
-        how = args.exif, args.batch_size, args.threads, pixels
-        looked = detect_stream(predictor, sources, wanted, *how)
+        looked = _look(args, tiled or predictor, sources, wanted, pixels)
         for number, item in enumerate(looked, start=1):
             bar.update()
             counts.images += 1
@@ -181,6 +109,7 @@ def _predict(args: argparse.Namespace) -> int:
             write(result)
             counts.objects += len(item.found)
             counts.empty_masks += result.empty_masks
+            counts.untiled += tiled is not None and not item.tiles
             if args.stream or not args.save:
                 _report(item, args.stream, result=result if output.polygons else None)
     _say(*_summary(counts, names.renamed, output.folder if formats else None, sources.total))
@@ -190,8 +119,8 @@ def _predict(args: argparse.Namespace) -> int:
 @dataclass
 class _Counts:
     """Images that were looked at, those decoded at reduced size, objects in them and how many of
-    them have an empty mask, failed images, and failures of the network (or for want of memory) in a
-    row."""
+    them have an empty mask, failed images, failures of the network (or for want of memory) in a
+    row, and images that were too small for tiles."""
 
     images: int = 0
     reduced: int = 0
@@ -199,6 +128,7 @@ class _Counts:
     empty_masks: int = 0
     failed: int = 0
     in_a_row: int = 0
+    untiled: int = 0
 
     def fail(self, error: Exception) -> None:
         from mxrcnn.inference.stream import EngineError
@@ -219,6 +149,36 @@ def _load(args: argparse.Namespace) -> Predictor:
 
         context = contexts(args.gpus)[0]
     return Predictor.load(args.model, args.checkpoint, context=context, provider=args.provider)
+
+
+def _tiled(args: argparse.Namespace, predictor: Predictor) -> TiledPredictor | None:
+    from mxrcnn.config import ConfigError
+    from mxrcnn.inference.tiles import TiledPredictor, Tiling
+
+    if args.tile is None:
+        if args.overlap is not None or args.tile_scale is not None:
+            raise ConfigError("--overlap and --tile-scale are for --tile N")
+        return None
+    tile = int(args.tile) if args.tile.isdecimal() else args.tile
+    overlap = 0.2 if args.overlap is None else args.overlap
+    return TiledPredictor(predictor, Tiling(tile, overlap, args.tile_scale, args.batch_size))
+
+
+def _look(
+    args: argparse.Namespace,
+    predictor: Predictor | TiledPredictor,
+    sources: Sources,
+    wanted: Wanted,
+    pixels: bool,
+) -> Iterator[Looked]:
+    """The sources with their detections."""
+    from mxrcnn.inference.predictor import Predictor
+    from mxrcnn.inference.stream import detect_stream, detect_tiles
+
+    if isinstance(predictor, Predictor):
+        how = args.exif, args.batch_size or 1, args.threads, pixels
+        return detect_stream(predictor, sources, wanted, *how)
+    return detect_tiles(predictor, sources, wanted, args.exif, pixels, progress=True)
 
 
 def _wanted(
@@ -344,6 +304,8 @@ def _summary(counts: _Counts, renamed: int, folder: Path | None, total: int | No
         lines.append(
             f"{counts.empty_masks} objects have an empty mask; as a polygon and in CVAT it is a box"
         )
+    if counts.untiled:
+        lines.append(f"{counts.untiled} images fit into a tile and were predicted whole")
     if counts.failed:
         lines.append(f"{counts.failed} of {counts.images} images failed, see above")
     if counts.in_a_row == HOPELESS:

@@ -178,6 +178,9 @@ class Predictor:
         classes: Classes | None = None,
         max_detections: int | None = None,
         exif: Literal["upright", "stored"] = "upright",
+        tile: int | Literal["auto"] | None = None,
+        overlap: float = 0.2,
+        tile_scale: float | None = None,
     ) -> Any:
         """Detections of one image, or a list of them for a list of images, best score first.
 
@@ -187,6 +190,11 @@ class Predictor:
         max_detections: the limit per image; warns if the network's own limit is lower.
         exif: "upright" rotates photos by their EXIF tag, "stored" does not. Boxes are in pixels of
         that image, and `Detections.orientation` says which. Arrays are never rotated.
+        tile: look at the whole image and at tiles of it of this many pixels a side, and join what
+        their borders cut; "auto" is the size of the training images. None: at the whole image only,
+        as with images that fit into one tile (warns). overlap: the least share of a tile that
+        neighbours have in common, 0 to 0.9. tile_scale: network pixels per pixel in tiles; None is
+        that of the training (warns if the model does not say it). See docs/predict.md.
 
         Raises DataError for unreadable files, ConfigError for invalid options (for an unknown
         class it names the closest one), and ValueError for other arrays.
@@ -196,7 +204,11 @@ class Predictor:
         numbers = None if classes is None else self.class_numbers(classes)
         wanted = Wanted(threshold, numbers, max_detections)
         many = isinstance(image, (list, tuple))
-        found = list(self._predict(image if many else [image], wanted, exif))
+        images = image if many else [image]
+        if tile is None:
+            found = list(self._predict(images, wanted, exif))
+        else:
+            found = self._predict_tiles(images, wanted, exif, tile, overlap, tile_scale)
         return found if many else found[0]
 
     def class_numbers(self, classes: Classes) -> tuple[int, ...]:
@@ -225,6 +237,26 @@ class Predictor:
 
         for item, outputs in self.outputs(batches()):
             yield self.detections(outputs, 0, *item.size, wanted, item.orientation)
+
+    def _predict_tiles(
+        self, images: Iterable[Picture], wanted: Wanted, exif: Orientation, *tiling: Any
+    ) -> list[Detections]:
+        from mxrcnn.inference.tiles import TiledPredictor, Tiling
+
+        tiled = TiledPredictor(self, Tiling(*tiling))
+        if tiled.guessed:
+            warnings.warn(tiled.note, stacklevel=3)
+        found = []
+        for image in images:
+            item = tiled.prepare(image, exif, pixels=False)
+            if tiled.count(item) == 1:
+                warnings.warn(
+                    f"images that fit into a tile of {tiled.tile} x {tiled.tile} pixels are "
+                    "predicted whole",
+                    stacklevel=3,
+                )
+            found.append(tiled.detect(item, wanted))
+        return found
 
     def prepare(self, image: Picture, exif: Orientation) -> Prepared:
         """Read an image, resize and normalise it; raises as read_pixels does.

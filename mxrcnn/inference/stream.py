@@ -17,6 +17,7 @@ from mxrcnn.data.transforms import stack_images
 from mxrcnn.inference.engine import Handle, Outputs
 from mxrcnn.inference.predictor import Predictor, Prepared, Wanted
 from mxrcnn.inference.sources import Source
+from mxrcnn.inference.tiles import TiledPredictor
 from mxrcnn.runs.symbol_file import mxnet_reason
 
 #: what a single image can be the reason of
@@ -43,7 +44,8 @@ class EngineError(DataError):
 class Looked:
     """A source with its detections and, if wanted, pixels (H, W, 3), or with the error it gave.
 
-    reduced: it was decoded at 1/reduced of its size.
+    reduced: it was decoded at 1/reduced of its size. tiles: how many tiles were looked at, besides
+    the whole image; 0 without tiles.
     """
 
     source: Source
@@ -51,6 +53,7 @@ class Looked:
     pixels: np.ndarray | None = None
     error: Exception | None = None
     reduced: int = 1
+    tiles: int = 0
 
 
 def detect_stream(
@@ -92,6 +95,36 @@ def detect_stream(
                 yield from _looked(predictor, one, own, wanted)
         else:
             yield from _looked(predictor, held, outputs, wanted)
+
+
+def detect_tiles(
+    tiled: TiledPredictor,
+    sources: Iterable[Source],
+    wanted: Wanted,
+    exif: Orientation = "upright",
+    pixels: bool = True,
+    progress: bool = False,
+) -> Iterator[Looked]:
+    """`detect_stream` for large images: the batches are of tiles of one image.
+
+    A thread decodes one image ahead, so three are in memory. progress: show a bar for each image.
+    """
+
+    def prepare(source: Source) -> Prepared:
+        return tiled.prepare(source.image, exif, pixels)
+
+    for source, item in _prepared(prepare, sources, threads=1, ahead=1):
+        if isinstance(item, Exception):
+            yield Looked(source, error=item)
+            continue
+        try:
+            found = tiled.detect(item, wanted, progress)
+        except Exception as error:  # as in `_start`
+            yield Looked(source, error=EngineError.of(source, error))
+        else:
+            count = tiled.count(item)
+            tiles = count if count > 1 else 0
+            yield Looked(source, found, item.pixels, reduced=item.reduced, tiles=tiles)
 
 
 def _good(held: Held) -> list[Prepared]:

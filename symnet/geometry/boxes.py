@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: pairs of boxes that are compared at once: about 100 bytes each
+_BLOCK = 1 << 20
+
 
 def areas(boxes: np.ndarray, offset: float = 0.0) -> np.ndarray:
     """Areas (...) of boxes (..., 4); inverted boxes have area 0."""
@@ -48,6 +51,36 @@ def paired_coverage(boxes: np.ndarray, others: np.ndarray, offset: float = 0.0) 
     """The fraction (...) of each box (..., 4) that lies in its partner in others (..., 4)."""
     shared = paired_intersections(boxes, others, offset)
     return shared / np.maximum(areas(boxes, offset), np.finfo(np.float32).tiny)
+
+
+def near_pairs(
+    boxes: np.ndarray, classes: np.ndarray, margin: float = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (P,), (P,) of boxes of one class that are at most `margin` pixels apart.
+
+    Sorted by x, a box is compared with those that begin before it ends, in blocks.
+    """
+    boxes = boxes.astype(np.float64)
+    left, right = boxes[:, 0], boxes[:, 2] + margin
+    if not len(boxes):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    left, right = left - left.min(), right - left.min()
+    apart = classes * (right.max() + 1)  # so that classes follow each other
+    order = np.argsort(left + apart, kind="stable")
+    ends = np.searchsorted((left + apart)[order], (right + apart)[order], side="right")
+    counts = np.maximum(ends - np.arange(len(boxes)) - 1, 0)
+    total = np.cumsum(counts)
+    found = []
+    for start in range(0, int(total[-1]), _BLOCK):
+        place = np.arange(start, min(start + _BLOCK, int(total[-1])))
+        row = np.searchsorted(total, place, side="right")
+        column = row + 1 + place - (total[row] - counts[row])
+        one, other = boxes[order[row]], boxes[order[column]]
+        near = (one[:, 1] <= other[:, 3] + margin) & (other[:, 1] <= one[:, 3] + margin)
+        found.append((order[row[near]], order[column[near]]))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return tuple(np.concatenate(part) for part in zip(*found))
 
 
 def clip_boxes(boxes: np.ndarray, height: float, width: float) -> np.ndarray:

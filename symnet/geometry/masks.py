@@ -13,8 +13,6 @@ Elsewhere it covers i to i + 1. Both conventions are torchvision's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -286,11 +284,12 @@ def paste_rle(
     canvas = np.zeros((height, width), bool)
     owners = np.arange(len(boxes)) if owners is None else np.asarray(owners)
     order = np.argsort(owners, kind="stable")
-    regions = zip(owners[order], _regions(probs[order], boxes[order], height, width, pad=1))
+    regions = _regions(probs[order], boxes[order], height, width, pad=1)
     out = []
-    for _, parts in groupby(regions, key=itemgetter(0)):
+    for count in np.bincount(owners).tolist():
         spans = []
-        for _, (region, rows, columns) in parts:
+        for _ in range(count):
+            region, rows, columns = next(regions)
             canvas[rows, columns] |= region >= threshold
             spans.append((rows.start, rows.stop, columns.start, columns.stop))
         top, _, left, _ = np.min(spans, axis=0)

@@ -20,9 +20,10 @@ from mxrcnn.data.transforms.sample import (
     stack_images,
     stack_masks,
     trainable_objects,
+    typical_scale,
 )
 
 __all__ = ["Augmentation", "Sample", "augmented_sample", "check_masks", "expand", "load_sample"]
 __all__ += ["count_reduced", "normalise", "padded_size", "prepare_image"]
 __all__ += ["read_pixels", "resize_linear", "resized_size", "stack_images", "stack_masks"]
-__all__ += ["trainable_objects"]
+__all__ += ["trainable_objects", "typical_scale"]
