@@ -36,7 +36,7 @@ print("imported:", *heavy, *(m for m in sys.modules if m.startswith("mxrcnn.cli.
         (["--help"], []),
         (["--version"], []),
         (["train", "--help"], ["mxrcnn.cli.train"]),
-        (["predict", "--help"], ["mxrcnn.cli.predict"]),
+        (["predict", "--help"], ["mxrcnn.cli.predict", "mxrcnn.cli.predict_options"]),
         (["doctor", "--help"], ["mxrcnn.cli.doctor"]),
     ],
 )
