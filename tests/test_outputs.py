@@ -302,6 +302,9 @@ def test_polygons_in_every_format(tmp_path):
         for mask, bits in zip(found_masks, expected):
             np.testing.assert_array_equal(decode(mask, height, width), bits)
     assert [len(rings) for rings in coco] == [2, 1]
+    for mask, wanted in ((studio, cvat), (yolo, cvat)):
+        for (ring,), (other,) in zip(mask, wanted):
+            np.testing.assert_allclose(ring, other, atol=0.006)
     view = ElementTree.parse(out / "labelstudio.xml").getroot()
     assert view.find("PolygonLabels").get("name") == regions[0]["from_name"]
 

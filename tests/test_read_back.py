@@ -190,9 +190,9 @@ def test_coco_results_have_the_map_of_a_test(photos, tmp_path, family, capfd):
 
 
 def test_many_images(tmp_path):
-    """`python -m tests.twenty_thousand` with 300 images, in a process of its own."""
-    broken, good = write_photos(tmp_path / "photos", 300, 5)
+    """`python -m tests.twenty_thousand` with 200 images, in a process of its own."""
+    broken, good = write_photos(tmp_path / "photos", 200, 5)
     run = write_run(tmp_path / "run", NETWORK, short_side=32, long_side=48)
-    outcome = predict(run, tmp_path / "photos", tmp_path / "out", 300)
+    outcome = predict(run, tmp_path / "photos", tmp_path / "out", 200)
     assert list(outcome.faults(broken, good)) == []
     assert not grew(*(Tenth.of(outcome.samples, number) for number in (2, 10)))

@@ -30,7 +30,7 @@ from tests.test_export import make_detector
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = "fcos_regnetx_400mf"
 SIZES = ((72, 96), (96, 72), (80, 80))
-DRAWN = 100  # of each size; the others are hard links to these
+DRAWN = 100  # of each size at most; the others are hard links to these
 BROKEN = 10
 
 
@@ -70,7 +70,7 @@ def write_photos(folder: Path, count: int, broken: int) -> tuple[set[str], set[s
     drawn = []
     for number, size in enumerate(SIZES):
         place = folder.parent / f"drawn{number}"
-        write_synthetic(place, min(DRAWN, count), number, "train", size)
+        write_synthetic(place, min(DRAWN, 1 + count // 60), number, "train", size)
         drawn.append(sorted(place.rglob("*.jpg")))
     whole = drawn[0][0].read_bytes()
     faults = (b"", b"no image", b"\0" * 500, whole[: len(whole) // 3], whole[:20])
@@ -83,8 +83,8 @@ def write_photos(folder: Path, count: int, broken: int) -> tuple[set[str], set[s
         if number in bad:
             path.write_bytes(bad[number])
         else:
-            pictures = drawn[number // 50 % len(SIZES)]  # 50 of each shape in turn
-            os.link(pictures[number % len(pictures)], path)
+            pictures = drawn[number % len(SIZES)]
+            os.link(pictures[number // len(SIZES) % len(pictures)], path)
     return names[True], names[False]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mxrcnn.config import ConfigError
 from mxrcnn.data.coco.document import entries_of, read_json
@@ -17,6 +18,22 @@ from mxrcnn.inference.outputs.polygons import flat
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
 
+class JsonList:
+    """Writes a JSON list to an open file, one row a line, so that no row stays in memory."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._before = file, "[\n"
+
+    def add(self, row: object) -> None:
+        """Write a row; ValueError for numbers that are not finite."""
+        self._file.write(self._before + json.dumps(row, ensure_ascii=False, allow_nan=False))
+        self._before = ",\n"
+
+    def end(self) -> None:
+        """Close the list, which may be empty."""
+        self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+
 @contextmanager
 def coco_file(output: Output) -> Iterator[Writer]:
     """predictions.json, a list of results that pycocotools' loadRes takes, with masks.
@@ -24,33 +41,41 @@ def coco_file(output: Output) -> Iterator[Writer]:
     If the ids are numbers in order, predictions_images.json says which image and category each
     means, in the form of COCO's annotation files, without annotations.
     """
-    images: list[dict[str, object]] = []
-    with atomic_write(output.folder / "predictions.json") as file:
-        before = "[\n"
+    with atomic_write(output.folder / "predictions.json") as file, _image_file(output) as note:
+        found = JsonList(file)
 
         def write(result: Result) -> None:
-            nonlocal before
-            height, width = result.found.size
-            image = {"id": result.image_id, "file_name": result.name}
-            images.append({**image, "width": width, "height": height})
             rows = coco_results(result.found, result.image_id, output.ids)
             for row, outline in zip(rows, result.outlines if output.polygons else ()):
                 row["segmentation"] = flat(outline)
             for row in rows:
-                file.write(before + json.dumps(row, allow_nan=False))
-                before = ",\n"
+                found.add(row)
+            note(result)
 
         yield write
-        file.write("[]\n" if before == "[\n" else "\n]\n")
-    if output.numbered:
-        named = zip(output.ids, output.class_names)
-        document = {
-            "images": images,
-            "categories": [{"id": k, "name": name} for k, name in named],
-            "annotations": [],
-        }
-        with atomic_write(output.folder / "predictions_images.json") as file:
-            json.dump(document, file, indent=1, ensure_ascii=False)
+        found.end()
+
+
+@contextmanager
+def _image_file(output: Output) -> Iterator[Writer]:
+    """predictions_images.json, if image ids are numbers in order."""
+    if not output.numbered:
+        yield lambda result: None
+        return
+    named = zip(output.ids, output.class_names)
+    kinds = json.dumps([{"id": k, "name": name} for k, name in named], ensure_ascii=False)
+    with atomic_write(output.folder / "predictions_images.json") as file:
+        file.write(f'{{"categories": {kinds},\n"annotations": [],\n"images": ')
+        images = JsonList(file)
+
+        def write(result: Result) -> None:
+            height, width = result.found.size
+            entry = {"id": result.image_id, "file_name": result.name}
+            images.add({**entry, "width": width, "height": height})
+
+        yield write
+        images.end()
+        file.write("}\n")
 
 
 class Ids:

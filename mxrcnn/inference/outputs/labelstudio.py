@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -11,6 +10,7 @@ import numpy as np
 
 from mxrcnn.data.voc.write import escaped
 from mxrcnn.files import atomic_write
+from mxrcnn.inference.outputs.coco import JsonList
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
 
@@ -30,15 +30,9 @@ def labelstudio_file(output: Output) -> Iterator[Writer]:
             f'  <{kind} name="label" toName="image">\n{labels}\n  </{kind}>\n</View>\n'
         )
     with atomic_write(output.folder / "labelstudio.json") as file:
-        before = "[\n"
-
-        def write(result: Result) -> None:
-            nonlocal before
-            file.write(before + json.dumps(_task(result, output), ensure_ascii=False))
-            before = ",\n"
-
-        yield write
-        file.write("[]\n" if before == "[\n" else "\n]\n")
+        tasks = JsonList(file)
+        yield lambda result: tasks.add(_task(result, output))
+        tasks.end()
 
 
 def _task(result: Result, output: Output) -> dict[str, object]:
