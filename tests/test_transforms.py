@@ -460,3 +460,7 @@ def test_padding_is_zeros_below_and_to_the_right():
         np.testing.assert_array_equal(padded[:, :height, :width], sample.image)
         assert not padded[:, height:].any()
         assert not padded[:, :, width:].any()
+    flipped = prepare_image(np.asarray(noise((20, 30))), data, flip=True)
+    alone = stack_images([flipped], (20, 30))  # needs no padding
+    np.testing.assert_array_equal(alone, flipped.image[None])
+    assert alone.flags.c_contiguous

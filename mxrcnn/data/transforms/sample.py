@@ -208,7 +208,12 @@ def _network_masks(
 
 
 def stack_images(samples: list[Sample], size: tuple[int, int]) -> np.ndarray:
-    """Images of several samples, padded with zeros (the mean colour) to (B, 3, H, W)."""
+    """Images of several samples, padded with zeros (the mean colour) to (B, 3, H, W).
+
+    A single image that needs no padding is not copied.
+    """
+    if [sample.size for sample in samples] == [size]:
+        return np.ascontiguousarray(samples[0].image)[None]
     batch = np.zeros((len(samples), 3, *size), np.float32)
     for padded, sample in zip(batch, samples):
         padded[:, : sample.size[0], : sample.size[1]] = sample.image

@@ -11,6 +11,9 @@ from PIL import Image
 from mxrcnn.files import atomic_write, safe_name
 from mxrcnn.inference.outputs.result import Output, Result, Writer
 
+#: zlib's level for PNG files: a fifth of the default level's time, for photos 4 to 19 % larger
+FAST = 1
+
 
 @contextmanager
 def drawn_files(output: Output) -> Iterator[Writer]:
@@ -18,7 +21,7 @@ def drawn_files(output: Output) -> Iterator[Writer]:
 
     def write(result: Result) -> None:
         with atomic_write(output.folder / "pictures" / f"{result.stem}.png", "wb") as file:
-            result.found.plot(result.pixels).save(file, "PNG")
+            result.found.plot(result.pixels).save(file, "PNG", compress_level=FAST)
 
     yield write
 
@@ -36,6 +39,6 @@ def crop_files(output: Output) -> Iterator[Writer]:
             crop = result.pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
             path = output.folder / "crops" / safe_name(name) / f"{result.stem}_{number}.png"
             with atomic_write(path, "wb") as file:
-                Image.fromarray(crop).save(file, "PNG")
+                Image.fromarray(crop).save(file, "PNG", compress_level=FAST)
 
     yield write
