@@ -214,14 +214,15 @@ def blots(seed: int, height: int, width: int) -> np.ndarray:
 
 
 ONE = np.ones((1, 1), bool)
-RING = np.pad(~np.pad(np.ones((3, 3), bool), 2), 2)
+RING = np.pad(~np.pad(np.ones((3, 3), bool), 2), ((2, 2), (2, 6)))  # 11 x 15
+ISLAND = RING | np.pad(ONE, ((5, 5), (5, 9)))
 SHAPES = {
     "a pixel": np.pad(ONE, 5),
     "a line": np.pad(np.ones((1, 20), bool), 3),
     "the whole image": np.ones((7, 9), bool),
     "a diagonal": np.eye(9, dtype=bool),
     "a hole": RING,
-    "an island in a hole": RING | np.pad(ONE, 5),
+    "an island in a hole": ISLAND,
     "noise": np.random.default_rng(0).random((40, 30)) < 0.4,
     **{f"blots {seed}": blots(seed, 80, 130) for seed in range(5)},
 }
@@ -269,7 +270,7 @@ def with_masks(masks) -> Detections:
 
 def test_polygons_in_every_format(tmp_path):
     """Through our readers and by hand: the same masks; an empty mask is its box."""
-    masks = [RING | np.pad(ONE, 5), np.zeros_like(RING)]
+    masks = [ISLAND, np.zeros_like(RING)]
     out = written(
         tmp_path,
         ["coco", "yolo", "labelstudio", "cvat"],
