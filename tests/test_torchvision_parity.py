@@ -203,7 +203,7 @@ def training_batch(golden: Golden, config: Config, folder):
         )
     size = golden.batch()[0].shape[2:]
     return make_training_batch(
-        config, 4, BatchPlan(0, 0, tuple(records), (False, False), (0, 1), size)
+        config, 4, BatchPlan(0, 0, tuple(records), (False, False), ((0,), (1,)), size)
     )
 
 

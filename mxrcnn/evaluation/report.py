@@ -15,6 +15,10 @@ from mxrcnn.evaluation.best_f1 import BestF1
 from mxrcnn.files import atomic_write
 from mxrcnn.tables import aligned, is_measured, plain
 
+#: column headings of the printed table that differ from the names in report.json: narrow enough for
+#: a terminal of 100 columns, masks included
+HEADINGS = {"ignored_objects": "ignored"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -59,7 +63,7 @@ class Report:
                 name: {**row, **best.get(name, {})} for name, row in self.per_class.items()
             }
             columns = list(dict.fromkeys(c for row in per_class.values() for c in row))
-            head = ["class", *(c.replace("_", " ") for c in columns)]
+            head = ["class", *(HEADINGS.get(c, c.replace("_", " ")) for c in columns)]
             rows = [
                 [name, *(_number(row.get(c, math.nan)) for c in columns)]
                 for name, row in per_class.items()
