@@ -70,8 +70,12 @@ smoke: $(VENV)/.installed-dev
 		--check data/synthetic/VOC2007/JPEGImages/*01.jpg
 	$(BIN)/python -m pytest tests/test_machine.py tests/test_images.py tests/test_boxes.py
 
+# as many tests at once as there are cores; then, even if one failed, those that need the machine alone
 test: lint docs
-	$(BIN)/python -m pytest -m "slow or not slow" --durations=10
+	@$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses=4 --dist=worksteal --durations=15; \
+	together=$$?; $(BIN)/python -m pytest -m alone --durations=5; alone=$$?; \
+	test $$together = 0 || echo "Tests failed in the first of the two runs, too: see further up."; \
+	exit $$((together || alone))
 
 matrix:
 	$(PYTHON) tests/matrix.py --pythons $(MATRIX_PYTHONS) --targets $(MATRIX_TARGETS)

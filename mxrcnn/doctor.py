@@ -29,7 +29,10 @@ PACKAGES = {
     "tensorboard": ("tensorboardX",),
     "convert": ("safetensors", "h5py"),
     "onnx": ("onnx", "onnxruntime"),
-    "dev": ("pytest", "hypothesis", "ruff", "gluoncv", "build", "twine", "check-wheel-contents"),
+    "dev": (
+        *("pytest", "pytest-xdist", "hypothesis", "ruff", "gluoncv"),
+        *("build", "twine", "check-wheel-contents"),
+    ),
 }
 ENGINES = ("mxnet", "mxnet-cu112")
 #: module names of packages whose name differs

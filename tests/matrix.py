@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
@@ -116,16 +117,15 @@ def demo_map(folder: Path) -> str:
 
 
 def suite_counts(folder: Path) -> dict[str, str]:
-    """The numbers of passed, skipped and failed tests, from pytest's last line."""
-    last = ([""] + re.findall(r"^.*\b(?:passed|failed|error).* in [\d.]+s.*$", _log(folder), re.M))[
-        -1
-    ]
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (\w+)", last)}
-    failed = counts.get("failed", 0) + counts.get("errors", counts.get("error", 0))
+    """The numbers of passed, skipped and failed tests, from the last lines of both pytest runs."""
+    lines = re.findall(r"^=* ?\d+ (?:passed|failed|error).* in [\d.]+s.*$", _log(folder), re.M)
+    counts: Counter[str] = Counter()
+    for number, word in re.findall(r"(\d+) (\w+)", "\n".join(lines)):
+        counts[word.rstrip("s")] += int(number)
     return {
-        "passed": str(counts.get("passed", 0)),
-        "skipped": str(counts.get("skipped", 0)),
-        "failed": str(failed) if last else "not run",
+        "passed": str(counts["passed"]),
+        "skipped": str(counts["skipped"]),
+        "failed": str(counts["failed"] + counts["error"]) if lines else "not run",
     }
 
 

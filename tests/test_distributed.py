@@ -34,7 +34,8 @@ from tests.conftest import REPO
 from tests.factories import TINY, make_dataset, make_record, tiny_config
 
 LAUNCH = REPO / "tools" / "launch.py"
-STEPS = 20
+#: later, rounding errors may decide about a RoI: with some numbers of threads at step 12
+STEPS = 8
 SMALL_PYRAMID = {
     "model.norm": "group",
     "model.trainable_layers": 5,
@@ -127,6 +128,7 @@ def differences(one: list[dict], other: list[dict]) -> dict[str, float]:
     }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("network", "steps"),
     [("faster_rcnn_vgg16", STEPS), ("mask_rcnn_r50_fpn", 3), ("fcos_r50_fpn", 3)],

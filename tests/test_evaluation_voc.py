@@ -302,6 +302,7 @@ def test_image_scores_are_f1_per_image():
     assert image_scores([], {}) == {}
 
 
+@pytest.mark.alone
 def test_many_images_are_quick():
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 400, (200_000, 2))

@@ -344,6 +344,7 @@ def test_skip_bad_drops_and_reports_undecodable_images(tmp_path):
         open_dataset(config.data, "2007_train")
 
 
+@pytest.mark.alone
 def test_loading_is_much_faster_than_training(shared_data):
     """Blood cell images at native size: a training step takes about a second, a batch 0.03 s."""
     config = override(

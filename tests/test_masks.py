@@ -293,6 +293,7 @@ def test_no_rois_and_no_masks():
     assert paste_rle(np.zeros((0, 28, 28), np.float32), rois, 20, 30) == []
 
 
+@pytest.mark.alone
 def test_128_rois_on_large_masks_take_few_milliseconds():
     masks = blobs(8, 800, 1333)
     rng = np.random.default_rng(0)

@@ -120,6 +120,10 @@ def test_a_part_of_it(repository, monkeypatch, capsys):
     ("broken", "seen"),
     [
         ("echo '2 failed, 9 passed in 61.00s (0:01:01)'; false", ["9", "0", "2"]),
+        (
+            "echo '1 failed, 9 passed in 61.00s'; echo '3 passed, 1 skipped in 2s'; false",
+            ["12", "1", "1"],
+        ),
         ("echo '5 passed, 1 error in 2.00s'; false", ["5", "0", "1"]),
         ("echo 'no such package'; false", ["0", "0", "not run"]),
     ],

@@ -109,7 +109,7 @@ def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
         (2, {"train__fixed": ("conv1", "conv2"), "train__warmup_steps": 8}),
         (12, {"train__lr_decay_epoch": (1,)}),
         (14, {"train__momentum": 0.0, "train__lr_decay_epoch": (1,)}),
-        (14, EVERYTHING),
+        pytest.param(14, EVERYTHING, marks=pytest.mark.alone),  # with several threads
     ],
     ids=["warm-up and fixed", "at an epoch's end", "after the decay, no momentum", "everything"],
 )
@@ -641,7 +641,7 @@ def test_killed_again_and_again(data_root, tmp_path, whole, workers):
     process = launch(*new_run(data_root, run, workers))
     wait_until(process, (run / "config.json").exists)
     kill(process)  # before any checkpoint
-    for _ in range(6):
+    for _ in range(4):
         process = launch("--resume", run, "--num-workers", workers)
         goal = (RunFolder(run).steps() or [0])[-1] + rng.randint(4, 8)
         wait_until(process, lambda goal=goal: logged(run) >= goal)

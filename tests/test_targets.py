@@ -232,6 +232,7 @@ def test_nothing_at_all():
     assert not weights.any()
 
 
+@pytest.mark.alone
 def test_roi_targets_are_quick():
     """Under 5 ms for 2000 proposals and 50 objects: best of several, as machines are noisy."""
     rng = np.random.default_rng(0)

@@ -92,6 +92,7 @@ def error_of(result: tuple[int, str, str]) -> str:
     return lines[0][len("error: ") :]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("name", "words"),
     [

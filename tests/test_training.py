@@ -399,6 +399,7 @@ def test_the_seed_reaches_the_sampling_of_rois(network):
     assert getattr(model, "sampling_seed", None) == (None if "fcos" in network else 5)
 
 
+@pytest.mark.alone
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(begin, tmp_path):
     def result(name, **settings):
         trainer = begin(**settings)
