@@ -176,13 +176,24 @@ def tested(tmp_path):
     dataset = open_dataset(config.data, "2007_train")
     truth = {r.image_id: found(r.boxes, [0.9] * len(r), r.classes) for r in dataset.records}
 
-    def write(metric="voc07"):
+    def write(metric="voc07", **options):
         out = tmp_path / "out"
         answers = Found(truth, {}, 2.5)
         about = Report({}, notes=["note"])
-        return write_all(TestRequest("run", metric=metric), config, dataset, answers, out, about)
+        return write_all(
+            TestRequest("run", metric=metric, **options), config, dataset, answers, out, about
+        )
 
     return write
+
+
+def test_intervals_are_written_if_asked_for(tested):
+    outcome = tested(ci=True)
+    assert not outcome.failures
+    assert (
+        "2 of 2 AP have no interval: fewer than 5 images have such objects" in outcome.report.notes
+    )
+    assert not any("interval" in note for note in tested().report.notes)
 
 
 def test_names_that_training_takes_can_be_tested(tested):
@@ -200,6 +211,7 @@ def test_names_that_training_takes_can_be_tested(tested):
     ("broken", "lost"),
     [
         ("write_coco_results", "coco_results.json"),
+        ("write_identity", "data.json"),
         ("write_voc_submission", "results/"),
         ("evaluate", "metric"),
         ("measured", "recall"),
@@ -220,7 +232,8 @@ def test_what_fails_after_the_detections_loses_nothing_else(
     (failure,) = outcome.failures
     assert failure.startswith(f"{lost} failed: ")
     assert "disk full" in failure or "KeyError: 'odd'" in failure
-    files = {"coco_results.json", "results/", "report.json", "precision_recall/", "pictures/"}
+    files = {"coco_results.json", "data.json", "results/", "report.json"}
+    files |= {"precision_recall/", "pictures/"}
     assert set(outcome.written) == files - {lost}
     assert {path.name for path in outcome.out.iterdir()} == {f.strip("/") for f in outcome.written}
     if broken in ("evaluate", "measured", "write_voc_submission"):

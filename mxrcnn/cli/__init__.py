@@ -19,6 +19,7 @@ from mxrcnn.program import command, started
 COMMANDS = {
     "train": ("mxrcnn.cli.train", "train a detector, or resume a run"),
     "test": ("mxrcnn.cli.test", "test a run: AP by class, curves, pictures"),
+    "compare": ("mxrcnn.cli.compare", "compare two tested runs: is one really better?"),
     "predict": ("mxrcnn.cli.predict", "detect objects in images"),
     "check": ("mxrcnn.cli.check", "check a data set before training"),
     "data": ("mxrcnn.cli.data", "count, split and convert data sets"),

@@ -41,22 +41,18 @@ def evaluate_coco(
     categories. Raises ValueError for another iou_type and for results of unknown images or without
     the required field, and DataError for a file that is not COCO annotations.
     """
-    if iou_type not in _FIELD:
-        raise ValueError(f"iou_type {iou_type!r} is neither 'bbox' nor 'segm'")
-    truth = _load(ground_truth)
-    found = _own_results(truth, results, _FIELD[iou_type])
-    objects, answers = _by_category(truth["annotations"]), _by_category(found)
+    inputs = CocoInputs(ground_truth, results, iou_type)
+    objects, answers, names = inputs.objects, inputs.answers, inputs.names
     evaluation = _Evaluation(iouType=iou_type)
     params = evaluation.params
     shape = (len(params.iouThrs), len(params.recThrs), len(params.areaRng), len(params.maxDets))
-    names = _category_names(truth)
     precision = np.full((len(names), *shape), -1.0)
     recall = np.full((len(names), shape[0], *shape[2:]), -1.0)
-    images = {image["id"]: image for image in truth["images"]}
     with contextlib.redirect_stdout(io.StringIO()):
         for k, category in enumerate(tqdm(names, "scoring", leave=False, disable=None)):
             if objects[category]:
-                one = _evaluate_category(images, objects[category], answers[category], iou_type)
+                one = inputs.matched(category)
+                one.accumulate()
                 precision[k], recall[k] = one.eval["precision"][:, :, 0], one.eval["recall"][:, 0]
         evaluation.eval = {"precision": np.moveaxis(precision, 0, 2)}
         evaluation.eval["recall"] = np.moveaxis(recall, 0, 1)
@@ -99,29 +95,50 @@ def _is_ignored(annotation: Mapping[str, Any]) -> bool:
     return bool(annotation["iscrowd"] or annotation.get("ignore"))
 
 
-def _evaluate_category(
-    images: Mapping[int, Mapping[str, Any]],
-    objects: list[dict[str, Any]],
-    results: list[dict[str, Any]],
-    iou_type: str,
-) -> _Evaluation:
-    """Evaluate one category, only on the images where it is annotated or detected.
+class CocoInputs:
+    """Ground truth and results of one IoU type, checked and grouped by category.
 
-    COCO's metric treats categories independently. pycocotools would visit every image for each of
-    them, which for LVIS takes most of the time and gigabytes of empty lists.
+    names: of the categories, by id in the order of ids. objects, answers: annotations and results
+    by category id. numbers: the number of each image id, 0 to I-1; matches name images by it.
+    Raises as `evaluate_coco` does.
     """
-    there = {entry["image_id"] for entry in objects} | {entry["image_id"] for entry in results}
-    truth = COCO()
-    truth.dataset = {
-        "images": [images[image_id] for image_id in there],
-        "categories": [{"id": objects[0]["category_id"]}],
-        "annotations": objects,
-    }
-    truth.createIndex()
-    evaluation = _Evaluation(truth, _results_api(truth, results), iou_type)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation
+
+    def __init__(
+        self,
+        ground_truth: Mapping[str, Any] | str | Path,
+        results: Sequence[Mapping[str, Any]],
+        iou_type: str = "bbox",
+    ) -> None:
+        if iou_type not in _FIELD:
+            raise ValueError(f"iou_type {iou_type!r} is neither 'bbox' nor 'segm'")
+        truth = _load(ground_truth)
+        found = _own_results(truth, results, _FIELD[iou_type])
+        self.iou_type = iou_type
+        self.objects, self.answers = _by_category(truth["annotations"]), _by_category(found)
+        self.names = _category_names(truth)
+        self.numbers: dict[Any, int] = truth[_NUMBER]
+        self._images = {image["id"]: image for image in truth["images"]}
+
+    def matched(self, category: int) -> COCOeval:
+        """Match the detections of one category, only on the images where there are any or objects.
+
+        The category must have objects. COCO's metric treats categories independently. pycocotools
+        would visit every image for each of them, which for LVIS takes most of the time and
+        gigabytes of empty lists.
+        """
+        objects, results = self.objects[category], self.answers[category]
+        there = {entry["image_id"] for entry in objects} | {entry["image_id"] for entry in results}
+        truth = COCO()
+        truth.dataset = {
+            "images": [self._images[image_id] for image_id in there],
+            "categories": [{"id": category}],
+            "annotations": objects,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+            evaluation = _Evaluation(truth, _results_api(truth, results), self.iou_type)
+            evaluation.evaluate()
+        return evaluation
 
 
 def _by_category(entries: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -29,7 +29,8 @@ class Report:
     notes: sentences on how the numbers were computed. metric: the metric used, such as "voc07".
     main: the name in `metrics` of the main number, such as "mAP". best_f1: by class name; None if
     no detection of the class is right. tested: what was tested (checkpoint, precision, imageset).
-    NaN, and pycocotools' -1, mean that there was nothing to measure.
+    intervals: (low, high) of 95 % by metric; class_intervals: by class and column of per_class; see
+    `mxrcnn test --ci`. NaN, and pycocotools' -1, mean that there was nothing to measure.
     """
 
     metrics: dict[str, float]
@@ -40,6 +41,8 @@ class Report:
     main: str = ""
     best_f1: dict[str, BestF1 | None] = field(default_factory=dict)
     tested: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -70,17 +73,29 @@ class Report:
             ]
             parts.append(aligned([head, *rows], rule=True))
         if self.metrics:
-            parts.append(aligned([[k, _number(v)] for k, v in self.metrics.items()]))
+            rows = [
+                [k, _number(v), _interval(self.intervals.get(k))] for k, v in self.metrics.items()
+            ]
+            parts.append(aligned(rows if self.intervals else [row[:2] for row in rows]))
+        if self.class_intervals:
+            columns = list(dict.fromkeys(c for row in self.class_intervals.values() for c in row))
+            rows = [
+                [name, *(_interval(row.get(c)) or "-" for c in columns)]
+                for name, row in self.class_intervals.items()
+            ]
+            head = ["95 % interval", *(c.replace("_", " ") for c in columns)]
+            parts.append(aligned([head, *rows], rule=True))
         if self.notes:
             parts.append("\n".join(self.notes))
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metric, main, metrics, per_class, best_f1_threshold, tested and notes.
+        """metric, main, metrics, per_class, best_f1_threshold, tested, notes, and any intervals.
 
         best_f1_threshold has `threshold`, `f1`, `precision` and `recall` by class, or null. null
         also stands for non-finite numbers.
         """
+        intervals = {"metrics": self.intervals, "per_class": self.class_intervals}
         return {
             "metric": self.metric or None,
             "main": self.main or None,
@@ -89,6 +104,7 @@ class Report:
             "best_f1_threshold": {k: b and asdict(b) for k, b in self.best_f1.items()},
             "tested": self.tested,
             "notes": list(self.notes),
+            **({"intervals": plain(intervals)} if self.intervals or self.class_intervals else {}),
         }
 
     def merge(self, other: Report) -> Report:
@@ -111,6 +127,8 @@ class Report:
             self.main or other.main,
             _union(self.best_f1, other.best_f1, "best F1"),
             {**other.tested, **self.tested},
+            {**other.intervals, **self.intervals},
+            {**other.class_intervals, **self.class_intervals},
         )
 
 
@@ -128,6 +146,10 @@ def _union(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> dict[str, A
     if both:
         raise ValueError(f"reports to merge both have the {what} {', '.join(both)}")
     return {**a, **b}
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else ""
 
 
 def _number(value: float) -> str:

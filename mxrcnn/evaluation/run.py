@@ -21,10 +21,16 @@ from mxrcnn.data.transforms import count_reduced
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import has_validation, validation_images, validation_name
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
+from mxrcnn.evaluation.intervals import with_intervals
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
-from mxrcnn.evaluation.submission import voc_name, write_coco_results, write_voc_submission
+from mxrcnn.evaluation.submission import (
+    voc_name,
+    write_coco_results,
+    write_identity,
+    write_voc_submission,
+)
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
 from symnet.machine import mx
@@ -49,6 +55,7 @@ class TestRequest:
     num_workers: int = 0
     pictures: int = 4
     out: str | None = None
+    ci: bool = False
 
 
 def choose_imageset(config: Config, imageset: str | None) -> str:
@@ -238,9 +245,15 @@ def write_all(
     """
     detections, steps = found.detections, _Steps()
     steps.run("coco_results.json", lambda: write_coco_results(detections, dataset, out), None)
+    steps.run("data.json", lambda: write_identity(dataset, out), None)
     steps.run("results/", lambda: write_voc_submission(detections, dataset, out), None)
     none = Report({})
     report = steps.run("metric", lambda: evaluate(dataset, detections, request.metric), none)
+    if request.ci:
+        added = steps.run(
+            "intervals", lambda: with_intervals(dataset, detections, request.metric), none
+        )
+        report = report.merge(added)
     report = report.merge(steps.run("recall", lambda: measured(dataset, found), none))
     report = report.merge(about)
     report = report.merge(Report({}, notes=[*_name_notes(dataset), *steps.failures]))

@@ -9,10 +9,14 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.evaluation.coco import detections_to_coco
 from mxrcnn.evaluation.matching import in_order
 from mxrcnn.files import atomic_write, safe_name
+
+#: files in a test's folder: detections, and the identity of the data that were tested
+RESULTS, DATA = "coco_results.json", "data.json"
 
 
 def voc_name(image_id: ImageId) -> str:
@@ -62,7 +66,15 @@ def write_coco_results(
     detections: Mapping[ImageId, Detections], dataset: Dataset, out_dir: str | Path
 ) -> Path:
     """Write coco_results.json (see `detections_to_coco`); returns its path."""
-    path = Path(out_dir) / "coco_results.json"
+    path = Path(out_dir) / RESULTS
     with atomic_write(path) as handle:
         json.dump(detections_to_coco(detections, dataset), handle, allow_nan=False)
+    return path
+
+
+def write_identity(dataset: Dataset, out_dir: str | Path) -> Path:
+    """Write data.json, the `DataIdentity` of what was tested, without masks; returns its path."""
+    path = Path(out_dir) / DATA
+    with atomic_write(path) as handle:
+        json.dump(DataIdentity.of(dataset).to_json(), handle)
     return path
