@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_utils
 
 from mxrcnn.cli import main
 from mxrcnn.config import ConfigError, make_config, override
@@ -332,6 +333,39 @@ def test_a_run_that_was_not_tested(folders, capsys):
     with pytest.raises(SystemExit):
         main(["compare", "run", "b", "--imageset", "2007_test"])
     assert "test it: mxrcnn test run --imageset 2007_test" in capsys.readouterr().err
+
+
+def test_two_runs(folders, capsys):
+    """Runs bring their own data; on other data they are not compared."""
+    folder, dataset = folders
+    fewer = make_voc(folder / "fewer", {"i0": Picture((80, 100), [("wolf", 1, 2, 30, 40)])}, "test")
+    for name, root in (("r1", folder / "data"), ("r2", folder / "data"), ("r3", fewer)):
+        config = tiny_config(data__dataset="voc", data__root=str(root))
+        RunFolder(folder / name).write_config(config)
+        write_coco_results({}, dataset, folder / name / "test_2007_test")
+    words = ["--imageset", "2007_test", "--resamples", "10"]
+    assert main(["compare", "r1", "r2", *words]) == 0
+    assert "no difference: both have the same VOC07 mAP in 8 images" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["compare", "r1", "r3", *words])
+    message = capsys.readouterr().err
+    assert "r1 and r3 were not tested on the same data" in message
+    assert "1 class removed: <b>dog" in message
+    assert "1 image added: i0" in message
+
+
+def test_masks_of_one_side_alone_are_not_compared():
+    square = [[2, 2, 12, 2, 12, 12, 2, 12]]
+    first = replace(record(0, [(2, 2, 12, 12)]), masks=(square,))
+    dataset = Dataset("d", ("dog",), (first,), metric="coco")
+    boxes = found([(2, 2, 12, 12)], [0.9])
+    rle = mask_utils.frPyObjects(square, 300, 300)[0]
+    masks = replace(boxes, masks=[rle])
+    one = compare(dataset, {0: masks}, {0: boxes}, resamples=10)
+    assert "only one of the two has masks: segm_AP, segm_AP50" in one.notes[0]
+    assert (one.main, one.rows["AP"].a) == ("AP", 1)
+    both = compare(dataset, {0: masks}, {0: masks}, resamples=10)
+    assert (both.main, both.rows["segm_AP"].a) == ("segm_AP", 1)
 
 
 @pytest.mark.parametrize(

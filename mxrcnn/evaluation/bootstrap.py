@@ -24,7 +24,7 @@ RESAMPLES, LEVEL, SEED = 2000, 0.95, 0
 FEWEST_IMAGES = 5
 #: the chance to tell a difference that `images_needed` aims at
 POWER = 0.8
-_CELLS = 1 << 21  # rows of detections times resamples in memory at once
+_CELLS = 1 << 21  # detections or images, times resamples, in memory at once
 _NORMAL = NormalDist()
 
 
@@ -108,11 +108,12 @@ def bootstrap(
     sides: one detector, for its own numbers; or two on the same images, for second minus first,
     with the same draws for both. There is no interval where objects to find are in fewer than
     FEWEST_IMAGES images. A resample without any is left out. Time grows with detections times
-    resamples; memory with classes times metrics times resamples, 8 bytes each, and 30 MB.
+    resamples; memory with classes times metrics times resamples, 8 bytes each. The rest of it is at
+    most about 150 MB: resamples are computed in chunks.
     """
     first = sides[0]
     whole = _combined(sides, np.ones((first.images, 1), np.int32))[..., 0]
-    longest = max(1, *(side.longest for side in sides))
+    longest = max(1, first.images, *(side.longest for side in sides))
     at_once = min(resamples, max(1, _CELLS // longest))
     samples = np.full((*whole.shape, resamples), np.nan)
     if (first.support >= FEWEST_IMAGES).any():
