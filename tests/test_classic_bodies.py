@@ -8,6 +8,7 @@ import pytest
 from mxrcnn.config import ConfigError, make_config, override
 from symnet import get_detector
 from symnet.bodies.resnet_v2 import _norm, resnet_v2
+from symnet.bodies.vgg import vgg16_bn
 from symnet.bodies.zf import _local_norm, zf
 from symnet.machine import mx
 from symnet.ops.rois import pool_rois
@@ -153,6 +154,36 @@ def test_resnet_equals_the_model_zoo_s(depth):
     expected = zoo.features(image).asnumpy()
     assert expected.std() > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.std())
+
+
+def test_vgg16_bn_equals_the_model_zoo_s():
+    """MXNet's has biases before its normalisations, which are zero here as after initialisation."""
+    zoo = mx.gluon.model_zoo.vision.vgg16_bn(pretrained=False)
+    zoo.initialize(mx.init.Xavier(magnitude=2))
+    rng = np.random.default_rng(0)
+    image = mx.nd.array(rng.normal(0, 1, (1, 3, 32, 48)))
+    zoo(image)
+    for parameter in zoo.features.collect_params().values():
+        if parameter.name.endswith("running_var"):
+            parameter.set_data(mx.nd.array(rng.uniform(0.5, 1.5, parameter.shape)))
+    layers = [layer for layer in zoo.features if "dense" not in layer.name][:-2]  # up to conv5_3
+    layers = layers[: next(i for i in reversed(range(len(layers))) if "pool" in layers[i].name)]
+    expected = image
+    for one in layers:
+        expected = one(expected)
+
+    stored = [p for one in layers for p in one.collect_params().values()]
+    stored = [p for p in stored if not p.name.endswith("bias")]
+    symbol = vgg16_bn(mx.sym.Variable("data"))[16]
+    names = symbol.list_arguments()[1:] + symbol.list_auxiliary_states()
+    order = sorted(stored, key=lambda p: p.name.endswith(("running_mean", "running_var")))
+    values = {name: p.data() for name, p in zip(names, order)}
+    assert len(values) == len(stored) == 13 * 5
+    states = {name: values.pop(name) for name in symbol.list_auxiliary_states()}
+    executor = symbol.bind(mx.cpu(), {"data": image, **values}, aux_states=states, grad_req="null")
+    expected = expected.asnumpy()
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(executor.forward()[0].asnumpy(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_frozen_norm_passes_gradients_as_the_constant_scale_that_it_is():

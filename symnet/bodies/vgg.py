@@ -6,10 +6,13 @@ VGG16).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from symnet.bodies.body import Body
 from symnet.machine import Symbol, mx
 from symnet.ops.precision import float32
 from symnet.parts.layers import conv, fc, relu, row_side, thin
+from symnet.parts.norms import conv_norm
 
 #: (convolutions, filters) of each block; 2x2 max-pooling separates the blocks
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -19,11 +22,28 @@ FC_DIM = 4096
 
 def vgg16(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
     """The feature maps before each pooling, and conv5_3, by stride. No pool5, no normalisation."""
-    maps = {}
+    return _blocks(data, lambda data, number, filters, _: conv(data, f"conv{number}", filters), width)
+
+
+def vgg16_bn(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
+    """VGG16 with a normalisation after each convolution, as torchvision's vgg16_bn."""
+
+    def layer(data: Symbol, number: str, filters: int, channels: int) -> Symbol:
+        return conv_norm(
+            data, f"conv{number}", f"bn{number}", filters, kind=norm, channels=channels
+        )
+
+    return _blocks(data, layer, width)
+
+
+def _blocks(data: Symbol, layer: Callable, width: float) -> dict[int, Symbol]:
+    """layer(data, number, filters, channels): a convolution such as 3_1, before its ReLU."""
+    maps, channels = {}, 3
     for block, (layers, filters) in enumerate(BLOCKS, start=1):
-        for layer in range(1, layers + 1):
-            data = conv(data, f"conv{block}_{layer}", thin(filters, width))
-            data = relu(data, f"relu{block}_{layer}")
+        filters = thin(filters, width)
+        for number in (f"{block}_{i}" for i in range(1, layers + 1)):
+            data = relu(layer(data, number, filters, channels), f"relu{number}")
+            channels = filters
         maps[2 ** (block - 1)] = data
         if block < len(BLOCKS):
             data = mx.sym.Pooling(
@@ -47,11 +67,15 @@ def get_vgg_top_feature(
     return data
 
 
+_STAGES = tuple((f"conv{block}_",) for block in range(1, 6))
+_CHANNELS = {2 ** (block - 1): filters for block, (_, filters) in enumerate(BLOCKS, start=1)}
+
 BODIES = {
-    "vgg16": Body(
-        vgg16,
-        {2 ** (block - 1): filters for block, (_, filters) in enumerate(BLOCKS, start=1)},
-        tuple((f"conv{block}_",) for block in range(1, 6)),
+    "vgg16": Body(vgg16, _CHANNELS, _STAGES, options=("width",)),
+    "vgg16_bn": Body(
+        vgg16_bn,
+        _CHANNELS,
+        tuple((f"conv{block}_", f"bn{block}_") for block in range(1, 6)),
         options=("width",),
-    )
+    ),
 }
