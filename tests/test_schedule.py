@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mxrcnn.config import TrainConfig
+from mxrcnn.config import ConfigError, TrainConfig
 from mxrcnn.runs.checkpoint import TrainState
 from mxrcnn.training.configure import TrainRequest, build_config
 from mxrcnn.training.derived import ADAMW, derive
@@ -139,6 +139,18 @@ def test_curves_after_a_change_of_data():
         ),
         ({}, {"epochs": 20, "lr_decay_epoch": (3,)}, {}, ""),
         ({}, {"epochs": 20, "schedule": "poly"}, {}, ""),
+        (
+            {"schedule": "cosine"},
+            {"lr_decay_epoch": (3,)},
+            {"schedule": "step"},
+            "schedule step instead of cosine: decay epochs are given",
+        ),
+        (
+            {"schedule": "cosine", "epochs": 3, "lr_decay_epoch": (2,)},
+            {"schedule": "step", "epochs": 6},
+            {"lr_decay_epoch": (4,)},
+            "decays after epoch 4",
+        ),
     ],
 )
 def test_what_follows_from_other_settings(base, user, derived, said):
@@ -147,6 +159,12 @@ def test_what_follows_from_other_settings(base, user, derived, said):
     assert made.settings == {f"train.{name}": value for name, value in derived.items()}
     assert made.settings.keys() == made.reasons.keys()
     assert said in "\n".join(made.notes)
+
+
+def test_decay_epochs_of_a_schedule_without_them_are_an_error():
+    user = {"schedule": "cosine", "lr_decay_epoch": (3,)}
+    with pytest.raises(ConfigError, match="only the schedule step has decay epochs"):
+        derive(TrainConfig(), TrainConfig(**user), {f"train.{name}" for name in user})
 
 
 def test_a_new_run_gets_what_follows_and_says_so():

@@ -36,7 +36,8 @@ QUICK = {
     "train.batch_size": 4,
     "train.lr": 0.02,
     "train.epochs": 3,
-    "train.lr_decay_epoch": (2,),
+    "train.schedule": "cosine",
+    "train.lr_decay_epoch": (2,),  # with --schedule step
     "train.warmup_steps": 100,
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mxrcnn.config import TrainConfig
+from mxrcnn.config import ConfigError, TrainConfig
 from mxrcnn.training.schedule import rate_factor
 
 #: the learning rate of AdamW by default, and for how many images a step; with ADAMW, torchvision's
@@ -35,9 +35,19 @@ def derive(base: TrainConfig, train: TrainConfig, given: Collection[str]) -> Der
     """What follows from the user's settings.
 
     base: the network's and preset's settings. train: the same with the user's, whose full names are
-    in `given`; they are never changed.
+    in `given`; they are never changed. Raises ConfigError if the schedule has no decay epochs and
+    they are given.
     """
     made = Derived()
+    if "train.lr_decay_epoch" in given and train.schedule != "step":
+        if "train.schedule" in given:
+            raise ConfigError(
+                f"train.lr_decay_epoch={train.lr_decay_epoch!r} with train.schedule="
+                f"{train.schedule!r}: only the schedule step has decay epochs"
+            )
+        made.set("schedule", "step", "decay epochs are given")
+        made.notes.append(f"schedule step instead of {train.schedule}: decay epochs are given")
+        train = replace(train, schedule="step")
     if train.optimizer == "adamw" != base.optimizer:
         base = replace(base, **ADAMW_RATE)
         for name in ADAMW.keys() - {full.partition(".")[2] for full in given}:

@@ -22,7 +22,11 @@ FC_DIM = 4096
 
 def vgg16(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
     """The feature maps before each pooling, and conv5_3, by stride. No pool5, no normalisation."""
-    return _blocks(data, lambda data, number, filters, _: conv(data, f"conv{number}", filters), width)
+
+    def layer(data: Symbol, number: str, filters: int, channels: int) -> Symbol:
+        return conv(data, f"conv{number}", filters)
+
+    return _blocks(data, layer, width)
 
 
 def vgg16_bn(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int, Symbol]:
