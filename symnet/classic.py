@@ -232,20 +232,28 @@ def _c4_detector(name: str, config: type, units: tuple[int, ...]) -> DetectorDef
     )
 
 
+#: fc6 and fc7 of quick presets
+SLIM_HEAD = {"model.box_head_dim": 512, "model.box_dropout": 0.0}
+
 DETECTORS = {
     detector.name: detector
     for detector in (
         classic_detector(
             "faster_rcnn_vgg16",
             ClassicConfig,
-            quick={"model.width": 0.25, "model.box_head_dim": 512, "model.box_dropout": 0.0},
-            scratch={"model.trainable_layers": 5},
+            quick={"model.width": 0.25, "model.box_batch_size_per_image": 64, **SLIM_HEAD},
+            # VGG16 without normalisations learns next to nothing in its first hundreds of steps
+            scratch={
+                "model.trainable_layers": 5,
+                "model.body": "vgg16_bn",
+                "model.norm": "batch",
+            },
             before=BEFORE,
         ),
         classic_detector(
             "faster_rcnn_zf",
             ZFConfig,
-            quick={"model.width": 0.5, "model.box_head_dim": 512, "model.box_dropout": 0.0},
+            quick={**SLIM_HEAD, "model.width": 0.5},
             # py-faster-rcnn's mean; it trains all layers of ZF
             defaults={"data.mean": (122.7717, 115.9465, 102.9801)},
         ),
