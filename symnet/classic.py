@@ -241,13 +241,15 @@ DETECTORS = {
         classic_detector(
             "faster_rcnn_vgg16",
             ClassicConfig,
-            quick={"model.width": 0.25, "model.box_batch_size_per_image": 64, **SLIM_HEAD},
-            # VGG16 without normalisations learns next to nothing in its first hundreds of steps
-            scratch={
-                "model.trainable_layers": 5,
+            quick={
+                # without normalisations VGG16 learns next to nothing in its first hundred steps
                 "model.body": "vgg16_bn",
                 "model.norm": "batch",
+                "model.width": 0.25,
+                "model.box_batch_size_per_image": 64,
+                **SLIM_HEAD,
             },
+            scratch={"model.trainable_layers": 5},
             before=BEFORE,
         ),
         classic_detector(

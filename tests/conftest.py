@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# on shared cores, drawing an example may take long without being at fault
+hypothesis.settings.register_profile(
+    "shared", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("shared")
 
 REPO = Path(__file__).resolve().parent.parent
 

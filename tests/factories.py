@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.data.records import Dataset, ImageRecord
+from symnet import get_detector
 
 #: settings of a network whose training step takes a fraction of a second
 TINY = {
@@ -115,3 +117,11 @@ def tiny_config(**settings: object) -> Config:
     """A config for quick tests; settings are named `data__flip=False`."""
     named = {key.replace("__", "."): value for key, value in settings.items()}
     return override(make_config(), {**TINY, **named})
+
+
+def plain_quick(network: str) -> dict[str, Any]:
+    """A network's quick settings, but VGG16 as in its paper, without normalisations."""
+    quick = dict(get_detector(network).quick)
+    if quick.get("model.body") == "vgg16_bn":
+        quick.update({"model.body": "vgg16", "model.norm": "frozen"})
+    return quick

@@ -43,7 +43,7 @@ FCOS = "fcos_regnetx_400mf"
 CELLS = {"data.short_side": 480, "data.long_side": 640}
 #: name -> network, settings, least ratio. `cells` is the run on BCCD in the README
 CASES = {
-    "vgg16": ("faster_rcnn_vgg16", {"model.body": "vgg16"}, 0.97),
+    "vgg16": ("faster_rcnn_vgg16", {}, 0.97),
     "fcos": (FCOS, {}, 0.93),
     "cells": (FCOS, {**get_detector(FCOS).quick, **CELLS}, 0.93),
 }

@@ -29,6 +29,7 @@ from symnet import get_detector, list_detectors
 from symnet.config.classic import ClassicConfig
 from symnet.machine import mx
 from symnet.ops.precision import precision
+from tests.factories import plain_quick
 from tests.test_tools import tool  # noqa: F401 - a fixture
 
 V = mx.sym.Variable
@@ -303,7 +304,7 @@ GAINS = {
 
 
 def slim_config(name: str, settings: dict) -> Config:
-    config = override(make_config(name), get_detector(name).quick)
+    config = override(make_config(name), plain_quick(name))
     known = {
         key: value
         for key, value in SLIM.items()

@@ -20,7 +20,7 @@ from symnet.geometry.boxes import BoxCoder, intersections
 from symnet.geometry.matching import anchors_within
 from symnet.geometry.targets import REGION, RoISampling, RPNSampling, roi_targets, rpn_targets
 from symnet.machine import mx
-from tests.factories import make_dataset, make_record, noise, tiny_config
+from tests.factories import make_dataset, make_record, noise, plain_quick, tiny_config
 from tests.test_fcos import head_values, losses_symbol
 from tests.test_layers import backward
 
@@ -128,7 +128,7 @@ def targets_of(name, model, gt_boxes):
 def test_every_detector(name):
     """Off by default. When on, an image that is one crowd has no background."""
     detector = get_detector(name)
-    plain = override(make_config(name), detector.quick)
+    plain = override(make_config(name), plain_quick(name))
     assert plain.model.ignore_overlap == 0
     config = override(plain, {"ignore_overlap": 0.5})
     background = -1 if "fcos_label" in detector.label_names else 0

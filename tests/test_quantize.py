@@ -20,7 +20,7 @@ from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.network import first_value
 from symnet import get_detector, list_detectors
 from symnet.machine import has_bf16, has_int8, mx
-from tests.factories import Picture, make_voc
+from tests.factories import Picture, make_voc, plain_quick
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="the processor has no int8 products")
@@ -35,8 +35,9 @@ COMMON = {"data.short_side": 256, "data.long_side": 320, "data.class_names": ("d
 
 
 def small_config(network):
-    detector = get_detector(network)
-    config = override(make_config(network), {**detector.quick, "model.num_classes": 3, **COMMON})
+    config = override(
+        make_config(network), {**plain_quick(network), "model.num_classes": 3, **COMMON}
+    )
     names = ("score_thresh", "score_thresh")
     thresholds = {f"model.{name}": 0.0 for name in names if hasattr(config.model, name)}
     return override(config, thresholds)

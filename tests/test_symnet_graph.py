@@ -23,6 +23,7 @@ from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.targets import pad_objects
 from symnet.machine import has_bf16, mx
+from tests.factories import plain_quick
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -386,7 +387,7 @@ def random_batch(config, images=IMAGES, seed=0, empty=False):
 
 def slim_config(name, settings):
     """A detector's quick settings, made quicker, and then those."""
-    config = override(make_config(name), get_detector(name).quick)
+    config = override(make_config(name), plain_quick(name))
     slim = {f"model.{key}": value for key, value in SLIM.items() if hasattr(config.model, key)}
     return override(
         config,
