@@ -159,6 +159,7 @@ def test_resnet_equals_the_model_zoo_s(depth):
 def test_vgg16_bn_equals_the_model_zoo_s():
     """MXNet's has biases before its normalisations, which are zero here as after initialisation."""
     zoo = mx.gluon.model_zoo.vision.vgg16_bn(pretrained=False)
+    mx.random.seed(0)
     zoo.initialize(mx.init.Xavier(magnitude=2))
     rng = np.random.default_rng(0)
     image = mx.nd.array(rng.normal(0, 1, (1, 3, 32, 48)))
@@ -182,8 +183,9 @@ def test_vgg16_bn_equals_the_model_zoo_s():
     states = {name: values.pop(name) for name in symbol.list_auxiliary_states()}
     executor = symbol.bind(mx.cpu(), {"data": image, **values}, aux_states=states, grad_req="null")
     expected = expected.asnumpy()
-    assert expected.std() > 0.1
-    np.testing.assert_allclose(executor.forward()[0].asnumpy(), expected, rtol=1e-3, atol=1e-3)
+    assert expected.std() > 0.02
+    found = executor.forward()[0].asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.std())
 
 
 def test_frozen_norm_passes_gradients_as_the_constant_scale_that_it_is():
