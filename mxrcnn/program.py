@@ -1,14 +1,17 @@
-"""How messages spell a command: `mxrcnn test RUN`, or `python tools/test.py RUN` in a clone.
+"""How this program was started: the spelling of commands in messages, and who reads its output.
 
-The form is the one by which the user started this program. In a user's own program it is `mxrcnn`.
+A command is spelled `mxrcnn test RUN`, or `python tools/test.py RUN` in a clone, as the user
+started this program. In a user's own program it is `mxrcnn`.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 #: commands that have a script in tools/, and its name
 SCRIPTS = {
@@ -50,3 +53,13 @@ def command(name: str, *words: object) -> str:
 def spelled(text: str) -> str:
     """A text that says `mxrcnn NAME`, with each command as `command` spells it."""
     return _NAMES.sub(lambda match: command(match[1]), text)
+
+
+def has_no_reader(stream: TextIO | None) -> bool:
+    """True for a pipe or socket whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no stream, or one without a file
+        return False

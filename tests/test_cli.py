@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -97,6 +98,29 @@ def test_wrong_arguments_exit_with_2(words, message, capsys):
         code = stopped.code
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--list-settings"], ["weights", "list"], ["data", "--help"]]
+)
+def test_a_reader_may_stop_reading(words, capfd):
+    """As `mxrcnn ... | head` does; nothing is printed, now or when Python closes the pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipe = os.fdopen(writing, "w")
+    with pipe, redirect_stdout(pipe), pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert (stopped.value.code, capfd.readouterr().err) == (141, "")
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch, capsys):
+    def stop(*args):
+        raise BrokenPipeError("broken pipe")
+
+    monkeypatch.setattr("mxrcnn.config.listing.list_settings", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--list-settings"])
+    assert (stopped.value.code, capsys.readouterr().err) == (1, "error: broken pipe\n")
 
 
 def test_launch_finds_mxrcnn_without_path(monkeypatch, capfd):

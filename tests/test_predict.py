@@ -394,13 +394,3 @@ def test_options_that_change_nothing_are_named(predict, photos):
     assert "--yolo-scores changes nothing without --save yolo" in errors
     assert "--image-url changes nothing without --save labelstudio" in errors
     assert "scores below 0.001 are never found: the network's own score_thresh" in errors
-
-
-def test_a_reader_may_stop_reading(predict, photos, monkeypatch):
-    """As `mxrcnn predict ... --stream | head` does."""
-
-    def stop(*args, **options):
-        raise BrokenPipeError
-
-    monkeypatch.setattr("tqdm.tqdm.write", stop)
-    assert predict("photos/0.png", "--stream") == (1, "", "")

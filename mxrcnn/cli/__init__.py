@@ -7,13 +7,16 @@ Only the module of the command that was asked for is imported, and it imports wh
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from mxrcnn import __version__
 from mxrcnn.cli.common import new_parser
-from mxrcnn.program import command, started
+from mxrcnn.program import command, has_no_reader, started
 
 #: command -> (its module, what it does)
 COMMANDS = {
@@ -38,10 +41,11 @@ def main(argv: Sequence[str] | None = None, by_tools: bool = False) -> int:
     """Run a command line without its first word (None: this process's); returns the exit code.
 
     by_tools: a script of tools/ was started, so messages name these. Raises SystemExit for --help,
-    for wrong arguments (code 2) and for errors that users can fix (code 1).
+    for wrong arguments (code 2), for errors that users can fix (code 1), and for a reader of
+    standard output that has read enough, such as head (code 141, of SIGPIPE).
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    with started(by_tools):
+    with started(by_tools), ending_with_the_reader():
         if words and words[0] in COMMANDS:
             return run_command(*words)
         parser = overview()
@@ -49,6 +53,28 @@ def main(argv: Sequence[str] | None = None, by_tools: bool = False) -> int:
             parser.parse_args(words)
         parser.print_help(sys.stderr)
         return 2
+
+
+@contextmanager
+def ending_with_the_reader() -> Iterator[None]:
+    """Exit quietly with code 141 if nobody reads standard output any more, as after `| head`.
+
+    Other programs are killed by SIGPIPE then, which has this code in a shell. Python ignores that
+    signal, and raises BrokenPipeError when it writes.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, and not when Python ends
+    except BrokenPipeError:
+        if not has_no_reader(sys.stdout):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in filter(has_no_reader, (sys.stdout, sys.stderr)):
+            os.dup2(nowhere, stream.fileno())  # Python writes what is left in buffers at its end
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def overview() -> argparse.ArgumentParser:

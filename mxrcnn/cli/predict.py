@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,11 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from mxrcnn.errors import report_user_errors
 
     with report_user_errors():
-        try:
-            return _predict(args)
-        except BrokenPipeError:  # the reader of standard output, such as head, has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+        return _predict(args)
 
 
 def _predict(args: argparse.Namespace) -> int:
