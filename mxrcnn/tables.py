@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 
-def aligned(rows: Sequence[Sequence[str]], rule: bool = False) -> str:
+def aligned(rows: Sequence[Sequence[str]], rule: bool = False, words: bool = False) -> str:
     """Rows of equal length as lines: the first column left-aligned, the others right-aligned.
 
-    rule: underline the first row, the table's head.
+    rule: underline the first row, the table's head. words: align all columns left.
     """
+    just = str.ljust if words else str.rjust
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        "  ".join([row[0].ljust(widths[0]), *map(just, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
     if rule:

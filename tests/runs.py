@@ -67,7 +67,8 @@ def new_run(data_root: Path, out: Path, workers: int = 0) -> list[str | Path]:
     ]
     words = [word.replace("(", "").replace(")", "") for word in words]
     return [
-        *("--dataset", "voc", "--data-root", data_root, "--imageset", "2007_train"),
+        *("--network", "faster_rcnn_vgg16", "--dataset", "voc", "--data-root", data_root),
+        *("--imageset", "2007_train"),
         *("--val-imageset", "2007_test", "--val-every", "2", "--num-workers", workers),
         *("--out", out, "--batch-size", 2, "--epochs", EPOCHS, "--lr", 0.01),
         *("--checkpoint-steps", 3, "--log-interval", 1, "--set", *words),

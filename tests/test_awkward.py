@@ -188,7 +188,8 @@ def test_the_tool_names_a_bad_file_and_exits_with_1(voc, tmp_path, spoil):
     path = spoil(voc)
     words = [f"{key}={','.join(map(str, np.ravel(value)))}" for key, value in TINY.items()]
     command = [sys.executable, "tools/train.py", "--dataset", "voc", "--data-root", str(voc)]
-    command += ["--out", str(tmp_path / "run"), "--num-workers", "1", "--set", "class_names=dog"]
+    command += ["--network", "faster_rcnn_vgg16", "--num-workers", "1"]
+    command += ["--out", str(tmp_path / "run"), "--set", "class_names=dog"]
     done = subprocess.run([*command, *words], cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]

@@ -386,6 +386,7 @@ def test_sums_that_nobody_waits_for_stay_apart(tmp_path):
         time.sleep(workers.rank)  # the other one runs ahead
         sums = [workers.total("numbers", mx.nd.array([k + workers.rank])) for k in range(100)]
         assert [s.asscalar() for s in sums] == [2 * k + 1 for k in range(100)]
+        assert workers.share("first, \u00e9" if workers.first else "") == "first, \u00e9"
         workers.leave()
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]

@@ -58,7 +58,8 @@ def command(*args: str | Path | int, **environment: str) -> subprocess.Completed
 
 def voc_run(data_root: Path, out: Path, *more: str | Path | int) -> list[str | Path | int]:
     return [
-        *("--dataset", "voc", "--data-root", data_root, "--imageset", "2007_train"),
+        *("--network", "faster_rcnn_vgg16", "--dataset", "voc", "--data-root", data_root),
+        *("--imageset", "2007_train"),
         *("--out", out, "--num-workers", 0, "--batch-size", 2, *more, "--set", *WORDS),
     ]
 
@@ -434,7 +435,8 @@ def test_a_data_set_of_ones_own(tool, trained, data_root, tmp_path, monkeypatch)
     assert "easy" in out
     code, out, errors = tool("test", trained, *words, "--pictures", 0, "--out", tmp_path)
     assert code == 0, errors
-    code, out, _ = tool("train", *words, "--out", "/dev/null/run", "--set", *WORDS)
+    words += ("--network", "faster_rcnn_vgg16", "--out", "/dev/null/run")
+    code, out, _ = tool("train", *words, "--set", *WORDS)
     assert code == 1
     assert "data set mine" in out
     assert asked == [("x", "easy", "auto"), ("x", "easy", SHAPES), ("x", "easy", "auto")]

@@ -2,7 +2,8 @@
 
 examples:
   mxrcnn train
-  mxrcnn train --data photos --val 0.2
+  mxrcnn train --data photos --minutes 30
+  mxrcnn train --data photos --val 0.2 --network fcos_regnetx_400mf --preset quick
   mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
       --val-imageset 2007_test --pretrained vgg16 --out runs/voc07
   mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
@@ -14,6 +15,9 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import time
+from typing import Any
 
 from mxrcnn.cli.common import (
     METRICS,
@@ -122,15 +126,26 @@ WORKERS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to train")
-    group.add_argument("--network", help="default: of --pretrained, else faster_rcnn_vgg16")
+def _add_start(group: Any) -> None:
+    """Add what a run starts from."""
+    group.add_argument(
+        "--network",
+        help="default: of --pretrained; else chosen by your data and this machine, as all else "
+        "that you do not give; without data faster_rcnn_vgg16",
+    )
     group.add_argument(
         "--preset",
         metavar="NAME",
         help="classic: the paper's settings; quick: a narrow network on small images, trained from "
         "scratch; matterport: that Mask R-CNN's settings. Default: quick for the synthetic data "
         "set, else classic. Other flags override it",
+    )
+    group.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="train for as many epochs as end within N minutes, validations included; without "
+        "--network the image size is chosen for that, too",
     )
     group.add_argument(
         "--anchors",
@@ -158,6 +173,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --resume: continue although the data set has changed, from the start of the "
         "next epoch; without it, changed data are an error that says what differs",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_start(parser.add_argument_group("what to train"))
     group = parser.add_argument_group("data")
     add_data_path(group)
     add_data(group, "synthetic", "data/synthetic for synthetic")
@@ -187,6 +206,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mxrcnn.training.server import serve_if_asked
 
+    began = time.monotonic()
     if serve_if_asked():  # one of the processes of mxrcnn launch, but no worker
         return 0
     from mxrcnn.errors import report_user_errors
@@ -200,11 +220,13 @@ def run(args: argparse.Namespace) -> int:
             return 0
         use_data(args, "data.imageset", "TRAINING", "data.val_imageset")
         use_val(args)
-        from mxrcnn.training.configure import TrainRequest, print_config
-        from mxrcnn.training.run import run_training
+        from mxrcnn.training.choose import wants_choice
+        from mxrcnn.training.configure import TrainRequest
+        from mxrcnn.training.run import run_training, show_config
 
-        request = request_of(TrainRequest, args)
+        request = request_of(TrainRequest, args, began=began)
+        request = dataclasses.replace(request, choose=wants_choice(request))
         if args.print_config:
-            print(print_config(request))
+            print(show_config(request))
             return 0
         return run_training(request)

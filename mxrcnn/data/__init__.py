@@ -116,13 +116,15 @@ def read_annotations(data: DataConfig, imageset: str) -> Dataset:
     return DATASETS[data.dataset](data, imageset, names)
 
 
-def open_dataset(data: DataConfig, imageset: str, remember: Path | None = None) -> Dataset:
+def open_dataset(
+    data: DataConfig, imageset: str, remember: Path | None = None, read: Dataset | None = None
+) -> Dataset:
     """The image set of that name, with the classes that the configuration asks for.
 
     With skip_bad every image is decoded once, so that bad ones are reported at the start.
     remember: a file that stores the results, such as `decodable.FILE_NAME` in a run folder, so that
-    unchanged images are not decoded again.
+    unchanged images are not decoded again. read: what `read_annotations` gave, if it was called.
     Raises DataError for bad files, ConfigError for an unknown kind of data set.
     """
-    dataset = read_annotations(data, imageset)
+    dataset = read_annotations(data, imageset) if read is None else read
     return only_decodable(dataset, data, remember) if data.skip_bad else dataset

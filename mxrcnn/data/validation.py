@@ -33,14 +33,20 @@ class Divided:
         return self.split.take(self.whole, name)
 
 
-def divide(data: DataConfig, run: Path, stored: bool, progress: bool = True) -> Divided:
-    """Open the images that `data.val_share` divides.
+def divide(
+    data: DataConfig,
+    run: Path,
+    stored: bool,
+    progress: bool = True,
+    read: Dataset | None = None,
+) -> Divided:
+    """Open the images that `data.val_share` divides. read: as in `open_dataset`.
 
     stored: take the split in the run folder. If a run was stopped before it wrote one, the split is
     made again, which gives the same. Raises DataError, also if the stored split does not fit the
     images, and ConfigError if a side would be empty.
     """
-    whole = open_dataset(data, data.imageset, run / DECODED)
+    whole = open_dataset(data, data.imageset, run / DECODED, read)
     if stored and (run / FILE_NAME).exists():
         return Divided(whole, read_split(run / FILE_NAME), False)
     split = make_split(whole, data, shares_of(data.val_share), data.split_seed, progress)

@@ -175,10 +175,15 @@ class MXNetEngine:
             raise CheckpointError(
                 f"the test graph cannot be bound for data of {size}: {mxnet_reason(error)}"
             ) from None
-        megabytes = _ALLOCATED.search(executor.debug_str())
-        held = int(megabytes.group(1)) << 20 if megabytes else 0
+        held = allocated(executor)
         weights = sum(map(_bytes, self._args.values())) if on_cpu else 0
         return _Bound(executor, held + weights + sum(map(_bytes, inputs.values())))
+
+
+def allocated(executor: mx.executor.Executor) -> int:
+    """The bytes of a bound graph's arrays, as MXNet reports them in MiB; 0 if it does not."""
+    megabytes = _ALLOCATED.search(executor.debug_str())
+    return int(megabytes.group(1)) << 20 if megabytes else 0
 
 
 def _bytes(array: mx.nd.NDArray) -> int:

@@ -190,13 +190,15 @@ class RunFolder:
             self._lock.release()
         self._lock = None
 
+    def check_new(self) -> None:
+        """CheckpointError if the folder already holds a run."""
+        if (self.path / "config.json").exists():
+            how = f"continue it with --resume {self.path}, or choose another --out"
+            raise CheckpointError(f"{self.path} holds a run already: {how}")
+
     def create(self, config: Config, symbols: dict[str, mx.sym.Symbol]) -> None:
         """Create a run; CheckpointError if the folder already holds one."""
-        if (self.path / "config.json").exists():
-            raise CheckpointError(
-                f"{self.path} holds a run already: continue it with --resume {self.path}, or "
-                "choose another --out"
-            )
+        self.check_new()
         for name, symbol in symbols.items():
             with atomic_write(self.path / f"{name}-symbol.json") as handle:
                 handle.write(symbol.tojson(remove_amp_cast=False))
@@ -302,10 +304,9 @@ class RunFolder:
             step = steps[-1] if which == "last" else which
         known = {str(step): step for step in steps}
         if str(step) not in known:
-            there = ", ".join(known)
             wanted = f" {self.path / 'best.json'} names" if which == "best" else ""
             raise CheckpointError(
-                f"{self.path} has no checkpoint {step}{wanted}; it has {there} (last)"
+                f"{self.path} has no checkpoint {step}{wanted}; it has {', '.join(known)} (last)"
             )
         return self.checkpoints / f"step-{known[str(step)]:08d}"
 

@@ -1,12 +1,13 @@
 """Make the configuration of a training run from the user's request.
 
-Later ones override earlier ones: network defaults, settings of --pretrained, preset, flags, --set.
+Later ones override earlier ones: network defaults, settings of --pretrained, preset, what
+`mxrcnn.training.choose` chose, flags, --set.
 The source of each value is recorded; `mxrcnn train --print-config` prints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -64,7 +65,9 @@ class TrainRequest:
     """The options of `mxrcnn train`. anchors: "auto" or None.
 
     config: a run's config.json, or its folder. settings: flags that set a setting, by
-    `section.field`. words: the `key=value` words of --set.
+    `section.field`. words: the `key=value` words of --set. choose: whether the data and the machine
+    decide what is not given, see mxrcnn.training.choose; then network and preset are None. minutes:
+    the time that the command may take, or None. began: time.monotonic() at its start; 0: unknown.
     """
 
     network: str | None = None
@@ -78,6 +81,29 @@ class TrainRequest:
     anchors: str | None = None
     data_changed: bool = False
     config: str | None = None
+    choose: bool = False
+    minutes: float | None = None
+    began: float = 0.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings that were chosen for a new run, and why, by full name."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any, reason: str) -> Chosen:
+        """The same with one more setting."""
+        return Chosen({**self.settings, name: value}, {**self.reasons, name: f"chosen: {reason}"})
+
+    def without(self, name: str) -> Chosen:
+        """The same without one of the settings."""
+        parts = (self.settings, self.reasons)
+        return Chosen(*({k: v for k, v in part.items() if k != name} for part in parts))
+
+
+NOTHING = Chosen()
 
 
 @dataclass(frozen=True)
@@ -100,7 +126,7 @@ class Configuration:
         return replace(self, config=config, sources={**self.sources, **source})
 
 
-def configure(request: TrainRequest) -> Configuration:
+def configure(request: TrainRequest, chosen: Chosen = NOTHING) -> Configuration:
     """The configuration of a new run, or of the run to resume. Data sets are not read.
 
     Raises ConfigError for invalid requests, CheckpointError and WeightsError for unreadable runs
@@ -110,15 +136,16 @@ def configure(request: TrainRequest) -> Configuration:
         return resumed_config(request, RunFolder(Path(request.resume)))
     if request.data_changed:
         raise ConfigError("--data-changed goes with --resume: a new run takes any data")
-    return repeated_config(request) if request.config else build_config(request)
+    make = repeated_config if request.config else build_config
+    return make(request, chosen)
 
 
-def build_config(request: TrainRequest) -> Configuration:
+def build_config(request: TrainRequest, chosen: Chosen = NOTHING) -> Configuration:
     """The configuration of a new run."""
     network, brought, notes = _start(request)
     detector = find_detector(network)
     made = Configuration(plain_config(network)).set(detector.defaults, f"default of {network}")
-    given, _ = _given(request, made.config)
+    given, _ = given_settings(request, made.config)
     if "train.workers" in given:
         raise ConfigError(
             f"train.workers={given['train.workers']}: set by {command('launch', '-n', 'N')}; for "
@@ -131,27 +158,27 @@ def build_config(request: TrainRequest) -> Configuration:
     if preset not in presets:
         raise ConfigError(f"--preset {preset}: {network} has {', '.join(presets)}")
     made = made.set(brought, "brought by --pretrained").set(presets[preset], f"preset {preset}")
+    made, lines = _with_chosen(made, chosen)
     # again: what an old name stands for may depend on the preset
-    given, sources = _given(request, made.config)
+    given, sources = given_settings(request, made.config)
     if "train.fixed" in given and _once_froze_by_name(network):
         given.setdefault("model.trainable_layers", 5)  # train.fixed replaces it there
         sources.setdefault("model.trainable_layers", "train.fixed")
     base = made.config.train
     made = _with_workers(made.set(given, sources), given)
-    notes.append(f"{network}, preset {preset}, data set {dataset}")
+    notes += [f"{network}, preset {preset}, data set {dataset}", *lines]
     if request.anchors:
         check_anchors_request(made.config, given)
         notes.append("--anchors auto: they will be fitted to the training images' objects")
     derived = derive(base, made.config.train, given)
     made = made.set(derived.settings, derived.reasons)
-    notes += derived.notes
+    notes += [] if chosen.settings else derived.notes
     check_dataset(dataset)
     data = made.config.data
     # presets by what they hold, so that the run stays what it was when they change
     augment = {"data.augment": expand(data.augment, data.masks)}
     made = replace(made, config=override(made.config, augment))
-    if dataset != "synthetic" and "data.root" not in given:
-        raise ConfigError(f"--dataset {dataset} needs --data-root")
+    check_root(dataset, given)
     if not made.config.train.pretrained:
         scratch = {key: value for key, value in detector.scratch.items() if key not in given}
         words = ", ".join(f"{key}={value}" for key, value in scratch.items())
@@ -160,12 +187,28 @@ def build_config(request: TrainRequest) -> Configuration:
     return replace(made, notes=tuple(notes))
 
 
+def _with_chosen(made: Configuration, chosen: Chosen) -> tuple[Configuration, list[str]]:
+    """The configuration with what was chosen, and lines for the user. Decay epochs are scaled."""
+    if not chosen.settings:
+        return made, []
+    before = made.config.train
+    made = made.set(chosen.settings, chosen.reasons)
+    derived = derive(before, made.config.train, {"train.lr", *chosen.settings})
+    return made.set(derived.settings, derived.reasons), derived.notes
+
+
 def _once_froze_by_name(network: str) -> bool:
     """True for the classic networks: their older runs froze layers by train.fixed alone."""
     return "trainable_layers" in find_detector(network).before
 
 
-def _given(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
+def check_root(dataset: str, given: Collection[str]) -> None:
+    """ConfigError unless the user said where the data set is. given: full names of settings."""
+    if dataset != "synthetic" and "data.root" not in given:
+        raise ConfigError(f"--dataset {dataset} needs --data-root")
+
+
+def given_settings(request: TrainRequest, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
     """The (values, sources) of the settings that flags and --set give, by full name."""
     flags = dict(request.settings)
     for name in LISTS & flags.keys():
@@ -264,8 +307,10 @@ def with_classes(config: Config, dataset: Dataset) -> Config:
 def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
     """The run's configuration with the requested changes; ConfigError unless RESUMABLE."""
     config = run.config()
+    if request.minutes is not None:
+        raise ConfigError("--minutes is for new runs; --epochs says how long a resumed one goes on")
     names = [name for name, _ in fields_of(config)]
-    given, sources = _given(request, config)
+    given, sources = given_settings(request, config)
     changes = set(given) - set(RESUMABLE)
     changes |= {
         f"--{name}" for name in ("preset", "out", "network", "anchors") if getattr(request, name)
@@ -289,7 +334,7 @@ def resumed_config(request: TrainRequest, run: RunFolder) -> Configuration:
     return made
 
 
-def repeated_config(request: TrainRequest) -> Configuration:
+def repeated_config(request: TrainRequest, chosen: Chosen = NOTHING) -> Configuration:
     """The configuration of a new run with the settings of another one's config.json.
 
     Flags and --set change them. For other data, class names are the data's again.
@@ -301,12 +346,13 @@ def repeated_config(request: TrainRequest) -> Configuration:
     if request.network or request.preset:
         raise ConfigError("--config has the network and all settings: not with --network, --preset")
     config = load_json(path)
-    given, sources = _given(request, config)
+    given, sources = given_settings(request, config)
     if {"data.dataset", "data.root", "data.imageset"} & set(given):
         given.setdefault("data.class_names", ("auto",))
         sources.setdefault("data.class_names", "given data")
     names = dict.fromkeys((name for name, _ in fields_of(config)), str(path))
-    made = Configuration(config, names, (f"settings of {path}",)).set(given, sources)
+    made, lines = _with_chosen(Configuration(config, names), chosen)
+    made = replace(made.set(given, sources), notes=(f"settings of {path}", *lines))
     _check_workers(made.config, path)
     return made
 
@@ -322,9 +368,12 @@ def _check_workers(config: Config, where: Path) -> None:
         )
 
 
-def print_config(request: TrainRequest) -> str:
-    """The settings that differ from the dataclasses' defaults, a line each, with their sources."""
-    made = configure(request)
+def print_config(request: TrainRequest, made: Configuration | None = None) -> str:
+    """The settings that differ from the dataclasses' defaults, a line each, with their sources.
+
+    made: the request's configuration, if something was chosen for it.
+    """
+    made = made or configure(request)
     plain = plain_config(made.config.network)
     lines = [*made.notes, list_sources(made.config, plain, made.sources)]
     if request.resume:

@@ -87,6 +87,20 @@ class Workers:
         self.store.pushpull(f"total:{name}", array)
         return array.copy()
 
+    def share(self, text: str) -> str:
+        """The first worker's text, for all workers in step; alone, the text itself.
+
+        All must call it together.
+        """
+        if not self.in_step:
+            return text
+        own = np.frombuffer(text.encode() if self.first else b"", np.uint8)
+        size = self.total("length of a text", mx.nd.array([float(len(own))])).asscalar()
+        values = np.zeros(int(size), np.float32)
+        values[: len(own)] = own
+        found = self.total("text", mx.nd.array(values)).asnumpy()
+        return found.astype(np.uint8).tobytes().decode()
+
     def check_agreement(self, what: Mapping[str, str]) -> None:
         """Raise ConfigError unless all workers pass the same texts and have distinct ranks.
 
