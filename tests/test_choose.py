@@ -18,7 +18,7 @@ from mxrcnn.data.records import DataError
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder
 from mxrcnn.training import run
 from mxrcnn.training.choose import choose_first, choose_rest, first, recipes, wants_choice
-from mxrcnn.training.choose.fit import Job, Measured, pick_side, span
+from mxrcnn.training.choose.fit import Job, Measured, Pace, pick_side, span
 from mxrcnn.training.choose.photos import Photos, all_have_masks
 from mxrcnn.training.choose.recipes import CPU, GPU, usual_updates
 from mxrcnn.training.choose.rehearse import Rehearsal, TooLargeError
@@ -139,6 +139,24 @@ def test_the_side_that_fits(limit, strict, side):
 )
 def test_times_in_words(seconds, text):
     assert span(seconds) == text
+
+
+def test_a_slower_machine_is_told_once():
+    now = [10.0]
+    pace = Pace(expected=110, began=0, epochs=10, clock=lambda: now[0])
+    told = []
+    for epoch, seconds in enumerate((10, 10, 10, 40, 40), 1):  # 10 s were expected
+        now[0] += seconds
+        told.append(pace(epoch))
+    assert told[:3] == ["", "", ""]
+    assert told[3].startswith("slower than measured: 3.1 minutes in all instead of 1.8 minutes; ")
+    assert told[3].endswith("--resume with --epochs 5, ends in time")
+    assert told[4] == ""
+    now[0] = 0
+    pace = Pace(expected=10, began=0, epochs=2, clock=lambda: now[0])
+    now[0] = 50
+    assert pace(1) == "slower than measured: 1.7 minutes in all instead of 10 s"
+    assert Pace(expected=10, began=0, epochs=1, clock=lambda: now[0])(1) == ""  # at the end
 
 
 # --- what the data are like

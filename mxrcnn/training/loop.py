@@ -31,21 +31,24 @@ class TrainResult:
     metrics: dict[str, float | None]
 
 
-def train(trainer: Trainer, num_workers: int | None = None) -> TrainResult:
+def train(
+    trainer: Trainer, num_workers: int | None = None, pace: Callable[[int], str] = lambda epoch: ""
+) -> TrainResult:
     """Train until the last epoch ends, patience does, or a signal arrives.
 
-    Saves checkpoints and validates on the way.
+    Saves checkpoints and validates on the way. pace: asked after each epoch, with the number of
+    epochs done; a line for the user, or "".
 
     Releases the lock on the run folder at the end. Raises NonFiniteLossError (the last checkpoint
     stays good), DataError, or LoaderError when a loader worker dies.
     """
     try:
-        return _train(trainer, num_workers)
+        return _train(trainer, num_workers, pace)
     finally:
         trainer.run.unlock()
 
 
-def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
+def _train(trainer: Trainer, num_workers: int | None, pace: Callable[[int], str]) -> TrainResult:
     config, state = trainer.config.train, trainer.state
     workers = default_workers() if num_workers is None else num_workers
     trainer.events.open(state.step)
@@ -97,7 +100,7 @@ def _train(trainer: Trainer, num_workers: int | None) -> TrainResult:
                     plot.draw_if_due()
                 since, waited, images = time.perf_counter(), 0.0, 0
             if epoch_ended:
-                enough = _has_enough(trainer, bar.write)
+                enough = _ends_after(trainer, pace, bar.write)
         trainer.network.catch_up()
         trainer.save()
     trainer.events.close()
@@ -113,6 +116,14 @@ def _validate_if_due(trainer: Trainer, num_workers: int, write: Callable[[str], 
         epoch, metric, step = (row.pop(key) for key in ("epoch", "metric", "step"))
         write(f"epoch {epoch}: {text}")
         trainer.events.write(step, {f"{metric}/{name}": value for name, value in row.items()})
+
+
+def _ends_after(trainer: Trainer, pace: Callable[[int], str], write: Callable[[str], None]) -> bool:
+    """True if the epoch that ended is the last. Says if training is slow."""
+    line = pace(trainer.state.epoch)
+    if line and trainer.workers.first:
+        write(line)
+    return _has_enough(trainer, write)
 
 
 def _has_enough(trainer: Trainer, write: Callable[[str], None]) -> bool:

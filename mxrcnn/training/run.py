@@ -21,7 +21,7 @@ from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.anchors import fit_anchors
 from mxrcnn.training.choose import Choice, choose_first, choose_rest
-from mxrcnn.training.choose.fit import span
+from mxrcnn.training.choose.fit import Pace, span
 from mxrcnn.training.choose.recipes import Recipe
 from mxrcnn.training.choose.rehearse import Rehearsal
 from mxrcnn.training.configure import (
@@ -298,7 +298,8 @@ def run_training(request: TrainRequest) -> int:
     if workers.first:
         say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {path}"])
         _draw_first_batches(trainer)
-    result = train(trainer, request.num_workers)
+    pace = {"pace": Pace(expected, began, trainer.config.train.epochs)} if expected else {}
+    result = train(trainer, request.num_workers, **pace)
     stopped = result.stopped_by is not None
     if workers.first and stopped:
         say([f"stopped at step {result.step}; go on: {command('train', '--resume', path)}"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mxrcnn.training.choose.recipes import ENOUGH_UPDATES, VAL_TIME, VALIDATIONS
+from mxrcnn.training.choose.recipes import ENOUGH_UPDATES, SLOWER, VAL_TIME, VALIDATIONS
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,38 @@ def pick_side(
     few = ENOUGH_UPDATES * updates
     fitting = [side for side in sides if side <= wanted and seconds(side, few) <= limit]
     return fitting[-1] if fitting else sides[0]
+
+
+class Pace:
+    """Notices, once, that a training is slower than was expected.
+
+    expected: the seconds of the whole command, which began at `began` (time.monotonic()). epochs:
+    all of them, of which the first starts now. clock: for tests.
+    """
+
+    def __init__(
+        self,
+        expected: float,
+        began: float,
+        epochs: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._expected, self._epochs, self._clock = expected, epochs, clock
+        self._began, self._start, self._told = began, clock(), False
+
+    def __call__(self, done: int) -> str:
+        """A line for the user after so many epochs, or ""."""
+        now = self._clock()
+        epoch = (now - self._start) / done
+        whole = self._start - self._began + epoch * self._epochs
+        if self._told or done == self._epochs or whole <= SLOWER * self._expected:
+            return ""
+        self._told = True
+        fits = int((self._began + self._expected - self._start) / epoch)
+        line = f"slower than measured: {span(whole)} in all instead of {span(self._expected)}"
+        if done < fits < self._epochs:
+            line += f"; Ctrl-C, then --resume with --epochs {fits}, ends in time"
+        return line
 
 
 def span(seconds: float) -> str:

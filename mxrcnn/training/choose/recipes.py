@@ -79,6 +79,8 @@ VAL_TIME, VALIDATIONS = 0.1, 25
 MEMORY = 0.6
 #: the share of a stated time to fill, and the seconds besides training: pictures, curves, the end
 FILL, BESIDES = 0.96, 6.0
+#: a training that will take this many times the expected time says so
+SLOWER = 1.1
 
 
 def usual_updates(images: int, per_step: int) -> int:

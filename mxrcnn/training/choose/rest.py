@@ -201,15 +201,12 @@ class _Chooser:
             why = f"{updates:,} updates take more than {within}; "
             if side < wanted:
                 return side, f"{why}small objects would need {wanted}"
-            return side, why + ("small objects need it" if wanted > self._least else "the least")
+            small = wanted > self._recipe.sides[0]
+            return side, why + ("small objects need it" if small else "the smallest usual size")
         if side == most:
             return side, f"more is not worth the time; photos: {photos.short}"
         reason = f"{updates:,} updates within {within}" if fits(side + recipes.SIDE_STEP) else ""
         return side, f"the largest for {reason or 'this memory'}; photos: {photos.short}"
-
-    @property
-    def _least(self) -> int:
-        return self._recipe.sides[0]
 
     def _usual_updates(self) -> int:
         train = self._made().config.train
