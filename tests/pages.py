@@ -1,4 +1,4 @@
-"""The pages that are made from the sources: commands, settings, and the wheel's description.
+"""The pages that are made: commands, settings, the wheel's description, tables of reproduce.md.
 
 `python -m tests.pages --write` writes them. tests/test_docs.py compares them.
 """
@@ -20,7 +20,7 @@ from mxrcnn.config.listing import Setting, settings_of
 from symnet import list_detectors
 
 REPO = Path(__file__).resolve().parent.parent
-MADE = "<!-- made by `python -m tests.pages --write` -->"
+MADE, END = "<!-- made by `python -m tests.pages --write` -->", "<!-- end -->"
 #: patterns of networks that share settings, larger families first
 FAMILIES = ("*_rcnn_*", "faster_rcnn_*", "mask_rcnn_*", "fcos_*", "*_fpn", "*v1_c4", "*v2_c4")
 
@@ -147,11 +147,21 @@ def package_page() -> str:
     return f"{MADE}\n{text}"
 
 
+def reproduce_page() -> str:
+    """docs/reproduce.md with the tables of tests.accuracy between its marks."""
+    from tests.accuracy.tables import markdown
+
+    text = (REPO / "docs" / "reproduce.md").read_text("utf-8")
+    before, rest = text.split(f"{MADE}\n")
+    return f"{before}{MADE}\n\n{markdown()}\n\n{END}\n{rest.partition(f'{END}{chr(10)}')[2]}"
+
+
 #: file in docs/ -> what makes it
 PAGES = {
     "commands.md": commands_page,
     "settings.md": settings_page,
     "package.md": package_page,
+    "reproduce.md": reproduce_page,
 }
 
 
