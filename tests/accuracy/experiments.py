@@ -61,8 +61,8 @@ _OLD_SET = (
 
 _DEMO_OLD = f"""--preset quick {_OLD_TRAINING} --lr 0.02 --batch-size 4 --epochs 3
     --lr-decay-epoch 2 --set {_OLD_SET} weight_decay=0.0005 short_side=192 long_side=256
-    std=58.4,57.1,57.4 body=vgg16 norm=frozen width=0.25 anchor_scales=2,4,8 box_head_dim=512 box_dropout=0
-    box_batch_size_per_image=128"""
+    std=58.4,57.1,57.4 body=vgg16 norm=frozen width=0.25 anchor_scales=2,4,8
+    box_head_dim=512 box_dropout=0 box_batch_size_per_image=128"""
 _DEMO_NEW = "--preset quick"
 
 _BCCD = "--dataset voc --data-root ../shared/data/bccd --imageset 2007_train"
