@@ -75,11 +75,11 @@ def machine(monkeypatch):
     monkeypatch.setattr(processes, "run", made.run)
     monkeypatch.setattr(processes, "commit", lambda: "abc")
     monkeypatch.setattr(Place, "versions", {"python": "3.11.7"})
-    for name in REAL:
-        monkeypatch.delitem(EXPERIMENTS, name)
-    monkeypatch.setitem(EXPERIMENTS, "demo", DEMO)
-    monkeypatch.setitem(EXPERIMENTS, "timed", TIMED)
-    return made
+    EXPERIMENTS.clear()
+    EXPERIMENTS.update(demo=DEMO, timed=TIMED)
+    yield made
+    EXPERIMENTS.clear()
+    EXPERIMENTS.update(REAL)  # in their order, which pages show
 
 
 def do(folder, trial):
