@@ -88,6 +88,8 @@ def arguments() -> argparse.Namespace:
     add("--python", default=sys.executable, help="interpreter that trains; default: this one")
     peer = str(Path.home() / "peers" / "yolo" / "bin" / "python")
     add("--peer", default=peer, metavar="PYTHON", help="with ultralytics; default: %(default)s")
+    text = "of the turns of a speed_ experiment, after both have started; default: %(default)s"
+    add("--longest", type=float, default=Place.longest, metavar="SECONDS", help=text)
     return parser.parse_args()
 
 
@@ -105,7 +107,7 @@ def main() -> int:
     if unknown:
         sys.exit(f"{args.name} has no arm {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    place = Place(args.work.absolute(), args.python, args.peer)
+    place = Place(args.work.absolute(), args.python, args.peer, args.longest)
     place.work.mkdir(parents=True, exist_ok=True)
     PREPARE[EXPERIMENTS[args.name].prepare](place, args.results)
     try:

@@ -155,20 +155,17 @@ EXPERIMENTS = {
         },
         ("mean(pair.rate) >= 0.93",),
         ("rate",),
-        (1,),
     ),
     "speed_demo": Experiment(
         "Training time of `make demo`, new beside old: steps times seconds a step, taking turns.",
         {"pair": Arm(_DEMO_NEW, kind="pair", against=_DEMO_OLD)},
         ("mean(pair.time) <= 1",),
         ("time", "rate"),
-        (1,),
     ),
     "speed_fcos": Experiment(
         "Training time of FCOS on BCCD, new beside old: steps times seconds a step, taking turns.",
         {"pair": Arm(_FCOS_NEW, kind="pair", against=_FCOS_OLD)},
         ("mean(pair.time) <= 1",),
         ("time", "rate"),
-        (1,),
     ),
 }

@@ -23,14 +23,12 @@ from tests.accuracy import processes
 from tests.accuracy.results import Trial, settings_of
 from tests.accuracy.runs import Place
 
-#: seconds of all turns, after both have started
-LONGEST = 210.0
 #: least number of turns of each
 LEAST = 3
 #: least seconds of a turn
-TURN = 8.0
+TURN = 5.0
 #: steps between rows of the log, which end turns; shorter intervals would make each step wait
-ROW = 10
+ROW = 5
 POLL = 0.005
 
 
@@ -114,7 +112,7 @@ def measure(trial: Trial, place: Place) -> dict[str, Any]:
         for purpose, command in commands.items():
             sides[purpose] = Side(command, folder / purpose)
             sides[purpose].turn(1)  # start-up, and the first steps, which bind the graph
-        turns = take_turns(sides["train"], sides["against"])
+        turns = take_turns(sides["train"], sides["against"], place.longest)
         totals = {purpose: side.total() for purpose, side in sides.items()}
         settings = {purpose: settings_of(side.run.config()) for purpose, side in sides.items()}
     finally:
@@ -136,13 +134,16 @@ def measure(trial: Trial, place: Place) -> dict[str, Any]:
     }
 
 
-def take_turns(train: Side, against: Side) -> list[tuple[int, float, float]]:
-    """(steps, seconds of the one, seconds of the other) of each turn; who begins alternates."""
+def take_turns(train: Side, against: Side, longest: float) -> list[tuple[int, float, float]]:
+    """(steps, seconds of the one, seconds of the other) of each turn; who begins alternates.
+
+    longest: the seconds of all turns, unless there are fewer than LEAST.
+    """
     start = time.perf_counter()
     first = train.turn(1), against.turn(1)
     rows = math.ceil(TURN / min(first))
     turns: list[tuple[int, float, float]] = []
-    while len(turns) < LEAST or time.perf_counter() - start < LONGEST - rows * sum(first):
+    while len(turns) < LEAST or time.perf_counter() - start < longest - rows * sum(first):
         if len(turns) % 2:
             b, a = against.turn(rows), train.turn(rows)
         else:

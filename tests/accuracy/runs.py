@@ -22,11 +22,15 @@ from tests.accuracy.results import CHOOSING, Trial, recipe, settings_of
 
 @dataclass(frozen=True)
 class Place:
-    """Where to work, and with which interpreters: ours, and the one of ultralytics."""
+    """Where to work, and with which interpreters: ours, and the one of ultralytics.
+
+    longest: the seconds of all turns of a pair.
+    """
 
     work: Path
     python: str
     peer: str
+    longest: float = 200.0
 
     @cached_property
     def versions(self) -> dict[str, str]:
