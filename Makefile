@@ -74,7 +74,7 @@ smoke: $(VENV)/.installed-dev
 test: lint docs
 	@$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses=4 --dist=worksteal --durations=15; \
 	together=$$?; $(BIN)/python -m pytest -m alone --durations=5; alone=$$?; \
-	test $$together = 0 || echo "Tests failed in the first of the two runs, too: see further up."; \
+	test $$together = 0 || echo "Tests failed in the first of the two runs: see further up."; \
 	exit $$((together || alone))
 
 matrix:
