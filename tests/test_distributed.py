@@ -234,6 +234,7 @@ def new_run(config: Config, out: Path, workers: int = 2) -> list[object]:
         for name, value in vars(getattr(config, section)).items()
         if name not in ("class_names", "batch_size", "kvstore", "workers", "num_classes")
         and value != ""
+        and not (name == "lr_decay_epoch" and config.train.schedule != "step")
     ]
     share = config.train.batch_size // workers
     return [
