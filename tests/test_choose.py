@@ -51,10 +51,11 @@ class Machine:
 
     def __init__(self, speed=0.5, memory=1.0, allowed=8.0, **more):
         self.speed, self.memory, self.allowed = speed, memory * GIB, int(allowed * GIB)
-        self.more, self.asked = more, []
+        self.more, self.asked, self.images = more, [], 0
 
     def __call__(self, config, plan, val, whole, limited):
         height, width = plan.largest_size()
+        self.images = len(plan._records)
         pixels = config.train.batch_size * height * width / 1e6
         self.asked.append((config.data.short_side, config.train.batch_size, whole))
         if limited and self.memory * pixels > self.allowed:
@@ -281,15 +282,16 @@ def test_a_short_time_takes_smaller_images_and_says_so():
 
 
 def test_a_time_too_short_for_one_epoch_is_an_error_that_names_one_that_is_not():
-    big = photos(2_000)
+    big = photos(2_500)
     with pytest.raises(
         ConfigError, match=r"--minutes 5: too short. An epoch .* 128 x 192; --minu"
     ) as e:
         chosen(big, Machine(speed=10), minutes=5)
     minutes = int(re.search(r"--minutes (\d+) has one", str(e.value))[1])
-    made, lines, _ = chosen(big, Machine(speed=10), minutes=minutes)
-    assert made.config.train.epochs == 1
-    assert "are usual for 2,000 images" in lines
+    machine = Machine(speed=10)
+    made, lines, _ = chosen(big, machine, minutes=minutes)
+    assert (made.config.train.epochs, machine.images) == (1, 1250)  # measured with half of them
+    assert "are usual for 2,500 images" in lines
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -298,7 +300,7 @@ def test_few_images(count):
     assert made.config.train.epochs * -(-2 * count // 4) == 300
     assert made.config.train.batch_size == 4
     assert f"{count} to train on" in lines
-    assert "no validation: none were given (--val), and they are few" in lines
+    assert "no validation (--val); fewer than 20 are not divided" in lines
 
 
 def test_no_objects_and_a_mix_of_portrait_and_landscape():

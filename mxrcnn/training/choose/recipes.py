@@ -75,6 +75,8 @@ VAL_SHARE, VAL_FROM = 0.15, 20
 #: validations take at most this share of the time of training, and there are at most so many
 VAL_TIME, VALIDATIONS = 0.1, 25
 
+#: steps are measured with this many images, if there are more
+SAMPLE = 2000
 #: the share of the free memory that training may take
 MEMORY = 0.6
 #: the share of a stated time to fill, and the seconds besides training: pictures, curves, the end

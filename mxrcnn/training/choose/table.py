@@ -6,7 +6,7 @@ from mxrcnn.data.records import Dataset
 from mxrcnn.data.transforms import expand
 from mxrcnn.tables import aligned
 from mxrcnn.training.choose.fit import Job, Measured, span
-from mxrcnn.training.choose.recipes import Recipe
+from mxrcnn.training.choose.recipes import VAL_FROM, Recipe
 from mxrcnn.training.configure import Configuration
 from symnet.machine.cores import logical_cores
 
@@ -64,7 +64,8 @@ def _images(made: Configuration, images: int, val: Dataset | None) -> tuple[str,
     """The row of the images to train and to validate on."""
     data = made.config.data
     if val is None:
-        why = "no validation: none were given (--val), and they are few"
+        few = f"; fewer than {VAL_FROM} are not divided" if images < VAL_FROM else ""
+        why = f"no validation (--val){few}"
         if not made.config.train.val_every:
             why = "no validation (--val-every 0)"
         return "images", f"{images:,} to train on", why
