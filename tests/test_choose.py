@@ -315,6 +315,7 @@ def test_tiny_objects_in_large_photos_are_told():
     made, lines, _ = chosen(photos(50, (4000, 6000), (20, 20, 20, 900)))
     assert made.config.data.short_side == 800
     assert "75% of the objects have a side below 8 pixels at this size" in lines
+    assert ("--tile N" in lines) is hasattr(made.config.data, "tile")
     assert made.config.data.reduced_jpeg
     made, lines, _ = chosen(photos(50))
     assert "below 8 pixels" not in lines

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from mxrcnn.config import Config, ConfigError
+from mxrcnn.data.check.objects import TINY
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
 from mxrcnn.program import command
@@ -290,9 +291,11 @@ class _Chooser:
         made, notes = self._made(), list(self._notes)
         tiny = self._photos.tiny_share(made.config.data.short_side) if self._photos else 0
         if tiny > recipes.SMALL / 100:
+            there = hasattr(made.config.data, "tile")
+            tiles = ", or --tile N: tiles of the photos" if there else ""
             notes.append(
-                f"{tiny:.0%} of the objects have a side below 8 pixels at this size, which is hard "
-                "to learn: larger images (--set short_side=N long_side=N) take longer"
+                f"{tiny:.0%} of the objects have a side below {TINY} pixels at this size, which is "
+                "hard to learn. Larger images (--set short_side=N long_side=N) take longer" + tiles
             )
         if self._workers > 1:
             notes.append("the time was measured by worker 0 alone: exchanging gradients adds to it")
