@@ -79,6 +79,8 @@ def chosen(dataset, machine=None, val=None, recipe=CPU["boxes"], words=(), devic
     for name, (value, why) in recipes.SETTINGS.items():
         start = start.add(name, value, why)
     found = choose_rest(asked, start, recipe, dataset, val, machine or Machine(), devices)
+    scaled = {"train.batch_size"}  # the learning rate follows the user's
+    assert not found.chosen.settings.keys() & settings.keys() - scaled - start.settings.keys()
     assert type(found).from_text(found.to_text()) == dataclasses.replace(
         found, chosen=Chosen(json.loads(json.dumps(found.chosen.settings)), found.chosen.reasons)
     )

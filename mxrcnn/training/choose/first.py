@@ -64,8 +64,7 @@ def choose_first(request: TrainRequest) -> tuple[TrainRequest, Chosen, Recipe, D
     recipe = (GPU if request.gpus else CPU)["anchors" if request.anchors else kind]
     chosen = NOTHING
     for name, (value, why) in SETTINGS.items():
-        if name != "train.schedule" or _given(request, "train.lr_decay_epoch") is None:
-            chosen = chosen.add(name, value, why)
+        chosen = chosen.add(name, value, why)
     wanted = _given(request, "train.val_every") != 0
     if len(dataset) >= VAL_FROM and wanted and not has_validation(data):
         chosen = chosen.add("data.val_share", VAL_SHARE, "no images to validate on were given")
