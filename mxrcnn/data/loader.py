@@ -45,16 +45,19 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _work(make: Callable[[Any], Any], pipe: Connection) -> None:
-    """What a worker process runs: make one batch after the other until the pipe is closed."""
+def answer_requests(make: Callable[[Any], Any], pipe: Connection) -> None:
+    """What a worker process runs: make one thing after the other until the pipe is closed.
+
+    The answer to each request is (what was made, None, "") or (None, error, traceback).
+    """
     _start_worker()
     while True:
         try:
-            plan = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
         try:
-            answer = make(plan), None, ""
+            answer = make(request), None, ""
         except Exception as error:
             answer = None, error, traceback.format_exc()
         pipe.send(answer)
@@ -99,7 +102,7 @@ class _Worker:
     def __init__(self, make: Callable[[Any], Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(make, theirs), daemon=True)
+        self._process = context.Process(target=answer_requests, args=(make, theirs), daemon=True)
         with _signals_held():
             self._process.start()
         theirs.close()

@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import os
 import resource
 import signal
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +24,7 @@ import numpy as np
 
 from mxrcnn.config import Config, contexts, override
 from mxrcnn.data.batches import Batch, make_training_batch
-from mxrcnn.data.loader import Loader, default_workers
+from mxrcnn.data.loader import Loader, answer_requests, default_workers
 from mxrcnn.data.plans import BatchPlan, TrainingPlan
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.choose.fit import Measured
@@ -130,7 +127,7 @@ class Rehearsal:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs,))
+            self._process = context.Process(target=answer_requests, args=(measure, theirs))
             self._process.start()
             theirs.close()
         try:
@@ -174,28 +171,6 @@ class Rehearsal:
         trace: TracebackType | None,
     ) -> None:
         self._end()
-
-
-def _serve(pipe: Connection) -> None:
-    """What the other process runs: answers each trial until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    while True:
-        try:
-            trial = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = measure(trial), None, ""
-        except Exception as error:
-            answer = None, error, traceback.format_exc()
-        pipe.send(answer)
 
 
 def measure(trial: Trial) -> Measured:
