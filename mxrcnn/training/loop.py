@@ -17,6 +17,9 @@ from mxrcnn.training.network import step_seed
 from mxrcnn.training.signals import StopRequest
 from mxrcnn.training.trainer import Trainer
 
+#: the number of epochs done -> a line for the user, or ""
+Tell = Callable[[int], str]
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -32,12 +35,11 @@ class TrainResult:
 
 
 def train(
-    trainer: Trainer, num_workers: int | None = None, pace: Callable[[int], str] = lambda epoch: ""
+    trainer: Trainer, num_workers: int | None = None, pace: Tell | None = None
 ) -> TrainResult:
     """Train until the last epoch ends, patience does, or a signal arrives.
 
-    Saves checkpoints and validates on the way. pace: asked after each epoch, with the number of
-    epochs done; a line for the user, or "".
+    Saves checkpoints and validates on the way. pace: asked after each epoch.
 
     Releases the lock on the run folder at the end. Raises NonFiniteLossError (the last checkpoint
     stays good), DataError, or LoaderError when a loader worker dies.
@@ -48,7 +50,7 @@ def train(
         trainer.run.unlock()
 
 
-def _train(trainer: Trainer, num_workers: int | None, pace: Callable[[int], str]) -> TrainResult:
+def _train(trainer: Trainer, num_workers: int | None, pace: Tell | None) -> TrainResult:
     config, state = trainer.config.train, trainer.state
     workers = default_workers() if num_workers is None else num_workers
     trainer.events.open(state.step)
@@ -118,9 +120,9 @@ def _validate_if_due(trainer: Trainer, num_workers: int, write: Callable[[str], 
         trainer.events.write(step, {f"{metric}/{name}": value for name, value in row.items()})
 
 
-def _ends_after(trainer: Trainer, pace: Callable[[int], str], write: Callable[[str], None]) -> bool:
+def _ends_after(trainer: Trainer, pace: Tell | None, write: Callable[[str], None]) -> bool:
     """True if the epoch that ended is the last. Says if training is slow."""
-    line = pace(trainer.state.epoch)
+    line = pace(trainer.state.epoch) if pace else ""
     if line and trainer.workers.first:
         write(line)
     return _has_enough(trainer, write)

@@ -298,8 +298,8 @@ def run_training(request: TrainRequest) -> int:
     if workers.first:
         say([f"{trainer.total} steps, {trainer.plan.steps} an epoch; run folder {path}"])
         _draw_first_batches(trainer)
-    pace = {"pace": Pace(expected, began, trainer.config.train.epochs)} if expected else {}
-    result = train(trainer, request.num_workers, **pace)
+    pace = Pace(expected, began, trainer.config.train.epochs) if expected else None
+    result = train(trainer, request.num_workers, pace)
     stopped = result.stopped_by is not None
     if workers.first and stopped:
         say([f"stopped at step {result.step}; go on: {command('train', '--resume', path)}"])
