@@ -8,7 +8,7 @@ are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -142,6 +142,21 @@ def _estimate(value: float, samples: np.ndarray, images: int) -> Estimate:
         return Estimate(value)
     ends = bias_corrected(samples, value, int(images))
     return Estimate(value, *ends, float(samples.std(ddof=1)))
+
+
+def note_missing(estimates: Iterable[Estimate], what: str) -> list[str]:
+    """A line that counts the measured numbers without an interval, if there are any.
+
+    what: the numbers, such as "AP".
+    """
+    measured = [estimate for estimate in estimates if not math.isnan(estimate.value)]
+    without = sum(not estimate.has_interval for estimate in measured)
+    if not without:
+        return []
+    return [
+        f"{without} of {len(measured)} {what} have no interval: fewer than {FEWEST_IMAGES} images "
+        "have such objects"
+    ]
 
 
 def images_needed(difference: Estimate, images: int) -> int | None:

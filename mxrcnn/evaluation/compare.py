@@ -14,12 +14,12 @@ import numpy as np
 from mxrcnn.config import ConfigError
 from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.evaluation.bootstrap import (
-    FEWEST_IMAGES,
     RESAMPLES,
     SEED,
     Estimate,
     bootstrap,
     images_needed,
+    note_missing,
     verdict,
 )
 from mxrcnn.evaluation.changes import Change, changed_images, changes_table, thresholds
@@ -184,16 +184,13 @@ def _notes(
     for name, found in zip("AB", sides):
         if not any(map(len, found.values())):
             notes.append(f"{name} has no detections")
-    measured = [row for rows in table for row in rows.values() if not math.isnan(row.b)]
-    told = sum(row.difference.has_interval for row in measured)
-    if told < len(measured):
-        notes.append(
-            f"{len(measured) - told} of {len(measured)} numbers have no interval: fewer than "
-            f"{FEWEST_IMAGES} images have such objects"
-        )
+    differences = [row.difference for rows in table for row in rows.values()]
+    notes += note_missing(differences, "numbers")
+    told = sum(difference.has_interval for difference in differences)
     if told > 1:
         notes.append(
-            f"of {told} intervals, 1 in 20 leaves out 0 by chance: decide by a metric chosen before"
+            f"by chance, about 1 in 20 of {told} intervals leaves out 0: choose the metric to "
+            "decide by beforehand"
         )
     if len(dataset.class_names) > MOST_CLASSES:
         notes.append(

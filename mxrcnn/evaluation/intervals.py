@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from mxrcnn.data.records import Dataset, Detections, ImageId
-from mxrcnn.evaluation.bootstrap import FEWEST_IMAGES, RESAMPLES, SEED, bootstrap
+from mxrcnn.evaluation.bootstrap import RESAMPLES, SEED, bootstrap, note_missing
 from mxrcnn.evaluation.core import AUTO, choose_metric
 from mxrcnn.evaluation.curves import match_once
 from mxrcnn.evaluation.report import Report
@@ -41,11 +42,5 @@ def with_intervals(
         f"intervals: 95 %, bias-corrected, {resamples} resamples of {len(dataset)} images; "
         "of AP, not of AR, recall and speed"
     ]
-    measured = [cell for row in table for cell in row if cell.value == cell.value]
-    without = sum(not cell.has_interval for cell in measured)
-    if without:
-        notes.append(
-            f"{without} of {len(measured)} AP have no interval: fewer than {FEWEST_IMAGES} images "
-            "have such objects"
-        )
+    notes += note_missing(itertools.chain(*table), "AP")
     return Report({}, notes=notes, intervals=overall, class_intervals=classes)
