@@ -34,8 +34,7 @@ from tests.conftest import REPO
 from tests.factories import TINY, make_dataset, make_record, tiny_config
 
 LAUNCH = REPO / "tools" / "launch.py"
-#: later, rounding errors may decide about a RoI: with some numbers of threads at step 12
-STEPS = 8
+STEPS = 20
 SMALL_PYRAMID = {
     "model.norm": "group",
     "model.trainable_layers": 5,
@@ -265,6 +264,7 @@ def two_workers(config, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("no_dropout")
 def test_two_workers_with_half_the_batch_train_as_one(config, two_workers, tmp_path):
     one, _ = losses_of(config, tmp_path / "one", [mx.cpu()], STEPS)

@@ -325,7 +325,7 @@ def test_truncated_image_is_named_through_the_process_boundary(tmp_path, num_wor
     root = make_voc(tmp_path, {"good": Picture(), "bad": Picture()})
     path = truncate(root / "VOC2007/JPEGImages/bad.jpg")
     config = tiny_config(data__dataset="voc", data__root=str(root))
-    with within(60), pytest.raises(DataError, match=r"bad\.jpg.*truncated") as caught:
+    with within(20), pytest.raises(DataError, match=r"bad\.jpg.*truncated") as caught:
         batches_of(config, num_workers)
     assert caught.value.path == str(path)
 
@@ -440,7 +440,7 @@ def test_other_errors_keep_their_type_and_say_where(num_workers):
 @pytest.mark.parametrize("make", [die_making, die_writing])
 def test_a_worker_that_dies_raises_and_never_hangs(make):
     with (
-        within(60),
+        within(20),
         Loader(make, 2) as loader,
         pytest.raises(RuntimeError, match=r"loader worker died.*-9"),
     ):
@@ -464,7 +464,7 @@ def test_a_worker_without_memory_says_so():
 
 @pytest.mark.parametrize("killed", [1, 2])
 def test_workers_killed_from_outside_raise_in_the_trainer(killed):
-    with within(60), Loader(echo, 2) as loader:
+    with within(20), Loader(echo, 2) as loader:
         batches = loader.batches(itertools.count())
         next(batches)
         for worker in multiprocessing.active_children()[:killed]:
@@ -478,7 +478,7 @@ def test_workers_killed_from_outside_raise_in_the_trainer(killed):
 
 
 def test_closing_leaves_no_processes():
-    with within(60):
+    with within(20):
         for count in (1, 100):
             with Loader(echo, 2) as loader:
                 batches = loader.batches(itertools.count())
@@ -516,7 +516,7 @@ def test_workers_end_when_the_trainer_is_killed():
         "print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "time.sleep(60)"
     )
-    with within(60):
+    with within(20):
         workers = [int(pid) for pid in trainer.stdout.readline().split()]
         assert len(workers) == 2
         assert not any(map(ended, workers))
@@ -540,7 +540,7 @@ def test_signals_to_the_whole_group_are_the_trainers_alone(moment):
         "    time.sleep(0.2)\n"
         "    print(len(list(batches)), stop.signum)"
     )
-    with within(60):
+    with within(20):
         out, err = trainer.communicate()
     assert out.split() == ["49" if first else "50", str(int(signal.SIGTERM))]
     assert (err, trainer.returncode) == ("", 0)
@@ -550,6 +550,6 @@ def test_a_loader_that_nobody_closed_does_not_keep_the_process():
     trainer = run_python(
         "loader = Loader(echo, 2)\nprint(next(loader.batches(itertools.count()))[0])"
     )
-    with within(60):
+    with within(20):
         out, err = trainer.communicate()
     assert (out, err, trainer.returncode) == ("0\n", "", 0)

@@ -641,7 +641,7 @@ def test_killed_again_and_again(data_root, tmp_path, whole, workers):
     process = launch(*new_run(data_root, run, workers))
     wait_until(process, (run / "config.json").exists)
     kill(process)  # before any checkpoint
-    for _ in range(4):
+    for _ in range(6):
         process = launch("--resume", run, "--num-workers", workers)
         goal = (RunFolder(run).steps() or [0])[-1] + rng.randint(4, 8)
         wait_until(process, lambda goal=goal: logged(run) >= goal)
