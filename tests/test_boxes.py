@@ -16,7 +16,7 @@ boxes = st.lists(box, min_size=1, max_size=8).map(lambda b: np.array(b, np.float
 
 @pytest.mark.parametrize("offset", [0, 1])
 @given(a=boxes, b=boxes)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_iou_is_the_pixel_loop_s(a, b, offset):
     expected = [[slow_iou(x, y, offset) for y in b.tolist()] for x in a.tolist()]
     np.testing.assert_allclose(iou(a, b, offset), expected, atol=1e-5)
@@ -32,7 +32,7 @@ def test_iou_of_nothing():
 
 @pytest.mark.parametrize("offset", [0, 1])
 @given(a=boxes, b=boxes)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_decode_undoes_encode(a, b, offset):
     count = min(len(a), len(b))
     coder = BoxCoder(stds=(0.1, 0.1, 0.2, 0.2), offset=offset)

@@ -264,7 +264,7 @@ def test_bad_arguments_are_named():
         evaluate_voc(records * 2, {}, ["x"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 45))
 def test_average_precision_properties(hits, objects):
     tp = np.cumsum(hits, dtype=int)

@@ -46,7 +46,6 @@ FUZZ = settings(
     max_examples=TRIES,
     derandomize=TRIES == SHORT,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

@@ -141,7 +141,7 @@ def assert_same(back: Source, source: Source, but: tuple[str, ...] = (), order: 
 
 
 @given(source=sources(masks=True))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_coco(source, files, fresh):
     source = placed(source, files)
     back, lost = there_and_back(source, fresh(), "coco")
@@ -154,7 +154,7 @@ def test_coco(source, files, fresh):
 
 
 @given(source=sources(whole=True, least=2))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_voc_to_yolo_to_coco_to_voc(source, files, fresh):
     """Whole pixels, two at least: what all can hold comes back to the bit, and all else is said."""
     source = placed(source, files)
@@ -183,7 +183,7 @@ def _count(lost: list[str], what: str) -> int:
 
 
 @given(source=sources())
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_yolo(source, files, fresh):
     """Boxes of any float32 from 0.001 come back to the bit; crowd regions are left out."""
     source = placed(source, files)
@@ -200,7 +200,7 @@ def _without_crowds(record: ImageRecord) -> ImageRecord:
 
 
 @given(source=sources(least=2.1, marks=False))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_voc_rounds_to_whole_pixels(source, files, fresh):
     source = placed(source, files)
     back, lost = there_and_back(source, fresh(), "voc")
@@ -212,7 +212,7 @@ def test_voc_rounds_to_whole_pixels(source, files, fresh):
 
 
 @given(source=sources(least=0.1), number=st.integers(0, 3))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_csv(source, number, files, fresh):
     """Predictions as a table, read as a data set: names with commas and quotes, 3 decimals."""
     folder = fresh()

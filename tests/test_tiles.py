@@ -28,7 +28,6 @@ MARGIN = 3.0
 # --- layout -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(64, 1200), st.floats(0, 0.9))
 def test_tiles_cover_the_image_evenly(height, width, tile, overlap):
     frames = tile_frames(height, width, tile, overlap)
@@ -98,7 +97,7 @@ def as_set(boxes, classes):
     return sorted((*map(float, box), int(k)) for box, k in zip(boxes, classes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 1 << 30))
 def test_parts_become_the_objects(seed):
     """Objects longer than several tiles, cut by four, touching: each comes back, once."""
