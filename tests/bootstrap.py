@@ -70,7 +70,7 @@ def curves_of(records: list[ImageRecord], found: Mapping[int, Detections]) -> Cu
     return Curves(len(records), NAMES, ("AP50",), parts)
 
 
-def test_set(whole: Curves, chosen: np.ndarray) -> Curves:
+def draw_test_set(whole: Curves, chosen: np.ndarray) -> Curves:
     """The images of the population that are chosen, each once."""
     number = np.full(whole.images, -1)
     number[chosen] = np.arange(len(chosen))
@@ -86,9 +86,6 @@ def test_set(whole: Curves, chosen: np.ndarray) -> Curves:
     return Curves(len(chosen), whole.class_names, whole.metrics, tuple(parts))
 
 
-test_set.__test__ = False  # type: ignore[attr-defined]
-
-
 def simulate(sets: int, images: int, resamples: int, size: int, seed: int) -> dict[str, float]:
     """The shares that the module's docstring names, and the population's numbers."""
     rng = np.random.default_rng(seed)
@@ -102,7 +99,7 @@ def simulate(sets: int, images: int, resamples: int, size: int, seed: int) -> di
     covered, covered_difference, false_alarms, told = 0, 0, 0, 0
     for number in range(sets):
         chosen = rng.choice(size, images, replace=False)
-        own, like, good = (test_set(x, chosen) for x in (a, twin, b))
+        own, like, good = (draw_test_set(x, chosen) for x in (a, twin, b))
         single = bootstrap([own], resamples, number)[0][0]
         paired = bootstrap([own, good], resamples, number)[0][0]
         covered += single.low <= ap <= single.high

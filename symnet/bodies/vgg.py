@@ -41,7 +41,11 @@ def vgg16_bn(data: Symbol, norm: str = "frozen", width: float = 1.0) -> dict[int
 
 
 def _blocks(data: Symbol, layer: Callable, width: float) -> dict[int, Symbol]:
-    """layer(data, number, filters, channels): a convolution such as 3_1, before its ReLU."""
+    """The feature maps before each pooling, and conv5_3, by stride.
+
+    layer(data, number, filters, channels): what comes before the ReLU with this number, such as
+    "3_1"; it has `filters` outputs and `channels` inputs.
+    """
     maps, channels = {}, 3
     for block, (layers, filters) in enumerate(BLOCKS, start=1):
         filters = thin(filters, width)
