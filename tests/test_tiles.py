@@ -28,12 +28,15 @@ MARGIN = 3.0
 # --- layout -------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(64, 1200), st.floats(0, 0.9))
-def test_tiles_cover_the_image_evenly(height, width, tile, overlap):
-    frames = tile_frames(height, width, tile, overlap)
+SIDES = st.integers(64, 1200)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), SIDES, SIDES, st.floats(0, 0.9))
+def test_tiles_cover_the_image_evenly(height, width, tall, wide, overlap):
+    frames = tile_frames(height, width, (tall, wide), overlap)
     sizes = frames[:, 2:] - frames[:, :2]
-    assert (sizes == (min(tile, width), min(tile, height))).all()
-    for axis, side in ((0, width), (1, height)):
+    assert (sizes == (min(wide, width), min(tall, height))).all()
+    for axis, side, tile in ((0, width, wide), (1, height, tall)):
         starts = np.unique(frames[:, axis])
         assert starts[0] == 0
         assert frames[:, axis + 2].max() == side
@@ -90,7 +93,7 @@ def scene(seed):
     if not overlap:  # without an overlap nobody can tell touching objects from halves
         boxes += 4 * np.array([1, 1, -1, -1])
     classes = rng.integers(1, 3, len(boxes)) if rng.random() < 0.5 else np.ones(len(boxes), int)
-    return boxes, classes, tile_frames(height, width, tile, overlap), (height, width)
+    return boxes, classes, tile_frames(height, width, (tile, tile), overlap), (height, width)
 
 
 def as_set(boxes, classes):
@@ -108,7 +111,7 @@ def test_parts_become_the_objects(seed):
 
 def test_what_the_whole_image_adds():
     """It finds what is too large for tiles, settles what their parts leave open, and no more."""
-    tiles = tile_frames(300, 900, 300, 0.2)
+    tiles = tile_frames(300, 900, (300, 300), 0.2)
     long, small = [20, 50, 880, 250], [400, 20, 440, 60]
     left, right = [20, 50, 300, 250], [600, 50, 880, 250]  # the middle was not seen
 
@@ -134,7 +137,7 @@ def test_what_the_whole_image_adds():
 
 def test_two_complete_objects_of_one_class_stay_two():
     """Side by side in the overlap of two tiles; and the worse view of each goes."""
-    tiles = tile_frames(200, 360, 200, 0.2)
+    tiles = tile_frames(200, 360, (200, 200), 0.2)
     boxes = np.float32([[165, 20, 180, 120], [180, 20, 195, 120]] * 2)
     scores = np.float32([0.9, 0.6, 0.7, 0.8])
     views = Views(boxes, scores, np.ones(4), np.array([0, 0, 1, 1]), tiles, (200, 360))
@@ -145,7 +148,7 @@ def test_two_complete_objects_of_one_class_stay_two():
 
 def test_weak_parts_do_not_shape():
     """A part that scores far less than the others is not theirs, however well it fits."""
-    tiles = tile_frames(200, 360, 200, 0.2)
+    tiles = tile_frames(200, 360, (200, 200), 0.2)
     boxes = np.float32([[100, 20, 200, 120], [160, 20, 300, 120]])
     for score, right in ((0.6, 300), (0.2, 200)):
         scores = np.float32([0.9, score])
@@ -231,8 +234,8 @@ def test_predict_in_tiles(options):
     shapes = predictor.engine.shapes
     assert shapes[0][2:] == (128, 160)  # the whole image, scaled down
     assert len(set(shapes[1:])) == 1
-    side = {160: 160, "auto": 160, 130: 160}[options["tile"]]
-    assert shapes[1][2:] == (side, side)
+    tile = {160: (160, 160), "auto": (128, 160), 130: (160, 160)}[options["tile"]]
+    assert shapes[1][2:] == tile  # padded to multiples of 32
 
     for wanted in ({"threshold": 0.85}, {"classes": "odd"}, {"max_detections": 1}):
         part = predictor.predict(pixels, **options, **wanted)

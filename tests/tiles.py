@@ -150,8 +150,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--canvases", type=int, default=2)
-    parser.add_argument("--tiles", nargs="+", default=["1024"], help="values of --tile")
-    parser.add_argument("--overlap", default="0.2")
+    parser.add_argument("--tiles", nargs="+", default=["auto"], help="values of --tile")
+    parser.add_argument("--overlap", help="default: as of mxrcnn predict")
     parser.add_argument("--model", type=Path, help="another run or .onnx file of these data")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,8 @@ def main() -> int:
         for number in range(args.canvases):
             image = args.folder / f"canvas{number}.png"
             truth = paste(records, number, image)
-            words = ["--tile", tile, "--overlap", args.overlap, "--threshold", str(threshold)]
+            words = ["--tile", tile, "--threshold", str(threshold)]
+            words += ["--overlap", args.overlap] if args.overlap else []
             found, peak, took = predict(model, image, args.folder / f"out{number}", words)
             count.add(truth, found)
             memory, seconds = max(memory, peak), seconds + took / args.canvases

@@ -155,8 +155,8 @@ def _tiled(args: argparse.Namespace, predictor: Predictor) -> TiledPredictor | N
             raise ConfigError("--overlap and --tile-scale are for --tile N")
         return None
     tile = int(args.tile) if args.tile.isdecimal() else args.tile
-    overlap = 0.2 if args.overlap is None else args.overlap
-    return TiledPredictor(predictor, Tiling(tile, overlap, args.tile_scale, args.batch_size))
+    tiling = Tiling(tile, args.overlap, args.tile_scale, args.batch_size)
+    return TiledPredictor(predictor, tiling)
 
 
 def _look(

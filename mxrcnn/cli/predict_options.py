@@ -76,7 +76,8 @@ def _add_tiles(group: argparse._ArgumentGroup) -> None:
         "--overlap",
         type=float,
         metavar="SHARE",
-        help="the least share of a tile that neighbours have in common; default: 0.2",
+        help="the least share of a tile that neighbours have in common; default: 0.2, "
+        "or 0.4 with --tile auto",
     )
     add(
         "--tile-scale",

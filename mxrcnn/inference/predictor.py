@@ -179,7 +179,7 @@ class Predictor:
         max_detections: int | None = None,
         exif: Literal["upright", "stored"] = "upright",
         tile: int | Literal["auto"] | None = None,
-        overlap: float = 0.2,
+        overlap: float | None = None,
         tile_scale: float | None = None,
     ) -> Any:
         """Detections of one image, or a list of them for a list of images, best score first.
@@ -193,8 +193,9 @@ class Predictor:
         tile: look at the whole image and at tiles of it of this many pixels a side, and join what
         their borders cut; "auto" is the size of the training images. None: at the whole image only,
         as with images that fit into one tile (warns). overlap: the least share of a tile that
-        neighbours have in common, 0 to 0.9. tile_scale: network pixels per pixel in tiles; None is
-        that of the training (warns if the model does not say it). See docs/predict.md.
+        neighbours have in common, 0 to 0.9; None is 0.2, or 0.4 with tile="auto". tile_scale:
+        network pixels per pixel in tiles; None is that of the training (warns if the model does
+        not say it). See docs/predict.md.
 
         Raises DataError for unreadable files, ConfigError for invalid options (for an unknown
         class it names the closest one), and ValueError for other arrays.
@@ -251,8 +252,7 @@ class Predictor:
             item = tiled.prepare(image, exif, pixels=False)
             if tiled.count(item) == 1:
                 warnings.warn(
-                    f"images that fit into a tile of {tiled.tile} x {tiled.tile} pixels are "
-                    "predicted whole",
+                    f"images that fit into a tile of {tiled.size} pixels are predicted whole",
                     stacklevel=3,
                 )
             found.append(tiled.detect(item, wanted))

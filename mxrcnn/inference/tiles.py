@@ -29,6 +29,8 @@ TileSide = Union[int, Literal["auto"]]
 #: the least side of a tile in network pixels
 LEAST_SIDE = 64
 MOST_OVERLAP = 0.9
+#: the default overlap. Tiles of the training's size need more: objects fill more of them.
+OVERLAP, AUTO_OVERLAP = 0.2, 0.4
 #: boxes that end within so many network pixels of a tile's border are cut by it
 MARGIN = 4
 #: tiles of about so many network pixels in total are a batch, unless the user gives its size
@@ -39,14 +41,15 @@ BATCH_PIXELS = 1 << 21
 class Tiling:
     """How large images are cut. Raises ConfigError for values out of range.
 
-    tile: the side of a tile in pixels of the image; "auto" is the longest side that a training
-    image could have. overlap: the least share of a tile that neighbours have in common, 0 to 0.9.
-    scale: network pixels per pixel of the image; None is that of the training. batch_size: tiles in
-    a batch; None is about two million network pixels.
+    tile: the side of a tile in pixels of the image; with "auto" tiles have the size of the largest
+    training images, and lie as the image does. overlap: the least share of a tile that neighbours
+    have in common, 0 to 0.9; None is 0.2, or 0.4 with "auto". scale: network pixels per pixel of
+    the image; None is that of the training. batch_size: tiles in a batch; None is about two million
+    network pixels.
     """
 
     tile: TileSide = "auto"
-    overlap: float = 0.2
+    overlap: float | None = None
     scale: float | None = None
     batch_size: int | None = None
 
@@ -54,7 +57,9 @@ class Tiling:
         whole = isinstance(self.tile, (int, np.integer)) and not isinstance(self.tile, bool)
         if self.tile != "auto" and not (whole and self.tile > 0):
             raise ConfigError(f"tile={self.tile!r}: expected a number of pixels, or auto")
-        if not 0 <= self.overlap <= MOST_OVERLAP:
+        if self.overlap is None:
+            object.__setattr__(self, "overlap", AUTO_OVERLAP if self.tile == "auto" else OVERLAP)
+        elif not 0 <= self.overlap <= MOST_OVERLAP:
             raise ConfigError(f"overlap={self.overlap!r}: expected a share from 0 to 0.9")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise ConfigError(f"tile_scale={self.scale!r}: expected network pixels per pixel")
@@ -63,8 +68,9 @@ class Tiling:
 class TiledPredictor:
     """Detects objects in images of any size with a predictor, at the scale of its training.
 
-    tile: pixels a side. scale: network pixels per pixel; guessed: whether the model does not say
-    it. note: both in words. Like the predictor it may be shared by threads.
+    tile: the short and the long side of a tile in pixels of the image. scale: network pixels per
+    pixel; guessed: whether the model does not say it. note: both in words. Like the predictor it
+    may be shared by threads.
     """
 
     def __init__(self, predictor: Predictor, tiling: Tiling) -> None:
@@ -83,17 +89,26 @@ class TiledPredictor:
             self.scale = resized_size(tiling.tile, tiling.tile, data)[2]
             origin = "like images of this size, because the model does not say at what scale it "
             origin += "was trained; if you know it, give it (--tile-scale, tile_scale)"
-        longest = max(data.short_side, data.long_side) or 1024
-        self.tile = round(longest / self.scale) if tiling.tile == "auto" else int(tiling.tile)
-        if self.tile * self.scale < LEAST_SIDE:
+        self.tile = (tiling.tile,) * 2
+        if tiling.tile == "auto":
+            longest = max(data.short_side, data.long_side) or 1024
+            short = longest if data.square else data.short_side or longest
+            sides = sorted((short, longest))
+            self.tile = tuple(max(1, round(side / self.scale)) for side in sides)
+        if self.tile[0] * self.scale < LEAST_SIDE:
             raise ConfigError(
-                f"tile={self.tile}: at scale {self.scale:.3g} that is less than {LEAST_SIDE} pixels"
-                f" of the network; the least is tile={int(np.ceil(LEAST_SIDE / self.scale))}"
+                f"tile={self.tile[0]}: at scale {self.scale:.3g} that is less than {LEAST_SIDE} "
+                f"pixels of the network; the least is tile={int(np.ceil(LEAST_SIDE / self.scale))}"
             )
         self.note = (
-            f"tiles of {self.tile} x {self.tile} pixels that overlap by at least "
+            f"tiles of {self.size} pixels that overlap by at least "
             f"{tiling.overlap:.0%}, at scale {self.scale:.3g}: {origin}"
         )
+
+    @property
+    def size(self) -> str:
+        """The size of a tile in words."""
+        return " x ".join(map(str, self.tile))
 
     def prepare(self, image: Picture, exif: Orientation, pixels: bool = True) -> Prepared:
         """Read an image, and make the network's image of the whole; raises as Predictor.prepare.
@@ -114,7 +129,9 @@ class TiledPredictor:
         return len(self._frames(item))
 
     def _frames(self, item: Prepared) -> np.ndarray:
-        return tile_frames(*item.size, self.tile, self.tiling.overlap)
+        height, width = item.size
+        tile = self.tile[::-1] if height > width else self.tile
+        return tile_frames(height, width, tile, self.tiling.overlap)
 
     def detect(self, item: Prepared, wanted: Wanted, progress: bool = False) -> Detections:
         """The detections of an image; threshold and limit apply to the joined objects.

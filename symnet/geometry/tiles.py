@@ -17,15 +17,15 @@ LOOSE = 0.1
 EQUAL = 0.05
 
 
-def tile_frames(height: int, width: int, tile: int, overlap: float) -> np.ndarray:
+def tile_frames(height: int, width: int, tile: tuple[int, int], overlap: float) -> np.ndarray:
     """The tiles (T, 4) int64 xyxy that cover an image, row by row.
 
-    All have the same size: `tile` pixels a side, or the image's side where that is less. Neighbours
-    overlap by at least the share `overlap` of a tile (0 <= overlap < 1). There are as few of them
-    as that allows, spread evenly.
+    All have the same size: `tile` is their height and width in pixels, or the image's side where
+    that is less. Neighbours overlap by at least the share `overlap` of a tile (0 <= overlap < 1).
+    There are as few of them as that allows, spread evenly.
     """
-    tops, tall = _starts(height, tile, overlap)
-    lefts, wide = _starts(width, tile, overlap)
+    tops, tall = _starts(height, tile[0], overlap)
+    lefts, wide = _starts(width, tile[1], overlap)
     top, left = (grid.ravel() for grid in np.meshgrid(tops, lefts, indexing="ij"))
     return np.stack([left, top, left + wide, top + tall], axis=1)
 
