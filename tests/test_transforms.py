@@ -156,7 +156,7 @@ def slow_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("size", [(7, 9), (14, 27), (3, 4), (1, 1), (7, 30), (20, 2)])
+@pytest.mark.parametrize("size", [(7, 9), (14, 27), (3, 4), (1, 1), (7, 30), (20, 2), (70, 33)])
 def test_linear_is_torchs_interpolation(size):
     image = np.random.default_rng(0).normal(size=(3, 7, 9)).astype(np.float32)
     got = resize_linear(image, *size)

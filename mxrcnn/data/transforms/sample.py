@@ -20,6 +20,9 @@ from symnet.geometry.boxes import flip_boxes
 from symnet.geometry.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
 from symnet.geometry.targets import REGION
 
+#: rows that `resize_linear` computes at once
+_ROWS = 32
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -84,13 +87,32 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     That is torch.nn.functional.interpolate(mode="bilinear", align_corners=False), not antialiased.
     """
-    for axis, wanted in ((2, width), (1, height)):
-        low, high, share = linear_taps(image.shape[axis], wanted)
-        before, after = (np.take(image, taps, axis) for taps in (low, high))
-        after -= before
-        after *= share[:, None] if axis == 1 else share
-        image = np.add(before, after, out=before)
-    return image
+    return _interpolate(_interpolate(image, 2, width), 1, height)
+
+
+def _interpolate(image: np.ndarray, axis: int, wanted: int) -> np.ndarray:
+    """An image (3, h, w) with `wanted` pixels along axis 1 or 2.
+
+    Some rows at a time: they stay in the cache, which takes less than half the time of all at once.
+    """
+    low, high, share = linear_taps(image.shape[axis], wanted)
+    shape = [*image.shape[:axis], wanted, *image.shape[axis + 1 :]]
+    resized = np.empty(shape, np.float32)
+    spare = np.empty((_ROWS, shape[2]), np.float32)
+    for plane, target in zip(image, resized):
+        for start in range(0, shape[1], _ROWS):
+            rows = slice(start, start + _ROWS)
+            if axis == 1:
+                source, first, second, weight = plane, low[rows], high[rows], share[rows, None]
+            else:
+                source, first, second, weight = plane[rows], low, high, share
+            before, after = target[rows], spare[: len(target[rows])]
+            np.take(source, first, axis - 1, before, "clip")
+            np.take(source, second, axis - 1, after, "clip")
+            after -= before
+            after *= weight
+            before += after
+    return resized
 
 
 def prepare_image(
