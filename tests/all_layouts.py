@@ -32,7 +32,8 @@ from tests.layouts import LAYOUTS, first_images, images_apart
 SPLITS = ("2007_trainval", "2007_test")
 FORMATS = "coco,csv,yolo,voc,labelstudio,cvat"
 #: a network whose step takes a moment
-MOMENT = "--set width=0.1 short_side=64 long_side=96 batch_size=16 --epochs 1 --num-workers 0"
+MOMENT = """--network faster_rcnn_vgg16 --set width=0.1 short_side=64 long_side=96 batch_size=16
+    --epochs 1 --num-workers 0"""
 FCOS = "--network fcos_regnetx_400mf --preset quick --set short_side=240 long_side=320"
 
 
