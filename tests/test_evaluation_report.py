@@ -214,6 +214,7 @@ def test_names_that_training_takes_can_be_tested(tested):
         ("write_identity", "data.json"),
         ("write_voc_submission", "results/"),
         ("evaluate", "metric"),
+        ("find_errors", "errors"),
         ("measured", "recall"),
         ("write_report", "report.json"),
         ("viz.plot_precision_recall", "precision_recall/"),

@@ -48,21 +48,38 @@ def best_overlap(
     the devkit. A box whose image has no object gets overlap 0 and index -1.
     """
     iou, index = np.zeros(len(boxes)), np.full(len(boxes), -1, np.int64)
+    for first in range(0, len(boxes), _BLOCK):
+        pair_box, pair_gt = image_pairs(images[first : first + _BLOCK], gt_images)
+        pair_box += first
+        pair_iou = paired_overlap(boxes[pair_box], gt_boxes[pair_gt], crowds)
+        rows, best, place = row_maxima(pair_box, pair_iou)
+        iou[rows], index[rows] = best, pair_gt[place]
+    return iou, index
+
+
+def image_pairs(images: np.ndarray, gt_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs (K,), (K,) of a box and an object of its image, by box and then by object.
+
+    images (D,) and gt_images (G,), which is ascending, number the images.
+    """
     start = np.searchsorted(gt_images, images, side="left")
     count = np.searchsorted(gt_images, images, side="right") - start
-    for first in range(0, len(boxes), _BLOCK):
-        rows = first + np.flatnonzero(count[first : first + _BLOCK])
-        if not len(rows):
-            continue
-        n = count[rows]
-        offset = np.cumsum(n) - n
-        pair_gt = np.arange(n.sum()) + np.repeat(start[rows] - offset, n)
-        pair_iou = paired_overlap(np.repeat(boxes[rows], n, axis=0), gt_boxes[pair_gt], crowds)
-        best = np.maximum.reduceat(pair_iou, offset)
-        is_best = np.flatnonzero(pair_iou == np.repeat(best, n))
-        winner = is_best[np.searchsorted(is_best, offset)]
-        iou[rows], index[rows] = best, pair_gt[winner]
-    return iou, index
+    offset = np.cumsum(count) - count
+    box = np.repeat(np.arange(len(images)), count)
+    return box, np.arange(len(box)) + np.repeat(start - offset, count)
+
+
+def row_maxima(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each different row: (the row, its greatest value, the first place that has it).
+
+    rows (K,) is ascending; values (K,).
+    """
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    if not len(starts):
+        return rows[:0], values[:0], starts
+    best = np.maximum.reduceat(values, starts)
+    is_best = np.flatnonzero(values == np.repeat(best, np.diff(starts, append=len(rows))))
+    return rows[starts], best, is_best[np.searchsorted(is_best, starts)]
 
 
 def match(
@@ -131,7 +148,7 @@ def match_all(
     """
     if not 0 < iou_thresh <= 1:
         raise ValueError(f"iou_thresh {iou_thresh} is not in (0, 1]")
-    boxes, scores, classes, images = _flatten(records, detections, num_classes)
+    boxes, scores, classes, images = flatten(records, detections, num_classes)
     order = np.lexsort((-scores, classes))  # stable
     boxes, scores, classes, images = (x[order] for x in (boxes, scores, classes, images))
     gt_boxes = np.concatenate([r.boxes for r in records] or [np.zeros((0, 4))])
@@ -222,7 +239,7 @@ def in_order(
         yield record, found
 
 
-def _flatten(
+def flatten(
     records: Sequence[ImageRecord], detections: Mapping[ImageId, Detections], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """All detections in the records' order: boxes (D, 4), scores, classes and images (D,)."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mxrcnn.evaluation.best_f1 import BestF1
+from mxrcnn.evaluation.errors import Errors
 from mxrcnn.files import atomic_write
 from mxrcnn.tables import aligned, is_measured, plain
 
@@ -30,7 +31,8 @@ class Report:
     main: the name in `metrics` of the main number, such as "mAP". best_f1: by class name; None if
     no detection of the class is right. tested: what was tested (checkpoint, precision, imageset).
     intervals: (low, high) of 95 % by metric; class_intervals: by class and column of per_class; see
-    `mxrcnn test --ci`. NaN, and pycocotools' -1, mean that there was nothing to measure.
+    `mxrcnn test --ci`. errors: what is wrong with the detections, if that was asked for. NaN, and
+    pycocotools' -1, mean that there was nothing to measure.
     """
 
     metrics: dict[str, float]
@@ -43,6 +45,7 @@ class Report:
     tested: dict[str, str] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    errors: Errors | None = None
 
     @property
     def label(self) -> str:
@@ -85,15 +88,17 @@ class Report:
             ]
             head = ["95 % interval", *(c.replace("_", " ") for c in columns)]
             parts.append(aligned([head, *rows], rule=True))
+        if self.errors:
+            parts.append(self.errors.table())
         if self.notes:
             parts.append("\n".join(self.notes))
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metric, main, metrics, per_class, best_f1_threshold, tested, notes, and any intervals.
+        """metric, main, metrics, per_class, best_f1_threshold, tested, notes, intervals, errors.
 
         best_f1_threshold has `threshold`, `f1`, `precision` and `recall` by class, or null. null
-        also stands for non-finite numbers.
+        also stands for non-finite numbers. Intervals and errors are there if they were asked for.
         """
         intervals = {"metrics": self.intervals, "per_class": self.class_intervals}
         return {
@@ -105,6 +110,7 @@ class Report:
             "tested": self.tested,
             "notes": list(self.notes),
             **({"intervals": plain(intervals)} if self.intervals or self.class_intervals else {}),
+            **({"errors": self.errors.to_json()} if self.errors else {}),
         }
 
     def merge(self, other: Report) -> Report:
@@ -129,6 +135,7 @@ class Report:
             {**other.tested, **self.tested},
             {**other.intervals, **self.intervals},
             {**other.class_intervals, **self.class_intervals},
+            self.errors or other.errors,
         )
 
 

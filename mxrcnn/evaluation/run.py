@@ -21,6 +21,7 @@ from mxrcnn.data.transforms import count_reduced
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import has_validation, validation_images, validation_name
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
+from mxrcnn.evaluation.errors import find_errors
 from mxrcnn.evaluation.intervals import with_intervals
 from mxrcnn.evaluation.matching import image_scores
 from mxrcnn.evaluation.recall import proposal_recall
@@ -254,6 +255,9 @@ def write_all(
             "intervals", lambda: with_intervals(dataset, detections, request.metric), none
         )
         report = report.merge(added)
+    counted, _ = without_unannotated(dataset, detections)
+    wrong = steps.run("errors", lambda: Report({}, errors=find_errors(dataset, counted)), none)
+    report = report.merge(wrong)
     report = report.merge(steps.run("recall", lambda: measured(dataset, found), none))
     report = report.merge(about)
     report = report.merge(Report({}, notes=[*_name_notes(dataset), *steps.failures]))
