@@ -1,4 +1,4 @@
-"""The errors of detections: equal to tidecv's, and on cases that one can check by eye."""
+"""Errors of detections: equal to tidecv's, and on cases that one can check by eye; confusion."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mxrcnn.data.records import Detections
+from mxrcnn.evaluation.confusion import confusion
 from mxrcnn.evaluation.errors import KINDS, find_errors
+from symnet.geometry.boxes import iou, paired_coverage
 from tests.factories import make_dataset, make_record
 
 TIDE = json.loads((Path(__file__).parent / "data/tide.json").read_text())["sets"]
@@ -52,6 +54,9 @@ def test_equal_to_tide(drawn):
         assert count <= theirs if crowds else count == theirs
         assert 100 * errors.cost[kind] == pytest.approx(drawn["cost"][kind], abs=1e-9)
     assert errors.counts["missed"] == drawn["counts"]["missed"]
+    assert errors.of_objects.count("missed") == errors.counts["missed"]
+    for kind in KINDS[:-1]:
+        assert errors.of_detections.count(kind) == errors.counts[kind]
     assert 100 * errors.ap == pytest.approx(drawn["ap"], abs=1e-9)
 
 
@@ -99,3 +104,38 @@ def test_the_best_hundred_of_an_image_count():
     rows = np.tile(np.float64([60, 0, 70, 10]), (150, 1))
     detections = Detections(rows, np.linspace(0.1, 0.9, 150), np.ones(150, np.int64))
     assert find_errors(make_dataset([make_record()]), {"a": detections}).counts["background"] == 100
+
+
+def slow_confusion(dataset, detections, score, least):
+    """The matrix by plain loops over sorted pairs."""
+    table = np.zeros((dataset.num_classes,) * 2, int)
+    for record in dataset.records:
+        found = detections[record.image_id]
+        found = found[found.scores >= score]
+        region = np.asarray(record.crowd) | np.asarray(record.difficult)
+        overlap = iou(found.boxes, record.boxes)
+        pairs = sorted(np.argwhere(overlap >= least).tolist(), key=lambda p: -overlap[tuple(p)])
+        free = [set(range(len(found))), set(np.flatnonzero(~region))]
+        for d, g in pairs:
+            if d in free[0] and g in free[1]:
+                table[record.classes[g], found.classes[d]] += 1
+                free[0].remove(d)
+                free[1].remove(g)
+        for g in free[1]:
+            table[record.classes[g], 0] += 1
+        for d in free[0]:
+            boxes = np.repeat(found.boxes[d : d + 1], len(record), axis=0)
+            inside = paired_coverage(boxes, record.boxes) >= least
+            if not (inside & region & (record.classes == found.classes[d])).any():
+                table[0, found.classes[d]] += 1
+    return table
+
+
+@pytest.mark.parametrize("drawn", TIDE, ids=["no crowds", "crowds"])
+@pytest.mark.parametrize(("score", "least"), [(0.0, 0.5), (0.4, 0.3), (1.1, 0.5)])
+def test_confusion_equals_plain_loops(drawn, score, least):
+    dataset, detections = read(drawn)
+    table = confusion(dataset, detections, score, least)
+    assert table.tolist() == slow_confusion(dataset, detections, score, least).tolist()
+    objects = sum(int((~r.crowd).sum()) for r in dataset.records)
+    assert table[1:].sum() == objects

@@ -27,7 +27,7 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 #: detections of an image that count, best first, as in COCO
 MOST = 100
 #: what a detection is; `missed` is what an object is
-RIGHT, IGNORED = "right", "ignored"
+RIGHT, IGNORED, BEYOND = "right", "ignored", "beyond"
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 _CODES = {name: code for code, name in enumerate((RIGHT, IGNORED, *KINDS))}
 
@@ -38,13 +38,18 @@ class Errors:
 
     counts: by kind. cost: the AP (0 to 1) that mending all errors of a kind would add to `ap`, the
     mean AP at IoU 0.5. by_class: counts by class name and kind; an error belongs to the class of
-    the detection, a missed object to its own.
+    the detection, a missed object to its own. of_detections: the kind of each, or `right`,
+    `ignored`, `beyond` (after the 100 best of its image); of_objects: `found`, `missed`, `mendable`
+    (nothing finds it, but a mended detection would), `ignored`. Both in the order of the records,
+    and of an image's detections and objects.
     """
 
     ap: float
     counts: dict[str, int]
     cost: dict[str, float]
     by_class: dict[str, dict[str, int]]
+    of_detections: tuple[str, ...] = ()
+    of_objects: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Plain text, a row for each kind: what costs most first."""
@@ -76,6 +81,8 @@ class _Matched:
     gt_classes: np.ndarray
     found: np.ndarray
     missed: np.ndarray
+    of_detections: tuple[str, ...]
+    of_objects: tuple[str, ...]
 
 
 def find_errors(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> Errors:
@@ -101,12 +108,14 @@ def find_errors(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> E
         row["missed"] = int(matched.missed[matched.gt_classes == number].sum())
         by_class[name] = row
     counts = {kind: sum(row[kind] for row in by_class.values()) for kind in KINDS}
-    return Errors(ap, counts, cost, by_class)
+    told = matched.of_detections, matched.of_objects
+    return Errors(ap, counts, cost, by_class, *told)
 
 
 def _match(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> _Matched:
     records = dataset.records
-    boxes, scores, classes, images = flatten(records, detections, dataset.num_classes)
+    flat = flatten(records, detections, dataset.num_classes)
+    boxes, scores, classes, images = flat
     order = np.lexsort((-scores, images))  # stable
     place = np.arange(len(order)) - np.searchsorted(images[order], images[order])
     order = order[place < MOST]
@@ -137,7 +146,13 @@ def _match(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> _Match
     reachable[mends[mends >= 0]] = True
     mends = _best_only(mends, scores)
     missed = ~found & ~reachable
-    return _Matched(scores, classes, codes, mends, gt_classes[real], found, missed)
+
+    of_detections = np.full(len(flat[0]), BEYOND, object)
+    of_detections[order] = np.array(list(_CODES), object)[codes]
+    of_objects = np.full(len(left_out), IGNORED, object)
+    of_objects[real] = np.select([found, missed], ["found", "missed"], "mendable")
+    told = tuple(of_detections), tuple(of_objects)
+    return _Matched(scores, classes, codes, mends, gt_classes[real], found, missed, *told)
 
 
 def _greedy(
