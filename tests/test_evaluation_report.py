@@ -215,6 +215,7 @@ def test_names_that_training_takes_can_be_tested(tested):
         ("write_voc_submission", "results/"),
         ("evaluate", "metric"),
         ("find_errors", "errors"),
+        ("write_page", "report.html"),
         ("measured", "recall"),
         ("write_report", "report.json"),
         ("viz.plot_precision_recall", "precision_recall/"),
@@ -234,7 +235,7 @@ def test_what_fails_after_the_detections_loses_nothing_else(
     assert failure.startswith(f"{lost} failed: ")
     assert "disk full" in failure or "KeyError: 'odd'" in failure
     files = {"coco_results.json", "data.json", "results/", "report.json"}
-    files |= {"precision_recall/", "pictures/"}
+    files |= {"report.html", "precision_recall/", "pictures/"}
     assert set(outcome.written) == files - {lost}
     assert {path.name for path in outcome.out.iterdir()} == {f.strip("/") for f in outcome.written}
     if broken in ("evaluate", "measured", "write_voc_submission"):

@@ -22,6 +22,7 @@ from mxrcnn.program import command, has_no_reader, started
 COMMANDS = {
     "train": ("mxrcnn.cli.train", "train a detector, or resume a run"),
     "test": ("mxrcnn.cli.test", "test a run: AP by class, curves, pictures"),
+    "report": ("mxrcnn.cli.report", "show a test in the browser: errors, curves, every image"),
     "compare": ("mxrcnn.cli.compare", "compare two tested runs: is one really better?"),
     "predict": ("mxrcnn.cli.predict", "detect objects in images"),
     "check": ("mxrcnn.cli.check", "check a data set before training"),

@@ -6,6 +6,7 @@ Letters: D detections, G objects (ground truth), K (detection, object) pairs of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -91,3 +92,11 @@ def best_score(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> fl
     order = np.argsort(-joined[0], kind="stable")
     best = best_f1(ClassVerdicts(*(x[order] for x in joined[:3]), *joined[3:]))
     return best.threshold if best else 0.5
+
+
+def confusion_entry(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> dict[str, Any]:
+    """The matrix at `best_score` for report.json: score, iou, classes, and counts as rows."""
+    score = best_score(dataset, detections)
+    counts = confusion(dataset, detections, score).tolist()
+    names = ["background", *dataset.class_names]
+    return {"score": score, "iou": IOU, "classes": names, "counts": counts}

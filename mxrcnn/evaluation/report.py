@@ -31,8 +31,9 @@ class Report:
     main: the name in `metrics` of the main number, such as "mAP". best_f1: by class name; None if
     no detection of the class is right. tested: what was tested (checkpoint, precision, imageset).
     intervals: (low, high) of 95 % by metric; class_intervals: by class and column of per_class; see
-    `mxrcnn test --ci`. errors: what is wrong with the detections, if that was asked for. NaN, and
-    pycocotools' -1, mean that there was nothing to measure.
+    `mxrcnn test --ci`. errors: what is wrong with the detections; confusion: see
+    `confusion_entry`; both if that was asked for. NaN, and pycocotools' -1, mean that there was
+    nothing to measure.
     """
 
     metrics: dict[str, float]
@@ -46,6 +47,7 @@ class Report:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     class_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     errors: Errors | None = None
+    confusion: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -95,10 +97,10 @@ class Report:
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """metric, main, metrics, per_class, best_f1_threshold, tested, notes, intervals, errors.
+        """metric, main, metrics, per_class, best_f1_threshold, tested, notes, and what was asked.
 
         best_f1_threshold has `threshold`, `f1`, `precision` and `recall` by class, or null. null
-        also stands for non-finite numbers. Intervals and errors are there if they were asked for.
+        also stands for non-finite numbers. `intervals`, `errors` and `confusion` may be asked for.
         """
         intervals = {"metrics": self.intervals, "per_class": self.class_intervals}
         return {
@@ -111,6 +113,7 @@ class Report:
             "notes": list(self.notes),
             **({"intervals": plain(intervals)} if self.intervals or self.class_intervals else {}),
             **({"errors": self.errors.to_json()} if self.errors else {}),
+            **({"confusion": self.confusion} if self.confusion else {}),
         }
 
     def merge(self, other: Report) -> Report:
@@ -136,6 +139,7 @@ class Report:
             {**other.intervals, **self.intervals},
             {**other.class_intervals, **self.class_intervals},
             self.errors or other.errors,
+            self.confusion or other.confusion,
         )
 
 

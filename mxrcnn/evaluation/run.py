@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mxrcnn import viz
-from mxrcnn.config import Config, ConfigError, override
+from mxrcnn.config import Config, ConfigError, override, to_dict
 from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.images import decoder, read_image
@@ -20,10 +20,13 @@ from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.data.transforms import count_reduced
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import has_validation, validation_images, validation_name
+from mxrcnn.evaluation.confusion import confusion_entry
 from mxrcnn.evaluation.core import AUTO, choose_metric, evaluate, without_unannotated
 from mxrcnn.evaluation.errors import find_errors
 from mxrcnn.evaluation.intervals import with_intervals
 from mxrcnn.evaluation.matching import image_scores
+from mxrcnn.evaluation.page.content import Shown, content, run_commands
+from mxrcnn.evaluation.page.write import FILE_NAME, write_page
 from mxrcnn.evaluation.recall import proposal_recall
 from mxrcnn.evaluation.report import Report, write_report
 from mxrcnn.evaluation.submission import (
@@ -34,6 +37,7 @@ from mxrcnn.evaluation.submission import (
 )
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
+from mxrcnn.runs.checkpoint import RunFolder
 from symnet.machine import mx
 
 T = TypeVar("T")
@@ -255,13 +259,12 @@ def write_all(
             "intervals", lambda: with_intervals(dataset, detections, request.metric), none
         )
         report = report.merge(added)
-    counted, _ = without_unannotated(dataset, detections)
-    wrong = steps.run("errors", lambda: Report({}, errors=find_errors(dataset, counted)), none)
-    report = report.merge(wrong)
+    report = report.merge(steps.run("errors", lambda: _wrong(dataset, detections), none))
     report = report.merge(steps.run("recall", lambda: measured(dataset, found), none))
     report = report.merge(about)
     report = report.merge(Report({}, notes=[*_name_notes(dataset), *steps.failures]))
     steps.run("report.json", lambda: write_report(report, out), None)
+    steps.run(FILE_NAME, lambda: _write_page(request, config, dataset, found, report, out), None)
     curves = out / "precision_recall"
     pictures = steps.run(
         "precision_recall/", lambda: viz.plot_precision_recall(report, curves)[:1], []
@@ -271,6 +274,30 @@ def write_all(
     )
     written = tuple(what for what in steps.written if (out / what).exists())
     return TestOutcome(report, out, written, tuple(pictures), tuple(steps.failures))
+
+
+def _wrong(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> Report:
+    """The errors and the confusion matrix."""
+    counted, _ = without_unannotated(dataset, detections)
+    table = confusion_entry(dataset, counted)
+    return Report({}, errors=find_errors(dataset, counted), confusion=table)
+
+
+def _write_page(
+    request: TestRequest, config: Config, dataset: Dataset, found: Found, report: Report, out: Path
+) -> None:
+    run = RunFolder(request.run)
+    shown = Shown(
+        request.run,
+        dataset,
+        found.detections,
+        report.to_json(),
+        config.data,
+        run.read_log(),
+        run_commands(request.run, request.imageset or ""),
+        to_dict(config),
+    )
+    write_page(content(shown, out), out / FILE_NAME)
 
 
 def _name_notes(dataset: Dataset) -> list[str]:
