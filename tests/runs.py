@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mxrcnn.runs.checkpoint import RunFolder, load_arrays
+from mxrcnn.training.trainer import Trainer
 from tests.conftest import REPO
 from tests.factories import TINY
 
@@ -48,6 +50,19 @@ def assert_same_end(run: Path, other: Path) -> None:
     assert run.best() == other.best()
     validations = [[r for r in f.read_log() if r["kind"] == "val"] for f in (run, other)]
     assert validations[0] == validations[1]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGTERM) -> None:
+    """Send the process a signal after this many steps."""
+    advance = Trainer.advance
+
+    def advance_and_stop(trainer: Trainer) -> bool:
+        ended = advance(trainer)
+        if trainer.state.step == step:
+            os.kill(os.getpid(), signum)
+        return ended
+
+    monkeypatch.setattr(Trainer, "advance", advance_and_stop)
 
 
 def launch(*args: str | Path, script: tuple[str, ...] = (str(TRAIN),)) -> subprocess.Popen:

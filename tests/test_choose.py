@@ -317,7 +317,7 @@ def test_tiny_objects_in_large_photos_are_told():
     made, lines, _ = chosen(photos(50, (4000, 6000), (20, 20, 20, 900)))
     assert made.config.data.short_side == 800
     assert "75% of the objects have a side below 8 pixels at this size" in lines
-    assert ("--tile N" in lines) is hasattr(made.config.data, "tile")
+    assert "--tile N" in lines
     assert made.config.data.reduced_jpeg
     made, lines, _ = chosen(photos(50))
     assert "below 8 pixels" not in lines
@@ -354,6 +354,13 @@ def test_what_the_user_gives_stays_and_the_rest_is_still_chosen():
     assert re.search(r"epochs +7 +yours \(--epochs\)", lines)
     assert re.search(r"image size +320 x 448 +yours \(--short-side\)", lines)
     assert re.search(r"averaging +0\.9 +yours \(--set\)", lines)
+    machine = Machine()
+    made, lines, _ = chosen(photos(4, (1000, 1500)), machine, settings={"data.tile": 256})
+    data = made.config.data
+    assert (data.tile, data.short_side, data.long_side) == (256, 256, 256)
+    assert machine.images == 4 * (1 + 5 * 8)
+    assert re.search(r"image size +256 x 256", lines)
+    assert "--tile" not in lines
     made, _, _ = chosen(photos(), settings={"data.long_side": 320})
     assert (made.config.data.short_side, made.config.data.long_side) == (192, 320)
 

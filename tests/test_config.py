@@ -350,6 +350,11 @@ def values_of(cls: type) -> st.SearchStrategy:
         )
     if "square" in fields:
         made = made.filter(lambda values: values["long_side"] or not values["square"])
+    if "tile" in fields:  # none where it is too small
+        sides = ("tile", "short_side", "long_side")
+        made = made.map(
+            lambda v: {**v, "tile": v["tile"] if min(v[s] or 64 for s in sides) >= 64 else 0}
+        )
     if "val_share" in fields:  # either a share, or other images, or another data set's
         share = {"val_imageset": "", "val_dataset": "", "val_root": "", "val_images": ""}
         made = made.map(lambda values: {**values, **(share if values["val_share"] else {})})

@@ -49,6 +49,7 @@ from tests.runs import (
     logged,
     new_run,
     resume_to_the_end,
+    stop_at,
     wait_until,
 )
 
@@ -88,19 +89,6 @@ def begin(data_root, tmp_path):
 def resume(run: Path, **settings) -> Trainer:
     named = {key.replace("__", "."): value for key, value in settings.items()}
     return prepare(TrainRequest(resume=str(run), settings=named))
-
-
-def stop_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
-    """Send the process a signal after this many steps."""
-    advance = Trainer.advance
-
-    def advance_and_stop(trainer: Trainer) -> bool:
-        ended = advance(trainer)
-        if trainer.state.step == step:
-            os.kill(os.getpid(), signum)
-        return ended
-
-    monkeypatch.setattr(Trainer, "advance", advance_and_stop)
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def test_a_full_tile_is_told():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 0}, "tile=0: expected a number of pixels, or auto"),
+        ({"tile": -1}, "tile=-1: expected a number of pixels, or auto"),
         ({"tile": "big"}, "tile='big'"),
         ({"tile": True}, "tile=True"),
         (

@@ -17,7 +17,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mxrcnn.cli.common import add_data, add_data_path, add_words, given_settings, use_data
+from mxrcnn.cli.common import (
+    TILES,
+    add_data,
+    add_data_path,
+    add_settings,
+    add_words,
+    given_settings,
+    use_data,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--network", help="the network whose anchors to check; default: faster_rcnn_vgg16")
     add("--preset", metavar="NAME", help="as in mxrcnn train")
+    add_settings(parser, TILES)
     add_words(parser)
     add("--json", metavar="FILE", help="write the full report, with every fault")
     add("--out", metavar="DIR", help="draw pictures in this folder")

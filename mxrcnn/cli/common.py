@@ -16,6 +16,18 @@ T = TypeVar("T")
 
 METRICS = ("auto", "voc07", "voc12", "coco")
 SKIP_BAD = {"data.skip_bad": (bool, "", "leave out bad files instead of stopping")}
+TILES = {
+    "data.tile": (
+        int,
+        "N",
+        "cut images that are larger into tiles of N x N of their pixels; 0: do not (docs/train.md)",
+    ),
+    "data.overlap": (
+        float,
+        "SHARE",
+        "the least share of a tile that neighbours have in common, default 0.2",
+    ),
+}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

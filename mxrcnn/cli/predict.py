@@ -147,14 +147,21 @@ def _load(args: argparse.Namespace) -> Predictor:
 
 
 def _tiled(args: argparse.Namespace, predictor: Predictor) -> TiledPredictor | None:
+    """The predictor in tiles that --tile asks for, or by default the model's training."""
     from mxrcnn.config import ConfigError
     from mxrcnn.inference.tiles import TiledPredictor, Tiling
 
-    if args.tile is None:
+    data = predictor.config.data
+    tile = data.tile if args.tile is None else args.tile
+    tile = int(tile) if str(tile).isdecimal() else tile
+    if tile == 0:
         if args.overlap is not None or args.tile_scale is not None:
             raise ConfigError("--overlap and --tile-scale are for --tile N")
+        if data.tile:
+            _say(f"--tile 0: in training, images were cut into tiles of {data.tile} pixels")
         return None
-    tile = int(args.tile) if args.tile.isdecimal() else args.tile
+    if args.tile is None:
+        _say(f"--tile {tile}: as in training (--tile 0: only whole images)")
     tiling = Tiling(tile, args.overlap, args.tile_scale, args.batch_size)
     return TiledPredictor(predictor, tiling)
 

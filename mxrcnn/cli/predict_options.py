@@ -70,14 +70,15 @@ def _add_tiles(group: argparse._ArgumentGroup) -> None:
         "--tile",
         metavar="N|auto",
         help="look at the whole image and at tiles of N x N of its pixels, and join objects that "
-        "their borders cut; auto: the size of the training images",
+        "their borders cut; auto: the size of the training images; 0: at the whole image only; "
+        "default: as in training",
     )
     add(
         "--overlap",
         type=float,
         metavar="SHARE",
-        help="the least share of a tile that neighbours have in common; default: 0.2, "
-        "or 0.4 with --tile auto",
+        help="the least share of a tile that neighbours have in common; default: as in training, "
+        "or else 0.2, or 0.4 with --tile auto",
     )
     add(
         "--tile-scale",

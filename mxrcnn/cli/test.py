@@ -14,11 +14,21 @@ import sys
 from mxrcnn.cli.common import (
     add_data_path,
     add_run,
+    add_settings,
     add_test_data,
     request_of,
     use_data,
     use_known_run,
 )
+
+TILE = {
+    "data.tile": (
+        int,
+        "N",
+        "predict larger images in tiles of N x N of their pixels; 0: do not; default: as in "
+        "training",
+    ),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_data_path(parser)
     add_test_data(parser)
+    add_settings(parser, TILE)
     add("--imageset", help="images to test on; default: the run's validation images")
     add("--params", metavar="FILE", help="test these .params instead of a checkpoint")
     add(

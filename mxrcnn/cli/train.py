@@ -6,6 +6,7 @@ examples:
   mxrcnn train --data photos --val 0.2 --network fcos_regnetx_400mf --preset quick
   mxrcnn train --dataset voc --data-root VOCdevkit --imageset 2007_trainval \\
       --val-imageset 2007_test --pretrained vgg16 --out runs/voc07
+  mxrcnn train --data aerial --val 0.2 --tile 1024
   mxrcnn train --pretrained runs/r50 --dataset coco --data-root fruits_nuts \\
       --imageset trainval --out runs/fruits
   mxrcnn train --resume runs/voc07
@@ -22,6 +23,7 @@ from typing import Any
 from mxrcnn.cli.common import (
     METRICS,
     SKIP_BAD,
+    TILES,
     add_data,
     add_data_path,
     add_settings,
@@ -52,6 +54,7 @@ IMAGES = {
     "data.imageset": (str, "NAME", "such as 2007_trainval+2012_trainval, or train2017"),
     "data.val_imageset": (str, "NAME", "images to validate on (see --val-every)"),
     **SKIP_BAD,
+    **TILES,
 }
 TRAINING = {
     "data.augment": (

@@ -16,6 +16,8 @@ from symnet.config.ranges import FROM_0, FROM_1, Range, check_ranges
 
 #: most pixels that an image file may have: Pillow's own limit against decompression bombs
 MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
+#: the least side of a tile, in pixels of the image and of the network, and the most overlap
+LEAST_TILE, MOST_OVERLAP = 64, 0.9
 
 
 class ConfigError(ValueError):
@@ -36,6 +38,8 @@ DATA_RANGES = {
     "pad_multiple": FROM_1,
     **dict.fromkeys(("val_share", "repeat_thresh"), Range(0, 1, below=True)),
     "split_seed": FROM_0,
+    **dict.fromkeys(("tile", "empty_tiles"), FROM_0),
+    "overlap": Range(0, MOST_OVERLAP),
     "mean": Range(0, 255, count=3),
     "std": Range(0, above=True, count=3),
 }
@@ -72,6 +76,11 @@ class DataConfig:
     #: while training, decode a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough pixels
     reduced_jpeg: bool = False
     exif_orientation: bool = False  #: rotate images by their EXIF tag; boxes are in rotated pixels
+    #: cut larger images into tiles of this many pixels a side, see docs/train.md; 0: do not
+    tile: int = 0
+    overlap: float = 0.2  #: least share of a tile that neighbours have in common, 0 to 0.9
+    #: tiles without objects that an epoch shows, per tile with objects; keep_empty=false: none
+    empty_tiles: float = 0.25
     flip: bool = True  #: also use each image mirrored, which doubles an epoch; see augment
     #: none, basic (what flip says), strong, or a list of transforms; see docs/augment.md
     augment: tuple[str, ...] = ("basic",)
@@ -81,8 +90,8 @@ class DataConfig:
     resize: Literal["antialias", "linear"] = "antialias"
     #: round resized sides to the nearest pixel, or down as torchvision does
     size_rounding: Literal["round", "floor"] = "round"
-    #: pixels after resizing per pixel of the files, the median of the images trained on; recorded
-    #: by training for mxrcnn predict --tile; 0: unknown
+    #: pixels after resizing per pixel of the files, the median of the images trained on, or of
+    #: their tiles; recorded by training for mxrcnn predict --tile; 0: unknown
     trained_scale: float = 0.0
     #: subtracted from red, green and blue, which range from 0 to 255
     mean: tuple[float, ...] = (123.68, 116.779, 103.939)
@@ -112,6 +121,12 @@ class DataConfig:
             )
         if len(set(self.class_names)) < len(self.class_names):
             raise ConfigError(f"data.class_names={self.class_names!r}: a name occurs twice")
+        sides = [side for side in (self.tile, self.short_side, self.long_side) if side]
+        if self.tile and min(sides) < LEAST_TILE:
+            raise ConfigError(
+                f"data.tile={self.tile}, short_side={self.short_side}, long_side={self.long_side}: "
+                f"tiles have at least {LEAST_TILE} pixels a side, also when resized"
+            )
 
     @property
     def least_padded_side(self) -> int:

@@ -59,6 +59,11 @@ _OTHERS_NAMES: dict[tuple[str, ...], str] = {
     ("data.flip",): "fliplr hflip horizontal_flip random_flip flip_prob",
     ("data.augment",): "augmentation augmentations aug transforms data_augmentation mosaic mixup "
     "copy_paste hsv_h hsv_s hsv_v color_jitter jitter flipud degrees auto_augment",
+    ("data.tile",): "slice slice_size slice_height slice_width tile_size patch_size crop_size "
+    "img_slice_size tiling",
+    ("data.overlap",): "overlap_ratio overlap_height_ratio overlap_width_ratio tile_overlap "
+    "slice_overlap overlap_share",
+    ("data.empty_tiles",): "ignore_negative_samples negative_ratio background_ratio empty_ratio",
     ("data.mean",): "pixel_mean pixel_means img_mean image_mean",
     ("data.std",): "pixel_std pixel_stds img_std image_std",
     ("data.pad_multiple",): "size_divisor size_divisibility pad_size_divisor",

@@ -15,6 +15,7 @@ import numpy as np
 from mxrcnn.config import Config, DataConfig
 from mxrcnn.data.records import DataError, Dataset, ImageRecord
 from mxrcnn.data.repeats import Repeats, draw, most_drawn
+from mxrcnn.data.tiles import epoch_shares
 from mxrcnn.data.transforms import (
     Augmentation,
     check_masks,
@@ -94,9 +95,15 @@ class TrainingPlan:
             for side in (True, False)
             if (wide == side).any()
         ]
-        self.repeats = Repeats.of(records, data) if data.repeat_thresh else None
+        # how often each image comes in an epoch, in the mean; None: once
+        self._often = epoch_shares(records, data) if data.tile else None
+        self._alike = _alike(records, self._often) if self.augmentation.partners else []
+        self.repeats = None
+        if data.repeat_thresh:
+            often = np.ones(len(records)) if self._often is None else self._often
+            self.repeats = Repeats.of(records, data, often.sum())
+            self._often = often * self.repeats.images
         self._drawn = [most_drawn(self._factors(group)) for group in self._groups]
-        self._alike = _alike(records) if self.augmentation.partners else []
         most = max(1, *(_rows(r, config) for r in records))
         self.capacity = max(most, min(most * (1 + self.augmentation.partners), MOST_ROWS))
 
@@ -107,7 +114,7 @@ class TrainingPlan:
 
     def _factors(self, group: np.ndarray) -> np.ndarray:
         """How often each of a group's images comes in an epoch, in the mean."""
-        return self.repeats.images[group[:, 0]] if self.repeats else np.ones(len(group))
+        return np.ones(len(group)) if self._often is None else self._often[group[:, 0]]
 
     def largest_size(self) -> tuple[int, int]:
         """The (H, W) of the largest area that a batch can have."""
@@ -125,7 +132,7 @@ class TrainingPlan:
         batches = []
         for group, drawn in zip(self._groups, self._drawn):
             order = rng.permutation(len(group))
-            if self.repeats:
+            if self._often is not None:
                 order = np.repeat(order, draw(self._factors(group[order]), rng))
                 order = rng.permutation(order)
             missing = drawn + -drawn % self._batch_size - len(order)
@@ -200,10 +207,16 @@ def _rows(record: ImageRecord, config: Config) -> int:
     return int(trainable_objects(record, config.data).sum())
 
 
-def _alike(records: Sequence[ImageRecord]) -> list[np.ndarray]:
-    """For each record, those that are annotated for the same classes, itself among them."""
+def _alike(records: Sequence[ImageRecord], often: np.ndarray | None) -> list[np.ndarray]:
+    """For each record, those that are annotated for the same classes.
+
+    Those that come less often than once an epoch are only there if there are no others.
+    """
     groups: dict[tuple[int, ...] | None, list[int]] = {}
     for i, record in enumerate(records):
         groups.setdefault(record.active_classes, []).append(i)
-    arrays = {key: np.array(group) for key, group in groups.items()}
-    return [arrays[record.active_classes] for record in records]
+    pools = {key: np.array(group) for key, group in groups.items()}
+    for key, pool in pools.items() if often is not None else ():
+        usual = pool[often[pool] >= 1]
+        pools[key] = usual if len(usual) else pool
+    return [pools[record.active_classes] for record in records]

@@ -47,6 +47,18 @@ def _check_lengths(owner: str, fields: ImageRecord | Detections, names: str) -> 
             raise ValueError(f"{owner}: {len(fields)} boxes but {len(value)} {name}")
 
 
+class Window(NamedTuple):
+    """The part of an image file that a record shows.
+
+    frame: xyxy in whole pixels. size: (height, width) of the whole image. store: a folder for
+    decoded images, see `mxrcnn.data.store`, or None.
+    """
+
+    frame: tuple[int, int, int, int]
+    size: tuple[int, int]
+    store: Path | None = None
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One image of a data set and its objects.
@@ -54,8 +66,9 @@ class ImageRecord:
     boxes (N, 4) xyxy; classes (N,) int64 in 1..C-1; crowd, difficult, truncated (N,) bool;
     areas (N,) float32 in square pixels; masks: None, or N COCO segmentations (polygons or RLE).
     height and width are those of the image as the loader decodes it. active_classes: the classes
-    that the image is annotated for, background 0 included, or None for all. Raises ValueError for
-    arrays of different lengths.
+    that the image is annotated for, background 0 included, or None for all. window: the part of the
+    file that this image is, or None for all of it. Raises ValueError for arrays of different
+    lengths.
     """
 
     image_id: ImageId
@@ -70,6 +83,7 @@ class ImageRecord:
     areas: np.ndarray
     masks: tuple[Any, ...] | None = None
     active_classes: tuple[int, ...] | None = None
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         owner = f"ImageRecord {self.image_id}"

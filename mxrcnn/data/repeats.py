@@ -23,15 +23,18 @@ class Repeats:
     classes: np.ndarray
 
     @classmethod
-    def of(cls, records: Sequence[ImageRecord], data: DataConfig) -> Repeats:
+    def of(
+        cls, records: Sequence[ImageRecord], data: DataConfig, epoch: float | None = None
+    ) -> Repeats:
         """max(1, sqrt(t / f)) of each class (formula 1), and the largest of each image's classes.
 
         t is data.repeat_thresh, f the share of the images that have the class. Objects that are not
-        trained on do not count.
+        trained on do not count. epoch: the images of an epoch, if some without objects come less
+        often than once.
         """
         there = [np.unique(r.classes[trainable_objects(r, data)]) for r in records]
         seen = np.bincount(np.concatenate([np.zeros(0, np.int64), *there]))
-        share = np.maximum(seen, 1) / len(records)
+        share = np.maximum(seen, 1) / (epoch or len(records))
         classes = np.where(seen > 0, np.maximum(1, np.sqrt(data.repeat_thresh / share)), 1)
         images = np.array([classes[found].max(initial=1) for found in there])
         return cls(images, classes[1:])  # class 0 is the background

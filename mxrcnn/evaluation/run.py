@@ -37,6 +37,7 @@ from mxrcnn.evaluation.submission import (
 )
 from mxrcnn.files import safe_name
 from mxrcnn.inference.detector import Detector
+from mxrcnn.inference.tiles import is_cut
 from mxrcnn.runs.checkpoint import RunFolder
 from symnet.machine import mx
 
@@ -214,7 +215,9 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     out = Path(request.out or run / f"test_{safe_name(imageset)}")
     out.mkdir(parents=True, exist_ok=True)
 
-    reduced = count_reduced(dataset.records, config.data)
+    cut = [is_cut(record, config.data) for record in dataset.records]
+    whole = [record for record, tiled in zip(dataset.records, cut) if not tiled]
+    reduced = count_reduced(whole, config.data)
     found = detect_all(detector, dataset, request.batch_size, request.num_workers)
     tested = {
         "checkpoint": detector.source,
@@ -228,6 +231,12 @@ def run_test(request: TestRequest, context: mx.Context | None = None) -> TestOut
     elif not request.imageset and config.data.val_dataset:
         source += f"; they are {config.data.val_imageset} of {config.data.val_root}"
     notes = [source, *dataset.notes.lines()]
+    if any(cut):
+        data = config.data
+        notes.append(
+            f"{sum(cut)} images were predicted in tiles of {data.tile} x {data.tile} pixels that "
+            f"overlap by at least {data.overlap:.0%}, and whole"
+        )
     if reduced:
         notes.append(
             f"{reduced} images are large JPEGs, which were decoded at 1/2, 1/4 or 1/8 of their size"

@@ -22,7 +22,7 @@ class ExportError(ValueError):
 #: the fields of DataConfig that determine how an image becomes `data` and `im_info`
 PREPROCESSING = (
     *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square"),
-    *("pad_multiple", "exif_orientation", "trained_scale"),
+    *("pad_multiple", "exif_orientation", "trained_scale", "tile", "overlap"),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
@@ -191,11 +191,12 @@ class Predictor:
         exif: "upright" rotates photos by their EXIF tag, "stored" does not. Boxes are in pixels of
         that image, and `Detections.orientation` says which. Arrays are never rotated.
         tile: look at the whole image and at tiles of it of this many pixels a side, and join what
-        their borders cut; "auto" is the size of the training images. None: at the whole image only,
-        as with images that fit into one tile (warns). overlap: the least share of a tile that
-        neighbours have in common, 0 to 0.9; None is 0.2, or 0.4 with tile="auto". tile_scale:
-        network pixels per pixel in tiles; None is that of the training (warns if the model does
-        not say it). See docs/predict.md.
+        their borders cut; "auto" is the size of the training images. 0: at the whole image only, as
+        with images that fit into one tile (warns). None: as the model was trained, in tiles of
+        `data.tile` pixels. overlap: the least share of a tile that neighbours have in common, 0 to
+        0.9; None is that of the training, or else 0.2, or 0.4 with tile="auto". tile_scale: network
+        pixels per pixel in tiles; None is that of the training (warns if the model does not say
+        it). See docs/predict.md.
 
         Raises DataError for unreadable files, ConfigError for invalid options (for an unknown
         class it names the closest one), and ValueError for other arrays.
@@ -206,10 +207,14 @@ class Predictor:
         wanted = Wanted(threshold, numbers, max_detections)
         many = isinstance(image, (list, tuple))
         images = image if many else [image]
-        if tile is None:
+        side = self.config.data.tile if tile is None else tile
+        if side == 0:
             found = list(self._predict(images, wanted, exif))
         else:
-            found = self._predict_tiles(images, wanted, exif, tile, overlap, tile_scale)
+            from mxrcnn.inference.tiles import Tiling, predict_in_tiles
+
+            tiling = Tiling(side, overlap, tile_scale)
+            found = predict_in_tiles(self, images, wanted, exif, tiling, tile is not None)
         return found if many else found[0]
 
     def class_numbers(self, classes: Classes) -> tuple[int, ...]:
@@ -238,25 +243,6 @@ class Predictor:
 
         for item, outputs in self.outputs(batches()):
             yield self.detections(outputs, 0, *item.size, wanted, item.orientation)
-
-    def _predict_tiles(
-        self, images: Iterable[Picture], wanted: Wanted, exif: Orientation, *tiling: Any
-    ) -> list[Detections]:
-        from mxrcnn.inference.tiles import TiledPredictor, Tiling
-
-        tiled = TiledPredictor(self, Tiling(*tiling))
-        if tiled.guessed:
-            warnings.warn(tiled.note, stacklevel=3)
-        found = []
-        for image in images:
-            item = tiled.prepare(image, exif, pixels=False)
-            if tiled.count(item) == 1:
-                warnings.warn(
-                    f"images that fit into a tile of {tiled.size} pixels are predicted whole",
-                    stacklevel=3,
-                )
-            found.append(tiled.detect(item, wanted))
-        return found
 
     def prepare(self, image: Picture, exif: Orientation) -> Prepared:
         """Read an image, resize and normalise it; raises as read_pixels does.
@@ -339,9 +325,13 @@ class Predictor:
         Boxes are in pixels of the annotated images: `data.exif_orientation` says whether those are
         rotated upright. proposals is None for detectors without any. masks=False skips pasting
         masks, the slowest step after the network. label: of the progress bar. num_workers:
-        processes that decode images ahead; 0 is a thread.
+        processes that decode images ahead; 0 is a thread. With `data.tile`, larger images are
+        predicted in tiles, one by one and without proposals; see `mxrcnn.inference.tiles`.
         """
         data = self.config.data
+        if data.tile:
+            yield from self._detect_both(dataset, batch_size, num_workers, progress, masks, label)
+            return
         plans = list(test_plans(dataset, data, self.pad_multiple, batch_size))
         wanted = Wanted(masks=masks)
         orientation = "upright" if data.exif_orientation else "stored"
@@ -362,6 +352,23 @@ class Predictor:
                     found = self.detections(outputs, row, *size, wanted, orientation)
                     yield record, found, self._proposals(outputs, row, *size)
                     bar.update()
+
+    def _detect_both(
+        self, dataset: Dataset, *how: Any
+    ) -> Iterator[tuple[ImageRecord, Detections, np.ndarray | None]]:
+        """`detect` for images that fit into a tile, then for those that are cut."""
+        from mxrcnn.inference.tiles import detect_cut, is_cut
+
+        data, (_, _, progress, masks, label) = self.config.data, how
+        cut = replace(dataset, records=tuple(r for r in dataset.records if is_cut(r, data)))
+        rest = replace(dataset, records=tuple(r for r in dataset.records if not is_cut(r, data)))
+        if rest.records:
+            plain = Predictor(self.engine, replace(self.config, data=replace(data, tile=0)))
+            for record, found, proposals in plain.detect(rest, *how):
+                yield record, found, None if cut.records else proposals
+        if cut.records:
+            for record, found in detect_cut(self, cut, progress, masks, label):
+                yield record, found, None
 
     def _proposals(self, outputs: Outputs, row: int, height: int, width: int) -> np.ndarray | None:
         """The proposals (P, 4) of an image in its pixels; None if the detector has none."""

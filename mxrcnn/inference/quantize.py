@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from mxrcnn.config import Config, ConfigError, check_shapes
 from mxrcnn.data.loader import test_loader
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.tiles import tile_dataset
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.files import atomic_folder
 from mxrcnn.inference.detector import inference_symbol
@@ -147,7 +148,8 @@ def _images(
     dataset: Dataset, config: Config, symbol: mx.sym.Symbol
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the graph's inputs for each image, after checking that int8 supports its shape."""
-    plans = test_plans(dataset, config.data, get_detector(config.network).stride, batch_size=1)
+    tiled = tile_dataset(dataset, replace(config.data, masks=False)).dataset
+    plans = test_plans(tiled, config.data, get_detector(config.network).stride, batch_size=1)
     with test_loader(config.data, num_workers=0) as loader:
         batches = loader.batches(plans)
         for batch in tqdm(batches, "calibrating", len(plans), unit="image", disable=None):

@@ -7,16 +7,19 @@ Letters: T tiles, V views (detections of one tile, or of the whole image), K joi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, Union
 
 import numpy as np
 from tqdm import tqdm
 
-from mxrcnn.config import ConfigError
+from mxrcnn.config import LEAST_TILE, MOST_OVERLAP, ConfigError, DataConfig
+from mxrcnn.data.images import size_error
 from mxrcnn.data.pictures import Picture, read_pixels
-from mxrcnn.data.records import Detections, Orientation
+from mxrcnn.data.records import Dataset, Detections, ImageRecord, Orientation
 from mxrcnn.data.transforms import resized_size, stack_images
 from mxrcnn.inference.engine import Outputs
 from mxrcnn.inference.predictor import Predictor, Prepared, Wanted
@@ -26,9 +29,6 @@ from symnet.geometry.tiles import Views, tile_frames
 
 TileSide = Union[int, Literal["auto"]]
 
-#: the least side of a tile in network pixels
-LEAST_SIDE = 64
-MOST_OVERLAP = 0.9
 #: the default overlap. Tiles of the training's size need more: objects fill more of them.
 OVERLAP, AUTO_OVERLAP = 0.2, 0.4
 #: boxes that end within so many network pixels of a tile's border are cut by it
@@ -41,9 +41,10 @@ BATCH_PIXELS = 1 << 21
 class Tiling:
     """How large images are cut. Raises ConfigError for values out of range.
 
-    tile: the side of a tile in pixels of the image; with "auto" tiles have the size of the largest
-    training images, and lie as the image does. overlap: the least share of a tile that neighbours
-    have in common, 0 to 0.9; None is 0.2, or 0.4 with "auto". scale: network pixels per pixel of
+    tile: the side of a tile in pixels of the image; with "auto" tiles are those of the training if
+    that had any, else they have the size of the largest training images, and lie as the image does.
+    overlap: the least share of a tile that neighbours have in common, 0 to 0.9; None is that of the
+    training if that had tiles, else 0.2, or 0.4 with "auto". scale: network pixels per pixel of
     the image; None is that of the training. batch_size: tiles in a batch; None is about two million
     network pixels.
     """
@@ -57,9 +58,7 @@ class Tiling:
         whole = isinstance(self.tile, (int, np.integer)) and not isinstance(self.tile, bool)
         if self.tile != "auto" and not (whole and self.tile > 0):
             raise ConfigError(f"tile={self.tile!r}: expected a number of pixels, or auto")
-        if self.overlap is None:
-            object.__setattr__(self, "overlap", AUTO_OVERLAP if self.tile == "auto" else OVERLAP)
-        elif not 0 <= self.overlap <= MOST_OVERLAP:
+        if self.overlap is not None and not 0 <= self.overlap <= MOST_OVERLAP:
             raise ConfigError(f"overlap={self.overlap!r}: expected a share from 0 to 0.9")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise ConfigError(f"tile_scale={self.scale!r}: expected network pixels per pixel")
@@ -68,41 +67,45 @@ class Tiling:
 class TiledPredictor:
     """Detects objects in images of any size with a predictor, at the scale of its training.
 
-    tile: the short and the long side of a tile in pixels of the image. scale: network pixels per
-    pixel; guessed: whether the model does not say it. note: both in words. Like the predictor it
-    may be shared by threads.
+    tile: the short and the long side of a tile in pixels of the image. overlap: the least share of
+    a tile that neighbours have in common. scale: network pixels per pixel; guessed: whether the
+    model does not say it. note: all in words. Like the predictor it may be shared by threads.
     """
 
     def __init__(self, predictor: Predictor, tiling: Tiling) -> None:
         """Raises ConfigError if the scale is unknown and `tile` is auto, or for too small tiles."""
         self.predictor, self.tiling = predictor, tiling
         data = predictor.config.data
+        tile = tiling.tile if tiling.tile != "auto" else data.tile or "auto"
+        usual = AUTO_OVERLAP if tile == "auto" else OVERLAP
+        usual = data.overlap if data.tile else usual
+        self.overlap = usual if tiling.overlap is None else tiling.overlap
         self.scale = tiling.scale or data.trained_scale
         origin = "as given" if tiling.scale else "as in training"
         self.guessed = not self.scale
         if self.guessed:
-            if tiling.tile == "auto":
+            if tile == "auto":
                 raise ConfigError(
                     f"tile='auto': {predictor.source or 'this model'} does not say at what scale "
                     "it was trained; give the side of a tile in pixels"
                 )
-            self.scale = resized_size(tiling.tile, tiling.tile, data)[2]
+            self.scale = resized_size(tile, tile, data)[2]
             origin = "like images of this size, because the model does not say at what scale it "
             origin += "was trained; if you know it, give it (--tile-scale, tile_scale)"
-        self.tile = (tiling.tile,) * 2
-        if tiling.tile == "auto":
+        self.tile = (tile, tile)
+        if tile == "auto":
             longest = max(data.short_side, data.long_side) or 1024
             short = longest if data.square else data.short_side or longest
             sides = sorted((short, longest))
             self.tile = tuple(max(1, round(side / self.scale)) for side in sides)
-        if self.tile[0] * self.scale < LEAST_SIDE:
+        if self.tile[0] * self.scale < LEAST_TILE:
             raise ConfigError(
-                f"tile={self.tile[0]}: at scale {self.scale:.3g} that is less than {LEAST_SIDE} "
-                f"pixels of the network; the least is tile={int(np.ceil(LEAST_SIDE / self.scale))}"
+                f"tile={self.tile[0]}: at scale {self.scale:.3g} that is less than {LEAST_TILE} "
+                f"pixels of the network; the least is tile={int(np.ceil(LEAST_TILE / self.scale))}"
             )
         self.note = (
             f"tiles of {self.size} pixels that overlap by at least "
-            f"{tiling.overlap:.0%}, at scale {self.scale:.3g}: {origin}"
+            f"{self.overlap:.0%}, at scale {self.scale:.3g}: {origin}"
         )
 
     @property
@@ -131,12 +134,14 @@ class TiledPredictor:
     def _frames(self, item: Prepared) -> np.ndarray:
         height, width = item.size
         tile = self.tile[::-1] if height > width else self.tile
-        return tile_frames(height, width, tile, self.tiling.overlap)
+        return tile_frames(height, width, tile, self.overlap)
 
-    def detect(self, item: Prepared, wanted: Wanted, progress: bool = False) -> Detections:
+    def detect(
+        self, item: Prepared, wanted: Wanted, progress: bool = False, warn: bool = True
+    ) -> Detections:
         """The detections of an image; threshold and limit apply to the joined objects.
 
-        Warns if a tile has as many detections as the network gives at most.
+        warn: if a tile has as many detections as the network gives at most.
         """
         height, width = item.size
         tiles = self._frames(item)
@@ -168,7 +173,8 @@ class TiledPredictor:
         masks = None
         if wanted.masks and found[0][4] is not None:
             masks = np.concatenate([one[4] for one in found])
-        _say_if_full(views, outputs["det_scores"].shape[1], wanted)
+        if warn:
+            _say_if_full(views, outputs["det_scores"].shape[1], wanted)
         return self._joined(views, masks, wanted, item.orientation)
 
     def _batches(
@@ -200,8 +206,7 @@ class TiledPredictor:
     def _cutter(self, tile: np.ndarray) -> Predictor:
         """A predictor that prepares images of a tile's size at the scale of tiles."""
         config = self.predictor.config
-        side = max(1, round(min(tile[2] - tile[0], tile[3] - tile[1]) * self.scale))
-        data = replace(config.data, short_side=side, long_side=0, square=False)
+        data = scaled_data(config.data, tile, self.scale)
         return Predictor(self.predictor.engine, replace(config, data=data))
 
     def _joined(
@@ -227,6 +232,82 @@ class TiledPredictor:
             views.size,
             orientation,
         )
+
+
+def predict_in_tiles(
+    predictor: Predictor,
+    images: Iterable[Picture],
+    wanted: Wanted,
+    exif: Orientation,
+    tiling: Tiling,
+    asked: bool,
+) -> list[Detections]:
+    """What `Predictor.predict` does with tiles. asked: warn of images that fit into one."""
+    tiled = TiledPredictor(predictor, tiling)
+    if tiled.guessed:
+        warnings.warn(tiled.note, stacklevel=3)
+    found = []
+    for image in images:
+        item = tiled.prepare(image, exif, pixels=False)
+        if asked and tiled.count(item) == 1:
+            warnings.warn(
+                f"images that fit into a tile of {tiled.size} pixels are predicted whole",
+                stacklevel=3,
+            )
+        found.append(tiled.detect(item, wanted))
+    return found
+
+
+def scaled_data(data: DataConfig, tile: np.ndarray, scale: float) -> DataConfig:
+    """The settings by which a tile (4,) xyxy is resized by a scale."""
+    side = max(1, round(min(tile[2] - tile[0], tile[3] - tile[1]) * scale))
+    return replace(data, short_side=side, long_side=0, square=False, tile=0)
+
+
+def is_cut(record: ImageRecord, data: DataConfig) -> bool:
+    """Whether an image is larger than the tiles that a run is trained on, and so predicted in."""
+    return bool(data.tile) and max(record.height, record.width) > data.tile
+
+
+def detect_cut(
+    predictor: Predictor,
+    dataset: Dataset,
+    progress: bool,
+    masks: bool,
+    label: str | None,
+) -> Iterator[tuple[ImageRecord, Detections]]:
+    """Yield (record, detections) for images that `is_cut`, in tiles as the run is trained on.
+
+    One image is decoded ahead, by a thread. The arguments are those of `Predictor.detect`.
+    """
+    data, wanted = predictor.config.data, Wanted(masks=masks)
+    tiled = TiledPredictor(predictor, Tiling())
+    orientation = "upright" if data.exif_orientation else "stored"
+    if tiled.guessed:
+        warnings.warn(tiled.note, stacklevel=2)
+
+    def prepare(record: ImageRecord) -> Prepared:
+        item = tiled.prepare(record.path, orientation)
+        stated = record.height, record.width
+        if item.size != stated:
+            raise size_error(record.path, item.size, stated, data.exif_orientation)
+        return item
+
+    bar = tqdm(
+        total=len(dataset),
+        desc=label,
+        unit="image",
+        dynamic_ncols=True,
+        leave=None,
+        disable=None if progress else True,
+    )
+    with ThreadPoolExecutor(1) as pool, bar:
+        coming = deque(pool.submit(prepare, record) for record in dataset.records[:1])
+        for k, record in enumerate(dataset.records):
+            item = coming.popleft().result()
+            coming.extend(pool.submit(prepare, r) for r in dataset.records[k + 1 : k + 2])
+            yield record, tiled.detect(item, wanted, warn=False)  # weak ones may be many
+            bar.update()
 
 
 def _read(

@@ -23,7 +23,7 @@ from mxrcnn.data.transforms import expand, typical_scale
 from mxrcnn.program import command
 from mxrcnn.runs.checkpoint import RunFolder
 from mxrcnn.training.anchors import check_anchors_request
-from mxrcnn.training.derived import derive
+from mxrcnn.training.derived import derive, derive_sides
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.weights.reading import Origin
 
@@ -170,9 +170,11 @@ def build_config(request: TrainRequest, chosen: Chosen = NOTHING) -> Configurati
     if request.anchors:
         check_anchors_request(made.config, given)
         notes.append("--anchors auto: they will be fitted to the training images' objects")
+    sides = derive_sides(made.config.data, given)
+    made = made.set(sides.settings, sides.reasons)
     derived = derive(base, made.config.train, given)
     made = made.set(derived.settings, derived.reasons)
-    notes += [] if chosen.settings else derived.notes
+    notes += [*sides.notes, *([] if chosen.settings else derived.notes)]
     check_dataset(dataset)
     data = made.config.data
     # presets by what they hold, so that the run stays what it was when they change
@@ -233,6 +235,7 @@ def _flag(setting: str) -> str:
 #: the data settings that fine-tuning takes over from a run: how images become inputs
 _INPUT = (
     *("mean", "std", "resize", "size_rounding", "short_side", "long_side", "square", "mini_mask"),
+    *("tile", "overlap"),
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mxrcnn.config import ConfigError, TrainConfig
+from mxrcnn.config import ConfigError, DataConfig, TrainConfig
 from mxrcnn.training.schedule import rate_factor
 
 #: the learning rate of AdamW by default, and for how many images a step; with ADAMW, torchvision's
@@ -57,6 +57,25 @@ def derive(base: TrainConfig, train: TrainConfig, given: Collection[str]) -> Der
         _follow_epochs(base, train, made)
     if "train.lr" not in given:
         _follow_batch(base, train, made)
+    return made
+
+
+def derive_sides(data: DataConfig, given: Collection[str]) -> Derived:
+    """The sides that images are resized to when the user gives a tile's side, but not theirs.
+
+    So tiles keep their pixels. Networks for square images keep their size. Raises ConfigError for
+    an overlap without tiles.
+    """
+    if "data.overlap" in given and not data.tile:
+        raise ConfigError(f"data.overlap={data.overlap:g}: is for tiles, see --tile N")
+    made, sides = Derived(), ("data.short_side", "data.long_side")
+    if data.tile and "data.tile" in given and not data.square and not set(sides) & set(given):
+        for name in sides:
+            made.settings[name], made.reasons[name] = data.tile, "data.tile"
+        made.notes.append(
+            f"images are resized to at most {data.tile} pixels a side, so that tiles keep their "
+            "pixels (--set short_side=N long_side=N makes them smaller)"
+        )
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from mxrcnn.data import open_dataset
 from mxrcnn.data.decodable import FILE_NAME as DECODED
 from mxrcnn.data.records import Dataset
 from mxrcnn.data.split import TRAIN, VAL, table, write_split
+from mxrcnn.data.store import FOLDER as STORE
 from mxrcnn.data.transforms import trainable_objects
 from mxrcnn.data.validation import FILE_NAME as SPLIT
 from mxrcnn.data.validation import Divided, divide, has_validation, validation_images
@@ -240,7 +242,8 @@ def _make_trainer(opening: _Opening) -> Trainer:
     if workers.first:
         say(lines)
     trainer = Trainer(config, run, dataset, opening.val, opening.devices, workers)
-    lines = trainer.resume(request.data_changed) if request.resume else trainer.begin()
+    lines = trainer.tiled.lines(config.data)
+    lines += trainer.resume(request.data_changed) if request.resume else trainer.begin()
     if trainer.plan.repeats:
         lines.append(trainer.plan.repeats.describe(dataset.class_names))
     if workers.first:
@@ -303,7 +306,10 @@ def run_training(request: TrainRequest) -> int:
     stopped = result.stopped_by is not None
     if workers.first and stopped:
         say([f"stopped at step {result.step}; go on: {command('train', '--resume', path)}"])
+        if (path / STORE).is_dir():
+            say([f"{path / STORE} keeps decoded images for that; it may be deleted"])
     elif workers.first:
+        shutil.rmtree(path / STORE, ignore_errors=True)
         took = span(time.monotonic() - began)
         took = f" in {took} ({span(expected)} were expected)" if expected else ""
         say([f"done{took}: {path} (losses.png, log.jsonl); test it: {command('test', path)}"])

@@ -15,6 +15,8 @@ from mxrcnn.data.batches import Batch
 from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.store import FOLDER as DECODED
+from mxrcnn.data.tiles import tile_dataset
 from mxrcnn.runs.checkpoint import CheckpointError, Params, RunFolder, TrainState, load_arrays
 from mxrcnn.training.curves import Events
 from mxrcnn.training.metrics import IN_FLIGHT, NonFiniteLossError, RunningMetrics
@@ -55,7 +57,8 @@ class Trainer:
         self.config, self.run = config, run
         self.workers = workers or Workers()
         self.identity = DataIdentity.of(dataset, config.data.masks)
-        self.plan = TrainingPlan(dataset, config, self.workers.count)
+        self.tiled = tile_dataset(dataset, config.data, run.path / DECODED)
+        self.plan = TrainingPlan(self.tiled.dataset, config, self.workers.count)
         self.network = Network(config, self.plan, contexts, self.workers)
         self.validation: Validation | None = None
         if val_dataset is not None:
@@ -86,6 +89,8 @@ class Trainer:
             lines += self.run.lock()
             test_symbol = self.network.detector.test_symbol(self.config.model)
             self.run.create(self.config, {"train": self.network.symbol, "test": test_symbol})
+            if self.tiled.tiles:
+                self.run.append_log({"kind": "tiles", "step": 0, **self.tiled.counts()})
         self._start(params, {})
         return lines
 

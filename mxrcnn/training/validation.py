@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mxrcnn.data.identity import DataIdentity
 from mxrcnn.data.plans import test_plans
 from mxrcnn.data.records import Dataset, Detections, ImageRecord
 from mxrcnn.data.shown import representative
+from mxrcnn.data.tiles import tile_dataset
 from mxrcnn.evaluation.core import choose_metric, evaluate
 from mxrcnn.evaluation.report import Report
 from mxrcnn.inference.detector import Detector, inference_symbol
@@ -104,8 +106,9 @@ def verdict(report: Report, is_best: bool, before: Best | None, data: str = "") 
 def _unsafe_size(config: Config, dataset: Dataset) -> str | None:
     """Why bf16 does not support the size of some image, or None. Known before the first epoch."""
     symbol = inference_symbol(config, "bf16")
-    stride = get_detector(config.network).stride
-    for size in {plan.size for plan in test_plans(dataset, config.data, stride, 1)}:
+    stride, data = get_detector(config.network).stride, replace(config.data, masks=False)
+    tiled = tile_dataset(dataset, data).dataset
+    for size in {plan.size for plan in test_plans(tiled, data, stride, 1)}:
         try:
             check_shapes(symbol, "bf16", data=(1, 3, *size), im_info=(1, 3))
         except ConfigError as error:

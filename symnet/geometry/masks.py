@@ -85,6 +85,34 @@ def rasterise(segmentation: Any, stored: tuple[int, int], wanted: tuple[int, int
     return decode(scaled, *wanted)
 
 
+def crop(segmentation: Any, size: tuple[int, int], frame: tuple[int, int, int, int]) -> Any:
+    """The part of a segmentation of an image (height, width) inside a frame of whole pixels.
+
+    frame: xyxy. Polygons are shifted and may reach outside, as `decode` cuts them off; those that
+    would reach too far become an RLE. Raises ValueError for segmentations that `decode` refuses.
+    """
+    check_segmentation(segmentation, *size)
+    x1, y1, x2, y2 = frame
+    height, width = y2 - y1, x2 - x1
+    if not isinstance(segmentation, Mapping):
+        parts = [(np.reshape(p, (-1, 2)) - (x1, y1)).ravel().tolist() for p in segmentation]
+        farthest = max(abs(value) for part in parts for value in part)
+        if farthest <= min(_REACH * max(height, width), _FARTHEST):
+            return parts
+        return encode(decode(segmentation, *size)[y1:y2, x1:x2])
+    places = np.cumsum(_runs(segmentation["counts"]).astype(np.int64))
+    starts, ends = places[:-1:2], places[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    first, last = starts // size[0], (ends - 1) // size[0]  # columns
+    row = np.repeat(np.arange(len(starts)), last - first + 1)
+    columns = first[row] + np.arange(len(row)) - np.searchsorted(row, row)
+    tops = np.maximum(starts[row] - columns * size[0], y1)
+    bottoms = np.minimum(ends[row] - columns * size[0], y2)
+    inside = (columns >= x1) & (columns < x2) & (tops < bottoms)
+    corner = ((columns - x1) * height - y1)[inside]
+    return _encode_spans(corner + tops[inside], corner + bottoms[inside], height, width)
+
+
 def _runs(counts: Any) -> np.ndarray:
     """The run lengths, background first, of RLE counts in any format."""
     if not isinstance(counts, (str, bytes)):
@@ -306,6 +334,14 @@ def _encode_part(mask: np.ndarray, top: int, left: int, height: int, width: int)
     (start_column, start), (end_column, end) = np.nonzero(change == 1), np.nonzero(change == -1)
     starts = (left + start_column) * height + top + start
     ends = (left + end_column) * height + top + end
+    return _encode_spans(starts, ends, height, width)
+
+
+def _encode_spans(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> dict[str, Any]:
+    """The RLE of a mask (height, width) that is True from starts (K,) to ends (K,), in order.
+
+    Places count down the columns.
+    """
     apart = ends[:-1] != starts[1:]  # a run goes on where a column is full to its last row
     starts, ends = (
         starts[np.append(True, apart)[: len(starts)]],

@@ -14,6 +14,7 @@ import numpy as np
 
 from mxrcnn.config import Config
 from mxrcnn.data.records import Dataset, ImageRecord
+from mxrcnn.data.tiles import at_full_scale
 from mxrcnn.data.transforms import padded_size, resized_size, trainable_objects
 from symnet import get_detector
 from symnet.geometry.boxes import areas
@@ -69,7 +70,7 @@ def network_objects(
     own_names: Sequence[str],
     config: Config,
 ) -> Objects:
-    """The objects that a detector is trained on, in network pixels.
+    """The objects that a detector is trained on, in network pixels; with `data.tile`, in tiles.
 
     class_names: the classes of all image sets; own_names: those of these records.
     """
@@ -77,6 +78,7 @@ def network_objects(
     multiple = int(np.lcm(data.pad_multiple, get_detector(config.network).stride))
     index = np.array([class_names.index(name) for name in own_names], np.int64)
     boxes, classes, sizes, padded = [np.zeros((0, 4))], [index[:0]], [], []
+    records = at_full_scale(records, data)
     for record in records:
         keep = trainable_objects(record, data)
         height, width, _ = resized_size(record.height, record.width, data)

@@ -55,5 +55,7 @@ def check_data(config: Config, imagesets: Sequence[str], progress: bool = True) 
     order = list(KINDS)
     faults.sort(key=lambda fault: order.index(fault.kind))
     counts = {split.name: count_objects(split) for split in splits}
+    for split in splits if data.tile else ():
+        counts[split.name]["objects in tiles, cut ones in each"] = len(split.objects)
     reach = find_reach(config, every, splits[0].objects)
     return DataCheck(config, splits, faults, class_names, every, reach, counts)

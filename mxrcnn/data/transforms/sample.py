@@ -15,7 +15,8 @@ from PIL import Image
 
 from mxrcnn.config import DataConfig
 from mxrcnn.data.images import decode_image, reduction, scalable, size_error
-from mxrcnn.data.records import DataError, ImageRecord
+from mxrcnn.data.records import DataError, ImageRecord, Window
+from mxrcnn.data.store import kept
 from symnet.geometry.boxes import flip_boxes
 from symnet.geometry.masks import flip_masks, linear_taps, mini_masks, pack, rasterise
 from symnet.geometry.targets import REGION
@@ -57,8 +58,14 @@ def resized_size(height: int, width: int, data: DataConfig) -> tuple[int, int, f
 
 
 def typical_scale(records: Sequence[ImageRecord], data: DataConfig) -> float:
-    """The median of the scales (see `resized_size`) of some images; 0 if there are none."""
-    scales = [resized_size(record.height, record.width, data)[2] for record in records]
+    """The median of the scales (see `resized_size`) of some images; 0 if there are none.
+
+    If some are larger than `data.tile`, it is that of their tiles.
+    """
+    sizes = [(record.height, record.width) for record in records]
+    if data.tile and any(max(size) > data.tile for size in sizes):
+        sizes = [(min(h, data.tile), min(w, data.tile)) for h, w in sizes if max(h, w) > data.tile]
+    scales = [resized_size(*size, data)[2] for size in sizes]
     return float(np.median(scales)) if scales else 0.0
 
 
@@ -196,8 +203,10 @@ def read_pixels(
     """The pixels (H, W, 3) uint8 RGB of a record's file; DataError if their size is another one.
 
     needed: the (height, width) at which the pixels are needed; a JPEG may then be decoded at 1/2,
-    1/4 or 1/8 of its size, see `decode_image`.
+    1/4 or 1/8 of its size, see `decode_image`. A window of a file has all of its pixels.
     """
+    if record.window is not None:
+        return _read_window(record, record.window, data)
     decoded = decode_image(
         record.path,
         data.exif_orientation,
@@ -208,6 +217,21 @@ def read_pixels(
     if found != stated:
         raise size_error(record.path, found, stated, data.exif_orientation)
     return decoded.pixels
+
+
+def _read_window(record: ImageRecord, window: Window, data: DataConfig) -> np.ndarray:
+    """The pixels of a part of a file, by the store of decoded images if there is one."""
+    height, width = window.size
+    whole = replace(record, height=height, width=width, window=None)
+    left, top, right, bottom = window.frame
+    if window.store is None:
+        pixels = read_pixels(whole, data)
+    else:
+        pixels = kept(
+            *(window.store, record.path, data.exif_orientation, window.size),
+            lambda: read_pixels(whole, data),
+        )
+    return np.array(pixels[top:bottom, left:right])
 
 
 def count_reduced(records: Iterable[ImageRecord], data: DataConfig) -> int:

@@ -13,6 +13,7 @@ from mxrcnn.config import Config, ConfigError
 from mxrcnn.data.check.objects import TINY
 from mxrcnn.data.plans import TrainingPlan
 from mxrcnn.data.records import Dataset
+from mxrcnn.data.tiles import tile_dataset
 from mxrcnn.program import command
 from mxrcnn.training.choose import recipes
 from mxrcnn.training.choose.fit import Job, Measured, pick_side, span
@@ -94,10 +95,15 @@ class _Chooser:
         workers: int,
     ) -> None:
         self._request, self.chosen, self._recipe = request, chosen, recipe
-        self._dataset, self._val, self._measure = dataset, val, measure
+        self._val, self._measure = val, measure
         self._devices, self._workers = devices, workers
-        self._given = given_settings(request, self._made().config)[0]
-        self._photos = Photos.of(dataset, self._made().config) if recipe is not None else None
+        config = self._made().config
+        self._given = given_settings(request, config)[0]
+        if config.data.tile:  # its sides are the tile's
+            sides = ("short_side", "long_side")
+            self._given.update({f"data.{side}": getattr(config.data, side) for side in sides})
+        self._photos = Photos.of(dataset, config) if recipe is not None else None
+        self._dataset = tile_dataset(dataset, config.data).dataset
         self._notes: list[str] = []
 
     def _made(self) -> Configuration:
@@ -291,8 +297,7 @@ class _Chooser:
         made, notes = self._made(), list(self._notes)
         tiny = self._photos.tiny_share(made.config.data.short_side) if self._photos else 0
         if tiny > recipes.SMALL / 100:
-            there = hasattr(made.config.data, "tile")
-            tiles = ", or --tile N: tiles of the photos" if there else ""
+            tiles = "" if made.config.data.tile else ", or --tile N: tiles of the photos"
             notes.append(
                 f"{tiny:.0%} of the objects have a side below {TINY} pixels at this size, which is "
                 "hard to learn. Larger images (--set short_side=N long_side=N) take longer" + tiles
