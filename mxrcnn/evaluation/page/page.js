@@ -8,7 +8,8 @@ const STEP = 60; // images that the gallery shows at once
 const SIZES = { any: [0, Infinity], small: [0, 32 ** 2], medium: [32 ** 2, 96 ** 2],
   large: [96 ** 2, Infinity] };
 const KINDS = ["right", "localisation", "classification", "duplicate", "background", "both"];
-const COLOURS = ["#3b7dd8", "#d9822b", "#2e9e5b", "#c9408b", "#8a63d2", "#a07a3f", "#1f9aa8", "#c0392b"];
+const COLOURS = ["#3b7dd8", "#d9822b", "#2e9e5b", "#c9408b", "#8a63d2", "#a07a3f", "#1f9aa8",
+  "#c0392b"];
 const $ = (id) => document.getElementById(id);
 let listed = [], current = 0, most = STEP;
 
@@ -60,7 +61,8 @@ function make(tag, attributes = {}, ...children) {
 function fillTable(table, head, rows, mark = () => "") {
   const line = (cells, tag, r) => make("tr", {}, ...cells.map((text, c) => {
     const kind = tag === "td" && c === 0 ? "th" : tag;
-    const cell = make(kind, kind === "th" ? { scope: tag === "th" ? "col" : "row" } : {}, String(text));
+    const scope = { scope: tag === "th" ? "col" : "row" };
+    const cell = make(kind, kind === "th" ? scope : {}, String(text));
     if (r !== undefined && mark(r, c)) cell.className = mark(r, c);
     return cell;
   }));
@@ -77,16 +79,18 @@ function showNumbers() {
   const { metrics, per_class: classes, best_f1_threshold: best, metric, main } = content.report;
   $("title").textContent = content.title;
   const value = main ? `${metric} ${main} ${number(metrics[main])}, ` : "";
-  $("headline").textContent = `${value}${content.images.length} images, ${content.classes.length} classes`;
+  const [images, classCount] = [content.images.length, content.classes.length];
+  $("headline").textContent = `${value}${images} images, ${classCount} classes`;
   const columns = [...new Set(Object.values(classes).flatMap(Object.keys))];
-  fillTable($("classes"), ["class", ...columns.map((c) => c.replaceAll("_", " ")), "best F1", "at score"],
-    Object.entries(classes).map(([name, row]) => [name, ...columns.map((c) => number(row[c])),
-      number(best[name]?.f1), number(best[name]?.threshold)]));
+  const head = ["class", ...columns.map((c) => c.replaceAll("_", " ")), "best F1", "at score"];
+  fillTable($("classes"), head, Object.entries(classes).map(([name, row]) => [name,
+    ...columns.map((c) => number(row[c])), number(best[name]?.f1), number(best[name]?.threshold)]));
   fillTable($("metrics"), ["metric", "value"],
     Object.entries(metrics).map(([name, v]) => [name, number(v)]));
   const kinds = Object.entries(content.errors.kinds).sort((a, b) => b[1].ap_cost - a[1].ap_cost);
-  fillTable($("errors"), ["error", "count", "AP50 it costs", ...content.classes], kinds.map(([kind, v]) =>
-    [kind, v.count, number(v.ap_cost), ...content.classes.map((c) => content.errors.per_class[c][kind])]));
+  fillTable($("errors"), ["error", "count", "AP50 it costs", ...content.classes],
+    kinds.map(([kind, v]) => [kind, v.count, number(v.ap_cost),
+      ...content.classes.map((c) => content.errors.per_class[c][kind])]));
 }
 
 function showConfusion() {
@@ -99,7 +103,8 @@ function showConfusion() {
   }
   const order = [...names.keys()].slice(1).concat(0);
   fillTable($("confusion"), ["object", ...order.map((k) => (k ? names[k] : "not found"))],
-    order.map((k) => [k ? names[k] : "no object", ...order.map((m) => (k || m ? counts[k][m] : ""))]),
+    order.map((k) => [k ? names[k] : "no object",
+      ...order.map((m) => (k || m ? counts[k][m] : ""))]),
     (r, c) => (c && r === c - 1 && r < order.length - 1 ? "hit" : ""));
 }
 
@@ -123,9 +128,13 @@ function chart(place, title, series, across, up, labels, marks = []) {
   write(4, 14, labels[1], "start");
   series.forEach(([name, points], k) => {
     const colour = COLOURS[k % COLOURS.length];
-    const d = points.map(([px, py], i) => `${i ? "L" : "M"}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("");
+    const at = ([px, py]) => `${x(px).toFixed(1)} ${y(py).toFixed(1)}`;
+    const d = points.map((point, i) => `${i ? "L" : "M"}${at(point)}`).join("");
     svg.append(make("path", { class: "curve", d, stroke: colour }, make("title", {}, name)));
-    if (marks[k]) svg.append(make("circle", { cx: x(marks[k][0]), cy: y(marks[k][1]), r: 5, fill: colour }));
+    if (marks[k]) {
+      const [cx, cy] = [x(marks[k][0]), y(marks[k][1])];
+      svg.append(make("circle", { cx, cy, r: 5, fill: colour }));
+    }
     const [kx, ky] = [L + (k % 2) * 215, H + 14 + 18 * Math.floor(k / 2)];
     svg.append(make("rect", { x: kx, y: ky - 9, width: 10, height: 10, fill: colour }));
     write(kx + 15, ky, name.length > 26 ? `${name.slice(0, 25)}…` : name, "start");
@@ -145,15 +154,23 @@ function showCurves() {
     marks.push([c.score[top], harmonic[top]]);
     best.push([c.right[top] / c.objects, c.right[top] / c.shown[top]]);
   }
-  chart($("pr"), "Precision over recall; dots: the best F1", pr, [0, 1], [0, 1], ["recall", "precision"], best);
-  chart($("f1"), "F1 over the score threshold; dots: the best", f1, [0, 1], [0, 1], ["score at least", "F1"], marks);
+  const unit = [0, 1];
+  chart($("pr"), "Precision over recall; dots: the best F1", pr, unit, unit,
+    ["recall", "precision"], best);
+  chart($("f1"), "F1 over the score threshold; dots: the best", f1, unit, unit,
+    ["score at least", "F1"], marks);
+  showLosses();
+}
+
+function showLosses() {
   const losses = Object.entries(content.losses);
   const values = losses.flatMap(([, points]) => points);
   if (!values.length) return $("losses").replaceChildren("The run has no log of its training.");
   const tops = values.map((p) => p[1]).sort((a, b) => a - b);
   const high = tops[Math.floor(0.98 * (tops.length - 1))] || 1; // a few first steps are far above
   const steps = values.map((p) => p[0]);
-  chart($("losses"), "Training losses; the highest 2 % are cut off", losses.map(([n, p]) => [n, p.map(([s, v]) => [s, Math.min(v, high)])]),
+  const cut = losses.map(([name, points]) => [name, points.map(([s, v]) => [s, Math.min(v, high)])]);
+  chart($("losses"), "Training losses; the highest 2 % are cut off", cut,
     [Math.min(...steps), Math.max(...steps)], [0, high], ["step", "loss"]);
 }
 
@@ -171,7 +188,8 @@ function selected(image) {
     return image.objects.filter((o, j) => ofObjects[j] >= 0 && ofObjects[j] !== o[4] && fits(o));
   }
   if (kind === "object") return image.objects.filter(fits);
-  return image.detections.filter((d) => d[5] >= score && (kind === "any" || d[6] === kind) && fits(d));
+  return image.detections.filter((d) =>
+    d[5] >= score && (kind === "any" || d[6] === kind) && fits(d));
 }
 
 function errorsOf(image) {
@@ -216,8 +234,10 @@ function showViewer() {
   $("viewer-score-value").textContent = score.toFixed(2);
   const svg = make("svg", { viewBox: `0 0 ${image.width} ${image.height}`, role: "img",
     "aria-label": "objects and detections" });
-  if (image.picture) svg.append(make("image", { href: image.picture, width: image.width, height: image.height,
-    preserveAspectRatio: "none" }));
+  const { width, height, picture } = image;
+  if (picture) {
+    svg.append(make("image", { href: picture, width, height, preserveAspectRatio: "none" }));
+  }
   const lines = [];
   const draw = (box, kind, text) => {
     svg.append(make("rect", { class: kind, x: box[0], y: box[1], width: Math.max(box[2] - box[0], 0),
@@ -226,7 +246,8 @@ function showViewer() {
   };
   image.objects.forEach((o, j) => {
     if (o[5]) return draw(o, "object", `${names[o[4]]}, ignored`);
-    const seen = ofObjects[j] === o[4] ? "" : ofObjects[j] ? `, taken for ${names[ofObjects[j]]}` : ", not found";
+    const as = ofObjects[j] ? `, taken for ${names[ofObjects[j]]}` : ", not found";
+    const seen = ofObjects[j] === o[4] ? "" : as;
     draw(o, seen ? "missed" : "object", `${names[o[4]]}${seen}`);
   });
   image.detections.forEach((d, i) => {
@@ -254,9 +275,11 @@ function update() {
 
 function start() {
   const option = (value, text) => make("option", { value }, text);
-  $("class").append(option("0", "any"), ...content.classes.map((name, k) => option(String(k + 1), name)));
-  $("kind").append(option("any", "any detection"), ...KINDS.map((kind) => option(kind, `detection: ${kind}`)),
-    option("object", "any object"), option("not found", "object not found"));
+  const classes = content.classes.map((name, k) => option(String(k + 1), name));
+  $("class").append(option("0", "any"), ...classes);
+  const kinds = KINDS.map((kind) => option(kind, `detection: ${kind}`));
+  $("kind").append(option("any", "any detection"), ...kinds, option("object", "any object"),
+    option("not found", "object not found"));
   $("size").append(option("any", "any"), option("small", "small (below 32² pixels)"),
     option("medium", "medium"), option("large", "large (from 96² pixels)"));
   $("score").value = content.score;
@@ -264,7 +287,9 @@ function start() {
   for (const id of ["class", "kind", "size", "order"]) {
     $(id).addEventListener("change", () => { most = STEP; showGallery(); });
   }
-  for (const form of ["controls", "filters"]) $(form).addEventListener("submit", (e) => e.preventDefault());
+  for (const form of ["controls", "filters"]) {
+    $(form).addEventListener("submit", (event) => event.preventDefault());
+  }
   $("more").addEventListener("click", () => { most += STEP; showGallery(); });
   $("viewer-score").addEventListener("input", () => { // the list stays as it is meanwhile
     $("score").value = $("viewer-score").value;
