@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 _MODULES = {
     "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r101v2_c4": "symnet.classic",
+    "faster_rcnn_r18_fpn": "symnet.faster_rcnn_fpn",
+    "faster_rcnn_r34_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r50_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r50v1_c4": "symnet.faster_rcnn_c4",
     "faster_rcnn_r50v2_c4": "symnet.classic",
+    "faster_rcnn_regnetx_400mf_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_vgg16": "symnet.classic",
     "faster_rcnn_zf": "symnet.classic",
     "fcos_r50_fpn": "symnet.fcos",
     "fcos_regnetx_400mf": "symnet.fcos",
     "mask_rcnn_r101_fpn": "symnet.mask_rcnn_fpn",
+    "mask_rcnn_r18_fpn": "symnet.mask_rcnn_fpn",
+    "mask_rcnn_r34_fpn": "symnet.mask_rcnn_fpn",
     "mask_rcnn_r50_fpn": "symnet.mask_rcnn_fpn",
     "mask_rcnn_r50v1_c4": "symnet.mask_rcnn_c4",
+    "mask_rcnn_regnetx_400mf_fpn": "symnet.mask_rcnn_fpn",
 }
 
 #: former names of detectors

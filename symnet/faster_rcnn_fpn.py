@@ -62,13 +62,13 @@ def box_features(config: PyramidConfig, maps: list[Symbol], rois: Symbol, train:
 
 
 DETECTORS = {
-    f"faster_rcnn_r{depth}_fpn": make_detector(
-        f"faster_rcnn_r{depth}_fpn",
+    name: make_detector(
+        name,
         PyramidConfig,
         Stages(pyramid, box_features),
-        defaults={**presets.TORCHVISION, "model.body": f"resnet{depth}"},
-        quick=presets.PYRAMID_QUICK,
+        defaults={**presets.TORCHVISION, "model.body": body},
+        quick={**presets.PYRAMID_QUICK, **small},
         presets={"gluoncv": presets.GLUONCV_PYRAMID},
     )
-    for depth in (50, 101)
+    for name, body, small in presets.pyramid_networks("faster_rcnn")
 }

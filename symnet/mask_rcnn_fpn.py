@@ -23,13 +23,13 @@ def mask_logits(config: MaskPyramidConfig, maps: list[Symbol], rois: Symbol, tra
 
 
 DETECTORS = {
-    f"mask_rcnn_r{depth}_fpn": make_detector(
-        f"mask_rcnn_r{depth}_fpn",
+    name: make_detector(
+        name,
         MaskPyramidConfig,
         Stages(pyramid, box_features, mask_logits),
-        defaults={**presets.TORCHVISION, "model.body": f"resnet{depth}", "data.masks": True},
-        quick=presets.MASK_PYRAMID_QUICK,
+        defaults={**presets.TORCHVISION, "model.body": body, "data.masks": True},
+        quick={**presets.MASK_PYRAMID_QUICK, **small},
         presets={"matterport": presets.MATTERPORT, "gluoncv": presets.GLUONCV_MASK_PYRAMID},
     )
-    for depth in (50, 101)
+    for name, body, small in presets.pyramid_networks("mask_rcnn")
 }

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mxrcnn.config import Config, make_config, override
 from mxrcnn.data.records import Dataset, ImageRecord
-from symnet import get_detector
+from symnet import get_detector, list_detectors
 
 #: settings of a network whose training step takes a fraction of a second
 TINY = {
@@ -125,3 +125,12 @@ def plain_quick(network: str) -> dict[str, Any]:
     if quick.get("model.body") == "vgg16_bn":
         quick.update({"model.body": "vgg16", "model.norm": "frozen"})
     return quick
+
+
+def different_networks() -> list[str]:
+    """The networks without those that are another one with the quick settings of `plain_quick`."""
+    found: dict[Any, str] = {}
+    for network in reversed(list_detectors()):  # r50 before r101
+        model = override(make_config(network), plain_quick(network)).model
+        found.setdefault((get_detector(network).stride, type(model), model), network)
+    return sorted(found.values())

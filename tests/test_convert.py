@@ -127,7 +127,7 @@ def test_older_names_of_torchvision(tmp_path):
     assert {today(name) for name in old} == set(new)
     found = convert(request(tmp_path, old))
     expected = convert(request(tmp_path, new))
-    assert found.config.network == "mask_rcnn_r50_fpn"
+    assert found.config.network == "mask_rcnn_r18_fpn"
     assert found.params.keys() == expected.params.keys()
     for name, value in expected.params.items():
         np.testing.assert_array_equal(found.params[name], value)
@@ -242,7 +242,7 @@ def test_a_classifier_becomes_a_body_that_is_to_be_trained(tmp_path):
     told = run_convert(request(tmp_path, resnet18_state()))
     assert any("train it" in line for line in told)
     config = RunFolder(tmp_path / "run").config()
-    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
+    assert (config.network, config.model.body) == ("faster_rcnn_r18_fpn", "resnet18")
     assert config.data.std == (58.395, 57.12, 57.375)
     with pytest.raises(CheckpointError, match="train it first"):
         Detector.load(tmp_path / "run")
@@ -254,7 +254,11 @@ def test_a_classifier_becomes_a_body_that_is_to_be_trained(tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "key", "value"),
-    [("mask_rcnn_r50_fpn", "body", "resnet18"), ("fcos_r50_fpn", "body", "resnet18")],
+    [
+        ("mask_rcnn_r18_fpn", "body", "resnet18"),
+        ("mask_rcnn_r50_fpn", "body", "resnet18"),
+        ("fcos_r50_fpn", "body", "resnet18"),
+    ],
 )
 def test_other_networks_take_a_classifier(tmp_path, network, key, value):
     found = convert(request(tmp_path, resnet18_state(), network=network))
@@ -309,7 +313,7 @@ def test_fine_tuning_a_converted_run_with_other_classes(tmp_path, data_root, cap
     state = slim_state()
     run_convert(request(tmp_path, state, class_names="a,b,c"))
     config, params = fine_tune(tmp_path, data_root, tmp_path / "run")
-    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
+    assert (config.network, config.model.body) == ("faster_rcnn_r18_fpn", "resnet18")
     assert (config.data.mean, config.data.resize) == ((123.675, 116.28, 103.53), "linear")
     assert (config.data.short_side, config.model.fpn_channels) == (64, 16)
     assert config.model.num_classes == 1 + len(config.data.class_names) == 5
@@ -332,7 +336,7 @@ def test_fine_tuning_from_the_file_itself(tmp_path, data_root):
     config, params = fine_tune(tmp_path, data_root, path, *words, "std=1,2,3")
     first = resnet18_state()["conv1.weight"]
     np.testing.assert_array_equal(params["backbone.body.conv1_weight"], first[:, ::-1])
-    assert (config.network, config.model.body) == ("faster_rcnn_r50_fpn", "resnet18")
+    assert (config.network, config.model.body) == ("faster_rcnn_r18_fpn", "resnet18")
     assert config.data.std == (1, 2, 3)  # the user's
     weight = resnet18_state()["layer3.1.conv2.weight"]
     np.testing.assert_array_equal(params["backbone.body.layer3.1.conv2_weight"], weight)
@@ -411,7 +415,7 @@ def test_resnet_classifiers_of_torchvision(depth, entries):
     assert len(shapes) == entries
     source = resnet_classifier({n: np.broadcast_to(np.float32(1), s) for n, s in shapes.items()})
     network, settings = next(iter(source.networks.items()))
-    assert network == f"faster_rcnn_r{101 if depth == 101 else 50}_fpn"
+    assert network == f"faster_rcnn_r{depth}_fpn"
     wanted = network_shapes(override(make_config(network), settings))
     body = {name: shape for name, shape in wanted.items() if name.startswith("backbone.body.")}
     assert {name: value.shape for name, value in source.params.items()} == body
@@ -424,7 +428,7 @@ def test_a_resnet34_goes_through_a_file(tmp_path):
     rng = np.random.default_rng(0)
     state = {n: rng.random(s, np.float32) for n, s in classifier_shapes(34, 10).items()}
     found = convert(request(tmp_path, state))
-    assert (found.config.network, found.config.model.body) == ("faster_rcnn_r50_fpn", "resnet34")
+    assert (found.config.network, found.config.model.body) == ("faster_rcnn_r34_fpn", "resnet34")
     assert not found.flaws()
     name = "layer3.5.conv2.weight"
     np.testing.assert_array_equal(found.params[f"backbone.body.{name[:-7]}_weight"], state[name])
@@ -549,7 +553,7 @@ def test_half_a_match_is_refused_unless_asked_for(tmp_path, kind, why):
         ({"class_names": "a,b"}, "3 different names are needed"),
         ({"class_names": "a,b,b"}, "3 different names are needed"),
         ({"class_names": "voc"}, "3 different names are needed"),
-        ({"class_names": "a,b,c", "network": "fcos_r50_fpn"}, "fits faster_rcnn_r50_fpn"),
+        ({"class_names": "a,b,c", "network": "fcos_r50_fpn"}, "fits faster_rcnn_r18_fpn"),
     ],
 )
 def test_questions_that_the_user_has_to_answer(tmp_path, more, why):

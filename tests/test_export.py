@@ -25,11 +25,11 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.onnx_engine import OnnxEngine
 from mxrcnn.inference.predictor import Predictor
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState, join_params
-from symnet import get_detector, list_detectors
+from symnet import get_detector
 from symnet.config.classic import ClassicConfig
 from symnet.machine import mx
 from symnet.ops.precision import precision
-from tests.factories import plain_quick
+from tests.factories import different_networks, plain_quick
 from tests.test_tools import tool  # noqa: F401 - a fixture
 
 V = mx.sym.Variable
@@ -279,9 +279,9 @@ AS_MATTERPORT = {
     "model.form.mask_sampling_ratio": 0,
     "model.form.box_best_class": True,
 }
-#: (name, settings): every detector, and what the defaults do not use
+#: (name, settings): every graph, and what the defaults do not use
 VARIANTS = [
-    *((name, {}) for name in list_detectors()),
+    *((name, {}) for name in different_networks()),
     ("faster_rcnn_vgg16", {"model.roi_op": "roi_align"}),
     ("faster_rcnn_vgg16", {"model.roi_op": "crop_resize"}),
     ("faster_rcnn_r50_fpn", {"model.norm": "group"}),
@@ -318,7 +318,7 @@ def random_value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values that preserve the spread of activations, so that scores are spread out too."""
     values = np.random.default_rng([*name.encode()]).normal(size=shape)
     if name.endswith("_gamma"):
-        return (0.3 if ".bn2_" in name else 1) * (1 + 0.1 * values)
+        return (0.3 if ".bn2_" in name or ".f.c.1_" in name else 1) * (1 + 0.1 * values)
     if name.endswith("_var"):
         return 1 + 0.2 * np.abs(values)
     if len(shape) == 1:

@@ -47,10 +47,10 @@ def digests(config) -> dict[str, str]:
     }
 
 
-def test_every_network_has_an_old_config():
-    assert {get_detector(old["config"]["network"]).name for old in OLD.values()} == {
-        *list_detectors()
-    }
+def test_the_networks_of_then_are_still_there():
+    then = {get_detector(old["config"]["network"]).name for old in OLD.values()}
+    assert len(then) == 12
+    assert then <= {*list_detectors()}
 
 
 @pytest.mark.parametrize("name", OLD)

@@ -23,7 +23,7 @@ from symnet import get_detector, get_vgg_test, get_vgg_train, list_detectors
 from symnet.detector import ImageTargetsInput
 from symnet.geometry.targets import pad_objects
 from symnet.machine import has_bf16, mx
-from tests.factories import plain_quick
+from tests.factories import different_networks, plain_quick
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -431,7 +431,7 @@ class Small:
         return name.startswith(fixed) or self.detector.frozen(self.config.model, name)
 
 
-@pytest.fixture(scope="module", params=list_detectors())
+@pytest.fixture(scope="module", params=different_networks())
 def small(request):
     return Small(request.param)
 
@@ -482,7 +482,7 @@ def test_losses_are_finite_and_every_free_parameter_learns(small):
         assert (before[f"aux:{name}"] == after[f"aux:{name}"]).asnumpy().all(), name
 
 
-@pytest.mark.parametrize("name", list_detectors())
+@pytest.mark.parametrize("name", different_networks())
 def test_from_scratch_nearly_everything_learns(name):
     """What does not: scales that a normalisation does not have."""
     small = Small(name, get_detector(name).scratch)
@@ -505,7 +505,7 @@ def test_without_objects_the_losses_of_objects_are_exactly_0(small):
 
 
 @pytest.mark.skipif(not has_bf16(), reason="a processor without bfloat16")
-@pytest.mark.parametrize("name", list_detectors())
+@pytest.mark.parametrize("name", different_networks())
 def test_bf16_trains_with_nearly_the_same_loss(name):
     scratch = get_detector(name).scratch
     exact, low = (Small(name, {**scratch, "train.precision": p}) for p in ("fp32", "bf16"))

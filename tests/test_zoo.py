@@ -352,7 +352,7 @@ def test_names_are_taken_for_files(server, known, tmp_path, capfd, monkeypatch):
     name = "fasterrcnn_resnet50_fpn_coco"
     for _ in range(2):  # the second time without a request or a conversion
         predictor = Predictor.load(name)
-        assert predictor.config.network == "faster_rcnn_r50_fpn"
+        assert predictor.config.network == "faster_rcnn_r18_fpn"  # it is made slim
         assert len(server.asked) == 2
     assert capfd.readouterr().err.count("20 classes: assumed") == 1
     assert [known[name].run] == list((zoo.home() / "runs").glob("f*"))

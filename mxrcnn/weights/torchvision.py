@@ -79,8 +79,10 @@ def resnet_depth(names: Iterable[str], prefix: str = "") -> int | None:
 
 def resnet_networks(body: str) -> dict[str, dict[str, Any]]:
     """The networks that usually have a body such as resnet50, with the settings they need."""
-    layers = "101" if body.startswith("resnet101") else "50"
-    names = (f"faster_rcnn_r{layers}_fpn", f"mask_rcnn_r{layers}_fpn", "fcos_r50_fpn")
+    depth = body[len("resnet") :].partition("_")[0]
+    names = [f"faster_rcnn_r{depth}_fpn", f"mask_rcnn_r{depth}_fpn", "fcos_r50_fpn"]
+    if depth in ("18", "34"):
+        names += ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"]
     return {name: {**IMAGENET, "model.body": body} for name in names}
 
 
@@ -148,7 +150,8 @@ def regnet_classifier(arrays: Arrays) -> Source | None:
     if last.shape[:1] != (X_400MF_TORCHVISION.widths[-1],):
         return None
     settings = {**IMAGENET, "model.body": "regnetx_400mf_torchvision"}
-    networks = {"fcos_regnetx_400mf": settings}
+    names = (f"{kind}_rcnn_regnetx_400mf_fpn" for kind in ("faster", "mask"))
+    networks = dict.fromkeys(("fcos_regnetx_400mf", *names), settings)
     return _classifier("RegNetX-400MF", networks, arrays, _body(arrays), "fc")
 
 

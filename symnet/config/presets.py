@@ -5,6 +5,8 @@ Keys are `section.field`. A preset only lists what differs from the config's def
 
 from __future__ import annotations
 
+from typing import Any
+
 #: ImageNet's mean and standard deviation for pixels 0-255, torchvision's resizing and training
 TORCHVISION = {
     "data.mean": (123.675, 116.28, 103.53),
@@ -46,6 +48,26 @@ PYRAMID_QUICK = {
 }
 
 MASK_PYRAMID_QUICK = {**PYRAMID_QUICK, "model.mask_channels": 64, "model.mask_layers": 2}
+
+#: bodies of the networks with a pyramid, by the part of the network's name
+PYRAMID_BODIES = {
+    "r18": "resnet18",
+    "r34": "resnet34",
+    "r50": "resnet50",
+    "r101": "resnet101",
+    "regnetx_400mf": "regnetx_400mf",
+}
+#: the body in the quick presets of those networks, if not ResNet-18
+_OWN_QUICK_BODY = ("regnetx_400mf",)
+
+
+def pyramid_networks(family: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, body and own settings of the quick preset, of each network of a family."""
+    return [
+        (f"{family}_{name}_fpn", body, {"model.body": body} if body in _OWN_QUICK_BODY else {})
+        for name, body in PYRAMID_BODIES.items()
+    ]
+
 
 C4_QUICK = {
     **_TWO_STAGE_QUICK,
