@@ -169,6 +169,12 @@ def _activation(g: OnnxGraph, node: MXNode) -> str:
     return g.op(kinds[node["act_type"]], *node.inputs)
 
 
+@translates("hard_sigmoid")
+def _hard_sigmoid(g: OnnxGraph, node: MXNode) -> str:
+    alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
+    return g.op("HardSigmoid", *node.inputs, alpha=alpha, beta=beta)
+
+
 @translates("BatchNorm")
 def _batch_norm(g: OnnxGraph, node: MXNode) -> str:
     node.refuse_unless(axis=1, output_mean_var=False)

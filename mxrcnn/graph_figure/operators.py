@@ -37,8 +37,9 @@ ARITHMETIC = _ops(
     "elemwise_add elemwise_sub elemwise_mul elemwise_div broadcast_add broadcast_sub broadcast_mul "
     "broadcast_div broadcast_power broadcast_maximum _plus_scalar _minus_scalar _rminus_scalar "
     "_mul_scalar _div_scalar _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar _maximum "
-    "_minimum smooth_l1 abs square sqrt exp log relu sigmoid negative clip sum sum_axis mean max "
-    "min Concat concat stack where add_n ones_like zeros_like _np_cumsum cumsum take pick "
-    "_equal_scalar _not_equal_scalar _greater_scalar _greater_equal_scalar _lesser_scalar "
-    "broadcast_equal broadcast_greater broadcast_lesser _equal _greater _lesser one_hot"
+    "_minimum smooth_l1 abs square sqrt exp log relu sigmoid hard_sigmoid negative clip sum "
+    "sum_axis mean max min Concat concat stack where add_n ones_like zeros_like _np_cumsum cumsum "
+    "take pick _equal_scalar _not_equal_scalar _greater_scalar _greater_equal_scalar "
+    "_lesser_scalar broadcast_equal broadcast_greater broadcast_lesser _equal _greater _lesser "
+    "one_hot"
 )
