@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: the module whose DETECTORS has each detector of this package
 _MODULES = {
+    "faster_rcnn_mobilenet_v3_large_320_fpn": "symnet.faster_rcnn_fpn",
+    "faster_rcnn_mobilenet_v3_large_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r101_fpn": "symnet.faster_rcnn_fpn",
     "faster_rcnn_r101v2_c4": "symnet.classic",
     "faster_rcnn_r18_fpn": "symnet.faster_rcnn_fpn",

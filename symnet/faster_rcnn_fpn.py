@@ -7,8 +7,11 @@ Letters are those of two_stage.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 from symnet.config import presets
-from symnet.config.two_stage import PyramidConfig
+from symnet.config.two_stage import CoarsePyramidConfig, PyramidConfig
+from symnet.detector import DetectorDef
 from symnet.machine import Symbol, mx
 from symnet.ops.rois import roi_align_levels
 from symnet.parts.fpn import fpn
@@ -17,7 +20,7 @@ from symnet.two_stage import Stages, make_detector
 
 
 def pyramid(config: PyramidConfig, data: Symbol, train: bool) -> list[Symbol]:
-    """p2 to p6 of images (B, 3, H, W)."""
+    """The pyramid of images (B, 3, H, W): p2 to p6, or the levels of CoarsePyramidConfig."""
     maps = config.feature_maps(data, train)
     norm = "" if config.norm == "frozen" else config.norm
     return fpn(
@@ -25,6 +28,7 @@ def pyramid(config: PyramidConfig, data: Symbol, train: bool) -> list[Symbol]:
         config.fpn_channels,
         norm,
         config.form.fpn_extra,
+        halved=config.LEVELS[0] < config.LEVELS[1],
     )
 
 
@@ -36,10 +40,10 @@ def pool_from_levels(
     sampling_ratio: int,
     name: str,
 ) -> Symbol:
-    """Pool each of rois (R, 5) from its level, p2 to p5: (R, channels, size, size)."""
+    """Pool each of rois (R, 5) from its level: (R, channels, size, size)."""
     form = config.form
     return roi_align_levels(
-        maps[:4],
+        maps[: config.ROI_LEVELS],
         rois,
         size,
         name,
@@ -47,6 +51,7 @@ def pool_from_levels(
         form.box_canonical_size,
         form.box_canonical_level,
         form.box_level_offset,
+        config.LEVELS[0],
     )
 
 
@@ -61,14 +66,35 @@ def box_features(config: PyramidConfig, maps: list[Symbol], rois: Symbol, train:
     return fc_head(pooled, config.box_head_dim, config.box_head_convs, config.fpn_channels)
 
 
-DETECTORS = {
-    name: make_detector(
+def _coarse(name: str, **defaults: Any) -> DetectorDef:
+    """torchvision's detectors on MobileNetV3; defaults: data and model settings of one of them."""
+    return make_detector(
         name,
-        PyramidConfig,
+        CoarsePyramidConfig,
         Stages(pyramid, box_features),
-        defaults={**presets.TORCHVISION, "model.body": body},
-        quick={**presets.PYRAMID_QUICK, **small},
-        presets={"gluoncv": presets.GLUONCV_PYRAMID},
+        defaults={**presets.TORCHVISION, **defaults},
+        quick={**presets.PYRAMID_QUICK, "model.body": "mobilenet_v3_large"},
+        scratch={"model.norm": "group", "model.trainable_layers": 6},
     )
-    for name, body, small in presets.pyramid_networks("faster_rcnn")
+
+
+DETECTORS = {
+    **{
+        name: make_detector(
+            name,
+            PyramidConfig,
+            Stages(pyramid, box_features),
+            defaults={**presets.TORCHVISION, "model.body": body},
+            quick={**presets.PYRAMID_QUICK, **small},
+            presets={"gluoncv": presets.GLUONCV_PYRAMID},
+        )
+        for name, body, small in presets.pyramid_networks("faster_rcnn")
+    },
+    **{
+        name: _coarse(name, **defaults)
+        for name, defaults in (
+            ("faster_rcnn_mobilenet_v3_large_fpn", {}),
+            ("faster_rcnn_mobilenet_v3_large_320_fpn", presets.COARSE_320),
+        )
+    },
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from mxrcnn.weights.reading import read_params
 from mxrcnn.weights.sources import network_shapes
 from mxrcnn.weights.torchvision import resnet_classifier, today, torchvision_name
 from symnet.machine import mx
+from symnet.parts.norms import NORM_EPS
 from tests.factories import Picture, make_voc
 from tests.test_fcos_parity import load_recipe
 from tests.test_tools import tool  # noqa: F401 - a fixture
@@ -45,9 +47,11 @@ def values(shapes, seed=0) -> dict[str, np.ndarray]:
     return {name: value.astype(np.float32) for name, value in made.items()}
 
 
-def slim_state(network="faster_rcnn_r50_fpn", num_classes=4) -> dict[str, np.ndarray]:
+def slim_state(
+    network="faster_rcnn_r50_fpn", num_classes=4, body="resnet18"
+) -> dict[str, np.ndarray]:
     """A small detector's parameters under torchvision's names."""
-    settings = {**SLIM, "model.num_classes": num_classes}
+    settings = {**SLIM, "model.body": body, "model.num_classes": num_classes}
     if "mask" in network:
         settings["model.mask_channels"] = 8
     shapes = network_shapes(override(make_config(network), settings))
@@ -71,16 +75,28 @@ def request(tmp_path, state, **more) -> ConvertRequest:
 
 
 KINDS = {
-    "faster": "faster_rcnn_r50_fpn",
-    "mask": "mask_rcnn_r50_fpn",
-    "fcos": "fcos_r50_fpn",
+    "faster_r50_fpn": "faster_rcnn_r50_fpn",
+    "mask_r50_fpn": "mask_rcnn_r50_fpn",
+    "fcos_r50_fpn": "fcos_r50_fpn",
+    "faster_mobilenet_v3_large_fpn": "faster_rcnn_mobilenet_v3_large_fpn",
 }
+
+
+def write_golden(path: Path, kind: str, recipe) -> Path:
+    """A golden model's checkpoint: with torch's own pickle, or one like it for MobileNetV3."""
+    if "mobilenet" not in kind:
+        return write_torchs(path, kind, recipe.recipe_param)
+    shapes = network_shapes(override(make_config(KINDS[kind]), {"model.num_classes": 21}))
+    names = {torchvision_name(name): shape for name, shape in shapes.items()}
+    names["backbone.body.0.1.num_batches_tracked"] = ()
+    state = {n: recipe.recipe_param(n, s, recipe.ADJUST_MOBILENET) for n, s in names.items()}
+    return write_pth(path, state)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_goldens_come_out_of_a_converted_checkpoint(kind, shared_golden, tmp_path):
     recipe = load_recipe(shared_golden)
-    path = write_torchs(tmp_path / "a.pth", f"{kind}_r50_fpn", recipe.recipe_param)
+    path = write_golden(tmp_path / "a.pth", kind, recipe)
     told = run_convert(
         ConvertRequest(str(path), str(tmp_path / "run"), words=("short_side=256", "long_side=384"))
     )
@@ -89,7 +105,7 @@ def test_goldens_come_out_of_a_converted_checkpoint(kind, shared_golden, tmp_pat
     detector = Detector.load(tmp_path / "run")
     assert detector.config.network == KINDS[kind]
     assert detector.class_names == VOC_CLASSES
-    golden = np.load(shared_golden / f"torchvision_{kind}_r50_fpn.npz")
+    golden = np.load(shared_golden / f"torchvision_{kind}.npz")
     images = [golden["image0"], golden["image1"]]
     samples = [prepare_image(image, detector.config.data) for image in images]
     batch = stack_images(samples, padded_size([s.size for s in samples], 32))
@@ -105,10 +121,53 @@ def test_goldens_come_out_of_a_converted_checkpoint(kind, shared_golden, tmp_pat
         assert len(set(match.tolist())) == len(boxes) > 50
         assert away.min(axis=0).max() < 0.1
         np.testing.assert_allclose(found.scores[match], scores, atol=1e-3)
-        if kind != "fcos":
+        if "fcos" not in kind:
             assert len(found) == len(boxes)
             assert pairwise_iou(found.boxes, boxes)[match, np.arange(len(boxes))].min() > 0.99
-    assert kind != "mask" or len(found.masks) == len(found)
+    assert "mask" not in kind or len(found.masks) == len(found)
+
+
+MOBILENET = "faster_rcnn_mobilenet_v3_large_fpn"
+MOBILENET_320 = "faster_rcnn_mobilenet_v3_large_320_fpn"
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "taken", "side"),
+    [
+        ("a.pth", None, MOBILENET, 800),
+        ("a.pth", MOBILENET_320, MOBILENET_320, 320),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth", None, MOBILENET_320, 320),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth", MOBILENET, MOBILENET, 800),
+    ],
+)
+def test_the_two_forms_of_mobilenet_v3(tmp_path, file, network, taken, side):
+    """They have the same layers: the file's name decides, and that is said."""
+    path = write_pth(tmp_path / file, slim_state(MOBILENET, 91, "mobilenet_v3_large"))
+    found = convert(ConvertRequest(str(path), str(tmp_path / "run"), network=network))
+    assert not found.flaws()
+    assert (found.config.network, found.config.data.short_side) == (taken, side)
+    assert found.config.model.rpn_post_nms_top_n_test == (150 if side == 320 else 1000)
+    assert (found.config.model.num_classes, found.config.model.fpn_channels) == (81, 16)
+    assert f"as its name has {'' if '320' in file else 'no '}320" in "\n".join(found.source.notes)
+
+
+def test_a_mobilenet_v3_classifier_keeps_its_epsilon(tmp_path):
+    state = slim_state(MOBILENET, 21, "mobilenet_v3_large")
+    body = "backbone.body."
+    state = {n.replace(body, "features."): v for n, v in state.items() if n.startswith(body)}
+    heads = {f"classifier.{n}.{leaf}": np.zeros(2) for n in (0, 3) for leaf in ("weight", "bias")}
+    found = convert(request(tmp_path, {**state, **heads}))
+    assert (found.config.network, found.config.model.body) == (MOBILENET, "mobilenet_v3_large")
+    assert not found.flaws()
+    assert set(found.source.left_out) == set(heads)
+    theirs, ours = state["features.4.block.1.1.running_var"], f"{body}4.block.1.1_moving_var"
+    np.testing.assert_allclose(found.params[ours] + NORM_EPS, theirs + 1e-3, rtol=1e-6)
+    theirs, ours = state["features.16.0.weight"], f"{body}16.0_weight"
+    np.testing.assert_array_equal(found.params[ours], theirs)
+    for network in ("fcos_r50_fpn", "mask_rcnn_r50_fpn"):
+        other = convert(request(tmp_path, {**state, **heads}, network=network))
+        assert other.config.model.body == "mobilenet_v3_large"
+        assert not other.flaws()
 
 
 def test_older_names_of_torchvision(tmp_path):

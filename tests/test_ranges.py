@@ -27,7 +27,7 @@ NAN, INF = float("nan"), float("inf")
 WRONG = {
     "num_classes": (1, 0, -3),
     "unused_classes": (-1,),
-    "trainable_layers": (-1, 6),
+    "trainable_layers": (-1, 7),
     "units": ((3, 4, 6), (3, 4, 6, 3, 1), (3, 4, 0, 3)),
     "width": (0.0, -1.0, INF, NAN),
     "box_head_dim": (0,),
@@ -129,6 +129,7 @@ def test_every_number_has_a_range_and_every_range_a_number():
     [
         ("faster_rcnn_r50_fpn", "trainable_layers", -1, "at least 0 and at most 5"),
         ("fcos_r50_fpn", "trainable_layers", 6, "at least 0 and at most 5"),
+        ("faster_rcnn_mobilenet_v3_large_fpn", "trainable_layers", 7, "at least 0 and at most 6"),
         ("mask_rcnn_r50_fpn", "anchor_sizes", (8.0,) * 4, "five numbers, each above 0"),
         ("faster_rcnn_vgg16", "num_classes", 1, "at least 2"),
         ("faster_rcnn_vgg16", "box_positive_fraction", 2.0, "at least 0 and at most 1"),

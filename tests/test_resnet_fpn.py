@@ -190,6 +190,15 @@ def test_what_is_frozen(norm, trainable_layers):
         assert not body.is_frozen(name, trainable_layers, norm)
 
 
+def test_the_six_stages_of_mobilenet_v3():
+    """torchvision's begin at the layers with a stride, and at the last."""
+    body = get_body("mobilenet_v3_large")
+    for trainable_layers, first in enumerate([17, 16, 13, 7, 4, 2, 0]):
+        for layer in range(17):
+            frozen = body.is_frozen(f"{BODY}{layer}.0_weight", trainable_layers, "batch")
+            assert frozen == (layer < first), (layer, trainable_layers)
+
+
 @pytest.mark.parametrize("name", ["resnet50_v1d", "mobilenet1_0"])
 def test_what_is_frozen_in_other_bodies(name):
     """The whole stem, and the stages in their order."""

@@ -1,6 +1,6 @@
 """The pyramid detectors compared with torchvision's results (../shared/golden): whole graphs.
 
-Both have the weights of recipe.py, which depend on torchvision's parameter names alone.
+All have the weights of recipe.py, which depend on torchvision's parameter names alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from mxrcnn.data.transforms import padded_size, prepare_image, stack_images
 from mxrcnn.inference.detector import Detector
 from mxrcnn.weights.torchvision import from_torchvision, torchvision_name
 from symnet import get_detector
+from symnet.bodies import get_body
 from symnet.faster_rcnn_fpn import box_features, pyramid
 from symnet.geometry.masks import encode, paste
 from symnet.machine import mx
 from symnet.two_stage import Stages, box_head
 
-NETWORKS = {"faster": "faster_rcnn_r50_fpn", "mask": "mask_rcnn_r50_fpn"}
+#: the network of each golden file
+NETWORKS = {
+    "faster_r50_fpn": "faster_rcnn_r50_fpn",
+    "mask_r50_fpn": "mask_rcnn_r50_fpn",
+    "faster_mobilenet_v3_large_fpn": "faster_rcnn_mobilenet_v3_large_fpn",
+}
 
 
 @dataclass
@@ -63,8 +69,11 @@ def golden(request, shared_golden) -> Golden:
         **dict(zip(symbol.list_auxiliary_states(), auxs)),
     }
     names = {torchvision_name(name): name for name in shapes if name not in inputs}
-    state = {theirs: recipe.recipe_param(theirs, shapes[ours]) for theirs, ours in names.items()}
-    values = np.load(shared_golden / f"torchvision_{request.param}_r50_fpn.npz")
+    adjust = recipe.ADJUST_MOBILENET if "mobilenet" in request.param else recipe.ADJUST
+    state = {
+        theirs: recipe.recipe_param(theirs, shapes[ours], adjust) for theirs, ours in names.items()
+    }
+    values = np.load(shared_golden / f"torchvision_{request.param}.npz")
     return Golden(values, config, state)
 
 
@@ -105,10 +114,14 @@ BOX = {
 
 def test_the_graph_stage_by_stage(golden):
     masks = "mask_logits" in golden.values.files
-    names = [*LEVELS.values(), "proposals"]
+    names = [name for key, name in LEVELS.items() if key in golden.values.files]
+    assert len(names) == (9 if "mobilenet" in golden.config.network else 15)
+    names.append("proposals")
     mask_logits = "roi_heads.mask_predictor.mask_fcn_logits"
     found = forward(golden, names + [mask_logits] * masks)
     for key, name in LEVELS.items():
+        if name not in found:
+            continue
         channels = slice(None, None, 16 if key.startswith("features") else 1)
         assert_close(found[name][:, channels], golden.values[key])
 
@@ -172,7 +185,6 @@ EVERYTHING = {
     "model.rpn_batch_size_per_image": 10**6,
     "model.box_batch_size_per_image": 2010,
     "model.box_positive_fraction": 0.1,
-    "model.trainable_layers": 5,
     "train.batch_size": 2,
 }
 
@@ -209,7 +221,8 @@ def training_batch(golden: Golden, config: Config, folder):
 
 @pytest.mark.slow
 def test_losses_and_gradients(golden, tmp_path):
-    config = override(golden.config, EVERYTHING)
+    stages = len(get_body(golden.config.model.body).stages)
+    config = override(golden.config, {**EVERYTHING, "model.trainable_layers": stages})
     detector = get_detector(config.network)
     symbol = detector.train_symbol(config.model, 2)
     batch = training_batch(golden, config, tmp_path)

@@ -26,6 +26,7 @@ from mxrcnn.training.anchors import check_anchors_request
 from mxrcnn.training.derived import derive, derive_sides
 from mxrcnn.training.server import number_of_workers, started_together
 from mxrcnn.weights.reading import Origin
+from symnet.bodies import get_body
 
 DEFAULT_NETWORK = "faster_rcnn_vgg16"
 
@@ -41,6 +42,9 @@ QUICK = {
     "train.lr_decay_epoch": (2,),  # with --schedule step
     "train.warmup_steps": 100,
 }
+
+#: the setting that counts the trained stages of the body
+STAGES = "model.trainable_layers"
 
 #: flags whose value is a list, such as 7,9
 LISTS = {"train.lr_decay_epoch", "data.augment"}
@@ -162,8 +166,9 @@ def build_config(request: TrainRequest, chosen: Chosen = NOTHING) -> Configurati
     # again: what an old name stands for may depend on the preset
     given, sources = given_settings(request, made.config)
     if "train.fixed" in given and _once_froze_by_name(network):
-        given.setdefault("model.trainable_layers", 5)  # train.fixed replaces it there
-        sources.setdefault("model.trainable_layers", "train.fixed")
+        # train.fixed replaces it there
+        given.setdefault(STAGES, len(get_body(override(made.config, given).model.body).stages))
+        sources.setdefault(STAGES, "train.fixed")
     base = made.config.train
     made = _with_workers(made.set(given, sources), given)
     notes += [f"{network}, preset {preset}, data set {dataset}", *lines]
@@ -183,6 +188,8 @@ def build_config(request: TrainRequest, chosen: Chosen = NOTHING) -> Configurati
     check_root(dataset, given)
     if not made.config.train.pretrained:
         scratch = {key: value for key, value in detector.scratch.items() if key not in given}
+        if STAGES in scratch:  # all of them, as many as this body has
+            scratch[STAGES] = len(get_body(made.config.model.body).stages)
         words = ", ".join(f"{key}={value}" for key, value in scratch.items())
         notes.append(f"no --pretrained parameters: everything is trained ({words})")
         made = made.set(scratch, "training without --pretrained")
@@ -265,7 +272,7 @@ def _start(request: TrainRequest) -> tuple[str, dict[str, Any], list[str]]:
         if network == config.network:
             names += [name for name, _ in fields_of(config) if name.startswith("model.")]
             if _once_froze_by_name(network):
-                names.remove("model.trainable_layers")  # each training has its own
+                names.remove(STAGES)  # each training has its own
         which, folder = origin.checkpoint()
         note = f"{origin.path}: a run of {config.network}; using its settings and its {which} "
         note += f"checkpoint, {folder.name}"

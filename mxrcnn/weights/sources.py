@@ -20,6 +20,7 @@ FOREIGN: tuple[Callable[[Arrays], Source | None], ...] = (
     torchvision.resnet_classifier,
     torchvision.vgg16_classifier,
     torchvision.regnet_classifier,
+    torchvision.mobilenet_v3_classifier,
     gluoncv.detector,
     gluoncv.resnet_classifier,
     matterport.detector,
@@ -38,7 +39,8 @@ _CLASS_ROWS = (
 def foreign_source(path: Path, arrays: Arrays) -> Source | None:
     """Another project's file; None if its names are this toolkit's or unknown."""
     found = (look(arrays) for look in FOREIGN)
-    return next((source for source in found if source is not None), None)
+    source = next((source for source in found if source is not None), None)
+    return source and torchvision.choose_form(source, path.name)
 
 
 def network_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from symnet.bodies.regnet import X_400MF_TORCHVISION
 from symnet.bodies.resnet import DEPTHS
 from symnet.bodies.resnet import PREFIX as BODY
 from symnet.bodies.vgg import BLOCKS
+from symnet.parts.norms import NORM_EPS
 
 #: endings of a normalisation's entries: torchvision's -> here
 _NORM = {
@@ -30,6 +31,11 @@ _ENDINGS = {
     "_weight": ".weight",
     "_bias": ".bias",
 }
+
+#: torchvision's detectors on MobileNetV3-Large
+MOBILENET_V3 = ("faster_rcnn_mobilenet_v3_large_fpn", "faster_rcnn_mobilenet_v3_large_320_fpn")
+#: the epsilon of torchvision's MobileNetV3 classifiers' normalisations; its detectors have NORM_EPS
+MOBILENET_V3_EPS = 1e-3
 
 #: patterns of entries that have no use here, and why
 _COUNTERS = {"num_batches_tracked$": "a batch counter"}
@@ -84,6 +90,18 @@ def resnet_networks(body: str) -> dict[str, dict[str, Any]]:
     if depth in ("18", "34"):
         names += ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"]
     return {name: {**IMAGENET, "model.body": body} for name in names}
+
+
+def mobilenet_v3_networks() -> dict[str, dict[str, Any]]:
+    """The networks that have, or can have, MobileNetV3-Large, with the settings they need."""
+    body = {**IMAGENET, "model.body": "mobilenet_v3_large"}
+    return dict.fromkeys((*MOBILENET_V3, "mask_rcnn_r50_fpn", "fcos_r50_fpn"), body)
+
+
+def is_mobilenet_v3(arrays: Arrays, prefix: str) -> bool:
+    """True for MobileNetV3-Large's layers, from the shapes of the first and last special ones."""
+    layers = {"4.block.2.fc1": (24, 72, 1, 1), "16.0": (960, 160, 1, 1)}
+    return all(np.shape(arrays.get(f"{prefix}{n}.weight")) == s for n, s in layers.items())
 
 
 def _classifier(
@@ -155,6 +173,26 @@ def regnet_classifier(arrays: Arrays) -> Source | None:
     return _classifier("RegNetX-400MF", networks, arrays, _body(arrays), "fc")
 
 
+def mobilenet_v3_classifier(arrays: Arrays) -> Source | None:
+    """MobileNetV3-Large, whose normalisations have another epsilon than those here.
+
+    The difference is added to the stored variances: the body then computes what the classifier's
+    layers do.
+    """
+    if not is_mobilenet_v3(arrays, "features."):
+        return None
+    names = our_names({n: value for n, value in arrays.items() if n.startswith("features.")})
+    origin = {f"{BODY}{ours.partition('.')[2]}": name for ours, name in names.items()}
+    source = _classifier(
+        "MobileNetV3-Large", mobilenet_v3_networks(), arrays, origin, "classifier.0"
+    )
+    more = np.float32(MOBILENET_V3_EPS - NORM_EPS)
+    params = {n: v + more if n.endswith("_moving_var") else v for n, v in source.params.items()}
+    last = left_out(arrays, origin, {r"^classifier\.3\.": OWN_CLASSES})
+    note = f"{more:.3g} added to the variances: its epsilon is {MOBILENET_V3_EPS}, here {NORM_EPS}"
+    return replace(source, params=params, left_out={**source.left_out, **last}, notes=(note,))
+
+
 #: names in checkpoints of torchvision < 0.13 -> current names
 _RENAMED = (
     (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
@@ -180,20 +218,38 @@ _MASK = "roi_heads.mask_predictor.mask_fcn_logits"
 _PER_CLASS = {_FCOS: 1, _BOX: 1, "roi_heads.box_predictor.bbox_pred": 4, _MASK: 1}
 
 
+def choose_form(source: Source, file_name: str) -> Source:
+    """The source with the form of MobileNetV3's detectors that the file's name tells, and a note.
+
+    Both have the same layers; the sizes of images and the numbers of proposals differ.
+    """
+    if not set(source.networks) <= set(MOBILENET_V3):
+        return source
+    small = "320" in file_name
+    first, other = reversed(MOBILENET_V3) if small else MOBILENET_V3
+    note = f"taken as {first}, as its name has {'' if small else 'no '}320; or --network {other}"
+    networks = {name: source.networks[name] for name in (first, other)}
+    category = source.by_category and choose_form(source.by_category, file_name)
+    return replace(source, networks=networks, notes=(*source.notes, note), by_category=category)
+
+
 def detector(arrays: Arrays) -> Source | None:
-    """A Faster R-CNN, Mask R-CNN or FCOS with a ResNet and a feature pyramid."""
+    """A Faster R-CNN, Mask R-CNN or FCOS with a ResNet, or a Faster R-CNN with MobileNetV3."""
     state = {today(name): value for name, value in arrays.items()}
     depth = resnet_depth(state, BODY)
     is_fcos = f"{_FCOS}.weight" in state and "head.regression_head.bbox_ctrness.weight" in state
-    if depth is None or not (is_fcos or f"{_BOX}.weight" in state):
+    if not (is_fcos or f"{_BOX}.weight" in state):
         return None
     file_name = {today(name): name for name in arrays}
     origin = {ours: file_name[theirs] for ours, theirs in our_names(state).items()}
     kind = "fcos" if is_fcos else "mask_rcnn" if f"{_MASK}.weight" in state else "faster_rcnn"
+    body = f"R{depth}" if depth else "MobileNetV3-Large"
+    if not depth and not (kind == "faster_rcnn" and is_mobilenet_v3(state, BODY)):
+        return None
     num_classes = len(state[f"{_FCOS if is_fcos else _BOX}.weight"])
     title = {"fcos": "FCOS", "mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN"}[kind]
     source = Source(
-        f"torchvision's {title} R{depth}-FPN detector",
+        f"torchvision's {title} {body}-FPN detector",
         _detector_networks(kind, depth, state),
         {ours: arrays[name] for ours, name in origin.items()},
         origin,
@@ -229,7 +285,7 @@ def _categories(name: str, values: np.ndarray) -> np.ndarray:
     return gaps_last(values, per_class, keep=layer == _BOX)
 
 
-def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[str, Any]]:
+def _detector_networks(kind: str, depth: int | None, state: Arrays) -> dict[str, dict[str, Any]]:
     """The networks that can load a detector, with the settings derived from its shapes."""
 
     def rows(name: str) -> int:
@@ -239,6 +295,8 @@ def _detector_networks(kind: str, depth: int, state: Arrays) -> dict[str, dict[s
     if kind == "fcos":
         return {"fcos_r50_fpn": {**IMAGENET, **fpn, "model.body": f"resnet{depth}"}}
     fpn["model.box_head_dim"] = rows("roi_heads.box_head.fc6.weight")
+    if not depth:
+        return {network: {**IMAGENET, **fpn} for network in MOBILENET_V3}
     networks = resnet_networks(f"resnet{depth}")
     networks = {n: {**s, **fpn} for n, s in networks.items() if "rcnn" in n}
     if kind == "mask_rcnn":

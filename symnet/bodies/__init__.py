@@ -6,7 +6,7 @@ add your own, pass a `Body` to `register_body`.
 
 from __future__ import annotations
 
-from symnet.bodies import mobilenet, regnet, resnet, resnet_v2, vgg, zf
+from symnet.bodies import mobilenet, mobilenet_v3, regnet, resnet, resnet_v2, vgg, zf
 from symnet.bodies.body import Body
 
 __all__ = ["Body", "get_body", "list_bodies", "register_body"]
@@ -33,6 +33,6 @@ def get_body(name: str) -> Body:
     return _BODIES[name]
 
 
-for _module in (vgg, zf, resnet, resnet_v2, regnet, mobilenet):
+for _module in (vgg, zf, resnet, resnet_v2, regnet, mobilenet, mobilenet_v3):
     for _name, _body in _module.BODIES.items():
         register_body(_name, _body)

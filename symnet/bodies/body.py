@@ -9,6 +9,9 @@ from symnet.parts.norms import STATISTICS
 
 _STATISTICS = tuple(f"_{leaf}" for leaf in STATISTICS)
 
+#: key of the first block's output at stride 32, beside the last one's, which is 32
+FIRST_OF_32 = "32 (its first block)"
+
 
 @dataclass(frozen=True)
 class Body:
@@ -16,10 +19,11 @@ class Body:
 
     maps(data, norm, **options): images (B, 3, H, W) -> feature maps by stride, such as
         {4: c2, 8: c3, 16: c4, 32: c5}, each (B, channels[stride], H / stride, W / stride). norm is
-        one of symnet.parts.norms.NORMS; bodies without normalisation ignore it.
+        one of symnet.parts.norms.NORMS; bodies without normalisation ignore it. A body may also
+        have the map FIRST_OF_32.
     channels: the number of channels at each stride.
-    stages: name prefixes of the parameters of each of the five stages, stem first. These are the
-        stages that `trainable_layers` counts.
+    stages: name prefixes of the parameters of each stage, stem first. These are the stages that
+        `trainable_layers` counts: five, or as many as torchvision counts in this body.
     unstaged: name prefixes of the body's parameters that belong to no stage.
     head(pooled, norm, **options): the body's layers for pooled RoIs, (R, F, S, S) ->
         (R, F', S', S'), such as stage 4 of a ResNet; None if it has none.
@@ -29,7 +33,7 @@ class Body:
     """
 
     maps: Callable
-    channels: Mapping[int, int]
+    channels: Mapping[int | str, int]
     stages: tuple[tuple[str, ...], ...]
     unstaged: tuple[str, ...] = ()
     head: Callable | None = None
@@ -45,8 +49,8 @@ class Body:
     def is_frozen(self, name: str, trainable_layers: int, norm: str) -> bool:
         """True if a parameter belongs to the body and is not trained.
 
-        trainable_layers is the number of trained stages, 0 to 5, counted from the end as in
-        torchvision: 5 trains all, 3 freezes the stem and the first stage. With norm "frozen", the
+        trainable_layers is the number of trained stages, counted from the end as in torchvision: of
+        five stages, 5 trains all, 3 freezes the stem and the first stage. With norm "frozen", the
         statistics, scales and shifts of normalisations are frozen in every stage.
         """
         if not name.startswith(self.prefixes):

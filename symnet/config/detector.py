@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from symnet.bodies import get_body
-from symnet.config.ranges import check_order, check_ranges, refuse
+from symnet.config.ranges import RANGES, Range, check_order, check_ranges, refuse
 from symnet.geometry.targets import RPNSampling
 from symnet.machine import Symbol
 
@@ -26,26 +26,27 @@ class DetectorConfig:
     body: str = "resnet50"
     #: the body's normalisation: stored statistics (frozen), or trained batch or group normalisation
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    #: how many of the body's five stages are trained, counted from the last
+    #: how many of the body's five stages (MobileNetV3: six) are trained, counted from the last
     trainable_layers: int = 3
 
     def __post_init__(self) -> None:
-        check_ranges(self)
         try:
             body = get_body(self.body)
         except KeyError as error:
             refuse(self, "body", error.args[0])
-        missing = set(self.body_strides()) - set(body.channels)
+        stages = {"trainable_layers": Range(0, len(body.stages))}
+        check_ranges(self, ranges={**RANGES, **stages})
+        missing = [stride for stride in self.body_strides() if stride not in body.channels]
         if missing:
-            has = ", ".join(map(str, sorted(body.channels)))
-            refuse(self, "body", f"has no map of stride {min(missing)}; its strides are {has}")
+            has = ", ".join(map(str, body.channels))
+            refuse(self, "body", f"has no map of stride {missing[0]}; its strides are {has}")
         if self.norm not in body.norms:
             refuse(self, "norm", f"{self.body} has {' and '.join(body.norms)}")
         for option, unset in (("width", 1.0), ("units", ())):
             if option not in body.options and getattr(self, option, unset) != unset:
                 refuse(self, option, f"{self.body} has no such setting")
 
-    def body_strides(self) -> Iterable[int]:
+    def body_strides(self) -> Iterable[int | str]:
         """The strides of the feature maps that the detector uses."""
         return ()
 
@@ -58,7 +59,7 @@ class DetectorConfig:
         """`norm` for the layers: training graphs fold stored statistics into the weights."""
         return "folded" if train and self.norm == "frozen" else self.norm
 
-    def feature_maps(self, data: Symbol, train: bool) -> dict[int, Symbol]:
+    def feature_maps(self, data: Symbol, train: bool) -> dict[int | str, Symbol]:
         """The body's feature maps for images (B, 3, H, W), by stride."""
         return get_body(self.body).maps(data, self.body_norm(train), **self.body_options())
 

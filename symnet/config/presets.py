@@ -47,6 +47,14 @@ PYRAMID_QUICK = {
     "model.box_batch_size_per_image": 64,
 }
 
+#: the low resolution of torchvision's MobileNetV3 detector, and its proposals when testing
+COARSE_320 = {
+    "data.short_side": 320,
+    "data.long_side": 640,
+    "model.rpn_pre_nms_top_n_test": 150,
+    "model.rpn_post_nms_top_n_test": 150,
+}
+
 MASK_PYRAMID_QUICK = {**PYRAMID_QUICK, "model.mask_channels": 64, "model.mask_layers": 2}
 
 #: bodies of the networks with a pyramid, by the part of the network's name

@@ -68,7 +68,7 @@ RANGES = {
     # the body
     "width": POSITIVE,
     "units": Range(1, count=4, optional=True),
-    "trainable_layers": Range(0, 5),
+    "trainable_layers": Range(0, 5),  # or the body's number of stages
     "fpn_channels": FROM_1,
     # anchors and points
     "anchor_sizes": Range(0, above=True, count=5),  # one for each level of the pyramid

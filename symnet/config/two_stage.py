@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from symnet.bodies import get_body
+from symnet.bodies.body import FIRST_OF_32
 from symnet.config.detector import RegionConfig
 from symnet.config.ranges import FROM_1, check_ranges, refuse
 from symnet.geometry.anchors import Anchors, AnchorSpec, ClassicLevels, PyramidAnchors
@@ -131,7 +132,7 @@ class PyramidConfig(TwoStageConfig):
 
     #: channels of every level of the pyramid
     fpn_channels: int = 256
-    #: anchor sizes in pixels, one for each of the five levels
+    #: anchor sizes in pixels, one for each of the five levels; with MobileNetV3 all on every level
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     #: channels of the RPN's convolution; 0: the same as the pyramid's
     rpn_channels: int = 0
@@ -141,7 +142,14 @@ class PyramidConfig(TwoStageConfig):
     box_head_dim: int = 1024
     form: PyramidForm = PyramidForm()
 
-    def body_strides(self) -> tuple[int, ...]:
+    #: the strides of the pyramid's levels
+    LEVELS: ClassVar[tuple[int, ...]] = (4, 8, 16, 32, 64)
+    #: how many of them, the finest first, RoIs are pooled from
+    ROI_LEVELS: ClassVar[int] = 4
+    #: True if every level has all anchor sizes; else each has its own
+    ALL_SIZES: ClassVar[bool] = False
+
+    def body_strides(self) -> tuple[int | str, ...]:
         """The strides of c2 to c5."""
         return (4, 8, 16, 32)
 
@@ -150,16 +158,40 @@ class PyramidConfig(TwoStageConfig):
         """The anchors of all levels."""
         sizes, ratios = tuple(self.anchor_sizes), tuple(self.anchor_ratios)
         if self.form.anchor_form != "classic":
-            return PyramidAnchors(sizes, ratios, self.form.anchor_form == "last_pixel")
-        strides = (4 * 2**level for level in range(len(sizes)))
+            last_pixel = self.form.anchor_form == "last_pixel"
+            shared = self.LEVELS if self.ALL_SIZES else ()
+            return PyramidAnchors(sizes, ratios, last_pixel, shared)
+        each = [sizes] * len(self.LEVELS) if self.ALL_SIZES else [(size,) for size in sizes]
         return ClassicLevels(
-            tuple(AnchorSpec(s, (size / s,), ratios, True) for s, size in zip(strides, sizes))
+            tuple(
+                AnchorSpec(stride, tuple(size / stride for size in own), ratios, True)
+                for stride, own in zip(self.LEVELS, each)
+            )
         )
 
     @property
     def nms_levels(self) -> int:
         """How many sets of anchors have an NMS of their own."""
-        return 1 if self.form.rpn_nms_all else len(self.anchor_sizes)
+        return 1 if self.form.rpn_nms_all else len(self.LEVELS)
+
+
+@dataclass(frozen=True)
+class CoarsePyramidConfig(PyramidConfig):
+    """A pyramid of two maps of stride 32 and one of 64: torchvision's MobileNetV3 detectors.
+
+    RoIs are pooled from the first map alone.
+    """
+
+    body: str = "mobilenet_v3_large"
+    rpn_score_thresh: float = 0.05
+
+    LEVELS: ClassVar[tuple[int, ...]] = (32, 32, 64)
+    ROI_LEVELS: ClassVar[int] = 1
+    ALL_SIZES: ClassVar[bool] = True
+
+    def body_strides(self) -> tuple[int | str, ...]:
+        """The first and the last map of stride 32."""
+        return (FIRST_OF_32, 32)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def _grid(spec: AnchorSpec, height: int, width: int) -> np.ndarray:
 class PyramidAnchors:
     """torchvision's anchors of a feature pyramid: one size in pixels per level; ratios h / w.
 
+    The levels have strides 4, 8, ..., unless `strides` lists them: then every level has all sizes.
     Anchors are centred on the cells' corners and rounded to whole pixels. In each direction, a
     level's stride is the image's side divided by the feature map's, rounded down. last_pixel: as in
     matterport's Mask R-CNN, anchors are not rounded, and x2 and y2 are one less (the last pixel).
@@ -88,19 +89,27 @@ class PyramidAnchors:
     sizes: tuple[float, ...]
     ratios: tuple[float, ...]
     last_pixel: bool = False
+    strides: tuple[int, ...] = ()
 
     @property
     def num_anchors(self) -> int:
         """A, the number of anchors per position."""
-        return len(self.ratios)
+        return len(self.ratios) * (len(self.sizes) if self.strides else 1)
 
     def stride(self, level: int) -> None:
         """None: a level's stride depends on the image."""
 
+    def cells(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The (h, w) of each level for a padded image; also for arrays of heights and widths."""
+        strides = self.strides or tuple(4 * 2**level for level in range(len(self.sizes)))
+        return [(-(-height // stride), -(-width // stride)) for stride in strides]
+
     def base(self, level: int) -> np.ndarray:
         """A level's anchors (A, 4), centred on the origin."""
         root = np.sqrt(np.float32(self.ratios))
-        half = np.stack([1 / root, root], axis=1) * np.float32(self.sizes[level]) / 2
+        sizes = np.float32(self.sizes if self.strides else self.sizes[level : level + 1])
+        half = np.stack([1 / root, root], axis=1)[:, None] * sizes[:, None] / 2
+        half = half.reshape(-1, 2)
         if self.last_pixel:
             return np.concatenate([-half, half - 1], axis=1).astype(np.float32)
         return np.round(np.concatenate([-half, half], axis=1)).astype(np.float32)
@@ -154,7 +163,7 @@ def pyramid_sizes(height: int, width: int, levels: int, finest: int = 4) -> list
 @lru_cache(maxsize=16)
 def _pyramid_grid(anchors: PyramidAnchors, height: int, width: int) -> np.ndarray:
     levels = []
-    for level, (rows, columns) in enumerate(pyramid_sizes(height, width, len(anchors.sizes))):
+    for level, (rows, columns) in enumerate(anchors.cells(height, width)):
         y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
         y, x = y * (height // rows), x * (width // columns)
         shifts = np.stack([x, y, x, y], axis=-1)

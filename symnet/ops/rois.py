@@ -74,11 +74,12 @@ def roi_align_levels(
     canonical_size: float = 224,
     canonical_level: float = 4,
     offset: float = 0,
+    stride: int = 4,
 ) -> Symbol:
     """RoIAlign (He et al. 2017) of rois (R, 5), each from its level: (R, channels, size, size).
 
-    sampling_ratio: samples per bin in each direction; 0: crop_and_resize, see `_crop`. Raises
-    ValueError for a size below 2.
+    sampling_ratio: samples per bin in each direction; 0: crop_and_resize, see `_crop`. stride: that
+    of the finest level. Raises ValueError for a size below 2.
 
     Each level pools its own RoIs and skips the others by giving them batch index -1. If MXNet's
     operator skips row n, it sets element n of its whole output to 0, and leaves row n
@@ -109,27 +110,34 @@ def roi_align_levels(
                 float32(data),
                 mx.sym.concat(index, boxes, dim=1),
                 pooled_size=(size, size),
-                spatial_scale=1 / 2 ** (number + 2),
+                spatial_scale=1 / (stride * 2**number),
                 sample_ratio=sampling_ratio,
                 name=f"{name}.{number}",
             )
         else:
-            pooled = _crop(float32(data), index, boxes, size, pyramid[0], f"{name}.{number}")
+            place = f"{name}.{number}"
+            pooled = _crop(float32(data), index, boxes, size, pyramid[0], place, stride)
         out = pooled if out is None else mx.sym.where(ours, pooled, out, name=f"{name}_to{number}")
     return mx.sym.take(out, behind, name=name)
 
 
 def _crop(
-    data: Symbol, index: Symbol, boxes: Symbol, size: int, finest: Symbol, name: str
+    data: Symbol,
+    index: Symbol,
+    boxes: Symbol,
+    size: int,
+    finest: Symbol,
+    name: str,
+    stride: int,
 ) -> Symbol:
     """crop_and_resize of boxes (R, 4), in pixels, in images index (R, 1): (R, _, size, size).
 
-    The image's last pixel is at the feature map's last cell. The image is four times as large as
-    the finest map.
+    The image's last pixel is at the feature map's last cell. The image is `stride` times as large
+    as the finest map.
     """
     scale = mx.sym.concat(
         *(
-            mx.sym.reshape((side(data, axis) - 1) / (4 * side(finest, axis) - 1), shape=(1, 1))
+            mx.sym.reshape((side(data, axis) - 1) / (stride * side(finest, axis) - 1), shape=(1, 1))
             for axis in (3, 2, 3, 2)
         ),
         dim=1,

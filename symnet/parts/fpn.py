@@ -16,9 +16,15 @@ PREFIX = "backbone.fpn."
 
 
 def fpn(
-    maps: Sequence[Symbol], channels: int = 256, norm: str = "", extra: str = "pool"
+    maps: Sequence[Symbol],
+    channels: int = 256,
+    norm: str = "",
+    extra: str = "pool",
+    halved: bool = True,
 ) -> list[Symbol]:
     """The pyramid of feature maps such as c2..c5, each half the size of the one before it.
+
+    halved: False if all have the same size.
 
     Every level has `channels` channels. norm: the normalisation after the convolutions, if any.
     extra: additional levels. "pool": the last level subsampled (p6 of Faster R-CNN). "conv": a
@@ -34,9 +40,11 @@ def fpn(
     count = len(maps)
     inner = [layer(data, f"{PREFIX}inner_blocks.{i}", 1) for i, data in enumerate(maps)]
     for i in reversed(range(count - 1)):
-        above = mx.sym.UpSampling(
-            float32(inner[i + 1]), scale=2, sample_type="nearest", name=f"{PREFIX}upsample{i}"
-        )
+        above = float32(inner[i + 1])
+        if halved:
+            above = mx.sym.UpSampling(
+                above, scale=2, sample_type="nearest", name=f"{PREFIX}upsample{i}"
+            )
         inner[i] = float32(inner[i]) + above
     levels = [layer(inner[i], f"{PREFIX}layer_blocks.{i}", 3) for i in range(count)]
     if extra == "pool":

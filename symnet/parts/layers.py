@@ -136,6 +136,17 @@ def relu(data: Symbol, name: str) -> Symbol:
     return mx.sym.Activation(data, act_type="relu", name=name)
 
 
+def hard_sigmoid(data: Symbol, name: str) -> Symbol:
+    """min(max(data + 3, 0), 6) / 6."""
+    return mx.sym.hard_sigmoid(data, alpha=1 / 6, beta=0.5, name=name)
+
+
+def hard_swish(data: Symbol, name: str) -> Symbol:
+    """data * hard_sigmoid(data), in float32 (Howard et al. 2019, section 5.2)."""
+    data = float32(data)
+    return mx.sym.elemwise_mul(data, hard_sigmoid(data, f"{name}.gate"), name=name)
+
+
 def fc(data: Symbol, name: str, units: int, side: int = 1, predicts: bool = False) -> Symbol:
     """A fully connected layer: (R, ...) -> (R, units), or (R, units, 1, 1) in int8.
 

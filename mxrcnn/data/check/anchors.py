@@ -17,7 +17,7 @@ import numpy as np
 
 from mxrcnn.data.check.objects import Objects
 from symnet.classic import OFFSET
-from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors, pyramid_sizes
+from symnet.geometry.anchors import AnchorSpec, ClassicLevels, PyramidAnchors
 
 #: the first and last position (K, A) of anchors along an axis
 _Range = tuple[np.ndarray, np.ndarray]
@@ -39,8 +39,7 @@ def _levels(anchors: Any, objects: Objects) -> Iterator[_Level]:
     """The levels of a network's anchors, for the images of the objects."""
     padded = objects.padded
     if isinstance(anchors, PyramidAnchors):
-        sizes = pyramid_sizes(padded[:, 0], padded[:, 1], len(anchors.sizes))
-        for level, size in enumerate(sizes):
+        for level, size in enumerate(anchors.cells(padded[:, 0], padded[:, 1])):
             count = np.stack(size, axis=1)
             yield _Level(anchors.base(level), padded // count, count)
         return
