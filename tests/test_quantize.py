@@ -18,9 +18,10 @@ from mxrcnn.inference.detector import Detector
 from mxrcnn.inference.quantize import quantize, quantize_run
 from mxrcnn.runs.checkpoint import CheckpointError, RunFolder, TrainState
 from mxrcnn.training.network import first_value
-from symnet import get_detector, list_detectors
+from symnet import get_detector
 from symnet.machine import has_bf16, has_int8, mx
-from tests.factories import Picture, make_voc, plain_quick
+from symnet.ops.precision import BFLOAT16, precision
+from tests.factories import Picture, different_networks, make_voc, plain_quick
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_int8 = pytest.mark.skipif(not has_int8(), reason="the processor has no int8 products")
@@ -87,9 +88,20 @@ def image(seed=0, size=(256, 320)):
 # --- all networks -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("network", different_networks())
+def test_the_types_of_every_network_fit_in_bf16(network):
+    """Seen without a processor that has bfloat16: sums of bfloat16 and float32 are refused."""
+    config = small_config(network)
+    with precision("bf16_stored"):
+        symbol = get_detector(network).test_symbol(config.model)
+    types, outputs, _ = symbol.infer_type(data=np.float32)
+    assert sum(kind == BFLOAT16 for kind in types) > 10
+    assert {*outputs} == {np.float32}
+
+
 @needs_int8
 @pytest.mark.slow
-@pytest.mark.parametrize("network", list_detectors())
+@pytest.mark.parametrize("network", different_networks())
 def test_every_network_quantizes(network, dataset):
     config = small_config(network)
     params = random_params(config)
@@ -144,6 +156,19 @@ def test_int8_is_int8(run, dataset, tmp_path):
     exact = {"rpn_cls_score", "rpn_bbox_pred", "cls_score", "bbox_pred"}
     assert by_weight == {name: name[: -len("_weight")] not in exact for name in by_weight}
     assert {"conv1_1_weight", "rpn_conv_3x3_weight", "fc6_weight", "fc7_weight"} <= set(by_weight)
+
+
+@needs_int8
+def test_which_layers_of_mobilenet_v3_are_int8(dataset):
+    """The stem and the 1x1 convolutions; not depthwise ones, nor squeeze and excitation."""
+    config = small_config("faster_rcnn_mobilenet_v3_large_fpn")
+    made = quantize(config, random_params(config), "int8", dataset)
+    low = quantized_layers(made.symbol)
+    exact = {name[: -len("_weight")] for name in low if ".body." in name and not low[name]}
+    depthwise = {f"{n}.block.{int(n > 1)}.0" for n in range(1, 16)}  # the first does not expand
+    squeezed = {f"{n}.block.2.fc{i}" for n in (4, 5, 6, 11, 12, 13, 14, 15) for i in (1, 2)}
+    assert exact == {f"backbone.body.{name}" for name in depthwise | squeezed}
+    assert sum(low[name] for name in low if ".body." in name) == 2 + 14 + 15
 
 
 @needs_int8

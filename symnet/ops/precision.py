@@ -3,7 +3,8 @@
 The precision applies to the graph being built: `with precision("bf16"): symbol = ...`.
 Convolutions (and, for inference, fully connected layers) then take inputs and weights in bfloat16
 and return bfloat16. `float32` casts back where losses, proposals or normalisation begin. int8
-leaves grouped convolutions and prediction layers (class scores, boxes, masks) in float32.
+leaves grouped convolutions, squeeze and excitation, and prediction layers (class scores, boxes,
+masks) in float32.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ LEAST_BF16_FILTERS = 16
 UNSAFE_CELLS = range(33, 49)
 
 
-#: attribute of prediction layers, which int8 leaves in float32
+#: attribute of layers that int8 leaves in float32: prediction layers, squeeze and excitation
 PREDICTS_ATTRIBUTE = "__predicts__"
 PREDICTS = {PREDICTS_ATTRIBUTE: "True"}
 
@@ -88,7 +89,7 @@ def unsafe_layers(symbol: Symbol, name: str, **shapes: tuple[int, ...]) -> list[
 
 
 def exact_layers(symbol: Symbol) -> list[str]:
-    """The layers that int8 leaves in float32: prediction layers and grouped convolutions.
+    """The layers that int8 leaves in float32: those with PREDICTS, and grouped convolutions.
 
     Grouped convolutions are a small part of the work, but cause most of RegNet's loss in int8: FCOS
     on BCCD loses 5 points of mAP with them in int8, and half a point without. They would only add a
