@@ -463,10 +463,19 @@ def test_real_data_need_a_root():
     assert built("root=x", settings={"data.dataset": "voc"}).data.root == "x"
 
 
-def test_without_pretrained_no_layer_is_fixed_and_it_is_told():
-    made = build_config(TrainRequest(preset="classic"))
-    assert made.config.model.trainable_layers == 5
-    assert any("everything is trained (model.trainable_layers=5)" in line for line in made.notes)
+@pytest.mark.parametrize(
+    ("network", "word", "stages", "told"),
+    [
+        (None, "seed=0", 5, "trainable_layers=5"),
+        ("fcos_r50_fpn", "body=mobilenet_v3_large", 6, "norm=batch, model.trainable_layers=6"),
+        ("fcos_r50_fpn", "trainable_layers=4", 4, "norm=batch"),
+    ],
+)
+def test_without_pretrained_no_layer_is_fixed_and_it_is_told(network, word, stages, told):
+    """MobileNetV3 has six stages, the others five; what the user says counts."""
+    made = build_config(TrainRequest(network=network, preset="classic", words=(word,)))
+    assert made.config.model.trainable_layers == stages
+    assert any(f"everything is trained (model.{told})" in line for line in made.notes)
 
 
 def test_with_pretrained_the_first_layers_stay_fixed(vgg16):
