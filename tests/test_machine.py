@@ -376,3 +376,13 @@ def test_mxnet_flushes_denormals_after_forks(tmp_path):
         [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "[1] 0.0\n0.0\n0.0 True\n", done.stderr
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_this_one():
+    child = "from symnet.machine.memory import most_resident; print(most_resident())"
+    parent = (
+        f"import subprocess as s; full = b'1' * 10**9; s.run([{sys.executable!r}, '-c', {child!r}])"
+    )
+    words = [sys.executable, "-c", parent]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert 5e6 < int(done.stdout) < 9e8

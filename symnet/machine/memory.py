@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +43,16 @@ def read_memory() -> Memory:
     limits = [int(text) for text in texts if text != "max"]
     limit = min((n for n in limits if total is None or n < total), default=None)
     return Memory(total, known.get("MemAvailable"), limit)
+
+
+def most_resident() -> int:
+    """The most memory that this process had, in bytes.
+
+    Linux counts in getrusage's ru_maxrss also what the process that started this one had then.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = (line for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(peak.split()[1]) * 1024

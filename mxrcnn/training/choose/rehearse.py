@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import resource
 import signal
 import tempfile
 import time
@@ -29,7 +28,7 @@ from mxrcnn.data.plans import BatchPlan, TrainingPlan
 from mxrcnn.data.records import Dataset
 from mxrcnn.training.choose.fit import Measured
 from mxrcnn.training.choose.recipes import MEMORY
-from symnet.machine.memory import read_memory
+from symnet.machine.memory import most_resident, read_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -194,7 +193,7 @@ def measure(trial: Trial) -> Measured:
         if "out of memory" in str(error) and trial.limited:
             raise TooLargeError(0, allowed) from None
         raise
-    needed = max(needed, free - _free(devices[0])) if trial.gpus else max(needed, _most_resident())
+    needed = max(needed, free - _free(devices[0])) if trial.gpus else max(needed, most_resident())
     found = Measured(step=step, start=first - began, memory=needed, allowed=allowed)
     return replace(found, **_time_rest(trial, network)) if trial.folder is not None else found
 
@@ -218,11 +217,6 @@ def _planned(network: Network) -> int:
 
     params = sum(int(np.prod(shape)) for shape in network.shapes.values())
     return 2 * allocated(network.module._exec_group.execs[0]) + 8 * 4 * params
-
-
-def _most_resident() -> int:
-    """The most memory that this process had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _time_steps(trial: Trial, network: Network) -> tuple[float, float]:
