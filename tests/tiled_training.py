@@ -1,8 +1,8 @@
 """Training on tiles beside training on whole images: `python -m tests.tiled_training FOLDER`.
 
 Draws large canvases in FOLDER: drawn test images at random places, a few of them enlarged, on grey
-ground. Trains Faster R-CNN on them with --tile and, in the same time, without; tests both by `mxrcnn test`,
-and prints COCO's AP. About 6 minutes of one core. Fails if tiles are not clearly better.
+ground. Trains Faster R-CNN on them with --tile and, in about the same time, without; tests both by
+`mxrcnn test`, and prints COCO's AP. About 6 minutes of one core. Fails if tiles are not clearly better.
 """
 
 from __future__ import annotations
