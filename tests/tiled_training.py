@@ -2,7 +2,7 @@
 
 Draws large canvases in FOLDER: drawn test images at random places, a few of them enlarged, on grey
 ground. Trains Faster R-CNN on them with --tile and, in about the same time, without; tests both by
-`mxrcnn test`, and prints COCO's AP. About 6 minutes of one core. Fails if tiles are not clearly better.
+`mxrcnn test`, and prints COCO's AP. About 6 minutes of one core. Fails if tiles are no better.
 """
 
 from __future__ import annotations
