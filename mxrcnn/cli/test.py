@@ -1,4 +1,4 @@
-"""Test a run: prints AP by class, and writes report.json, results files, curves and pictures.
+"""Test a run: prints AP by class, and writes report.html, report.json, results and pictures.
 
 examples:
   mxrcnn test runs/voc07 --imageset 2007_test
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_test(request_of(TestRequest, args), contexts(args.gpus)[0])
         print(outcome.report.table())
         print(f"\nwritten to {outcome.out}: {', '.join(outcome.written)}")
-        print("pictures:", *outcome.pictures, sep="\n  ")
+        pages = [outcome.out / name for name in outcome.written if name.endswith(".html")]
+        print("to look at:", *pages, *outcome.pictures, sep="\n  ")
     for failure in outcome.failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if outcome.failures else 0
