@@ -31,7 +31,7 @@ PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
     "dev": (
         *("pytest", "pytest-xdist", "hypothesis", "ruff", "gluoncv"),
-        *("build", "twine", "check-wheel-contents"),
+        *("build", "twine", "check-wheel-contents", "selenium"),
     ),
 }
 ENGINES = ("mxnet", "mxnet-cu112")

@@ -64,9 +64,9 @@ def derive_sides(data: DataConfig, given: Collection[str]) -> Derived:
     """The sides that images are resized to when the user gives a tile's side, but not theirs.
 
     So tiles keep their pixels. Networks for square images keep their size. Raises ConfigError for
-    an overlap without tiles.
+    another overlap than the default without tiles.
     """
-    if "data.overlap" in given and not data.tile:
+    if data.overlap != DataConfig().overlap and not data.tile:
         raise ConfigError(f"data.overlap={data.overlap:g}: is for tiles, see --tile N")
     made, sides = Derived(), ("data.short_side", "data.long_side")
     if data.tile and "data.tile" in given and not data.square and not set(sides) & set(given):
