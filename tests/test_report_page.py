@@ -240,12 +240,15 @@ def test_long_logs_are_thinned():
     assert (name, len(points), points[-1], rest) == ("ALoss", 199, [999, 999], [])
 
 
-def test_empty(tmp_path):
-    """No images, no objects, no detections: a page all the same."""
+def test_empty(tmp_path, browser):
+    """No images, no objects, no detections, no report.json: a page all the same."""
     for records in ([], [make_record(boxes=[], path=tmp_path / "none.jpg")]):
         shown = Shown("empty", make_dataset(records), {}, {}, DataConfig())
         write_page(content(shown, tmp_path), tmp_path / "report.html")
         assert (tmp_path / "report.html").stat().st_size < 60_000
+        browser.get((tmp_path / "report.html").as_uri())
+        assert text(browser, "count") == f"{len(records)} images, 0 boxes"
+        no_errors(browser)
 
 
 def test_the_command(shown, tmp_path, capsys):
@@ -260,6 +263,12 @@ def test_the_command(shown, tmp_path, capsys):
     Image.new("RGB", (200, 200)).save(tmp_path / "a.jpg")
     (tmp_path / "t.json").write_text(json.dumps(truth))
     words = ["report", str(results), "--data", str(tmp_path / "t.json")]
+    assert mxrcnn(words) == 0
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(SystemExit, match="1"):
+        mxrcnn(words)
+    assert "report.json: not a report but list" in capsys.readouterr().err
+    (tmp_path / "report.json").unlink()
     assert mxrcnn(words) == 0
     assert (tmp_path / "report.html").is_file()
     assert "open it in a browser" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from mxrcnn.evaluation.best_f1 import IOU, best_f1
 from mxrcnn.evaluation.matching import (
     ClassVerdicts,
     flatten,
-    ignored,
+    flatten_objects,
     image_pairs,
     match_all,
     paired_overlap,
@@ -37,10 +37,8 @@ def confusion(
     boxes, scores, classes, images = flatten(records, detections, count)
     kept = scores >= score
     boxes, classes, images = boxes[kept], classes[kept], images[kept]
-    gt_boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes for r in records)])
-    gt_classes = np.concatenate([np.zeros(0, np.int64), *(r.classes for r in records)])
-    gt_images = np.repeat(np.arange(len(records)), [len(r) for r in records])
-    region = np.concatenate([np.zeros(0, bool), *(ignored(r) for r in records)])
+    gt_boxes, gt_classes, gt_images, difficult, crowd = flatten_objects(records)
+    region = difficult | crowd
 
     one, other = image_pairs(images, gt_images[~region])
     overlap = paired_overlap(boxes[one], gt_boxes[~region][other])

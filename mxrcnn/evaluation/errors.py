@@ -16,7 +16,7 @@ import numpy as np
 from mxrcnn.data.records import Dataset, Detections, ImageId
 from mxrcnn.evaluation.matching import (
     flatten,
-    ignored,
+    flatten_objects,
     image_pairs,
     paired_overlap,
     row_maxima,
@@ -120,10 +120,8 @@ def _match(dataset: Dataset, detections: Mapping[ImageId, Detections]) -> _Match
     place = np.arange(len(order)) - np.searchsorted(images[order], images[order])
     order = order[place < MOST]
     boxes, scores, classes, images = (x[order] for x in (boxes, scores, classes, images))
-    gt_boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes for r in records)])
-    gt_classes = np.concatenate([np.zeros(0, np.int64), *(r.classes for r in records)])
-    gt_images = np.repeat(np.arange(len(records)), [len(r) for r in records])
-    left_out = np.concatenate([np.zeros(0, bool), *(ignored(r) for r in records)])
+    gt_boxes, gt_classes, gt_images, difficult, crowd = flatten_objects(records)
+    left_out = difficult | crowd
 
     real = np.flatnonzero(~left_out)
     one, other = image_pairs(images, gt_images[real])

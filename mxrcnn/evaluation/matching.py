@@ -151,11 +151,7 @@ def match_all(
     boxes, scores, classes, images = flatten(records, detections, num_classes)
     order = np.lexsort((-scores, classes))  # stable
     boxes, scores, classes, images = (x[order] for x in (boxes, scores, classes, images))
-    gt_boxes = np.concatenate([r.boxes for r in records] or [np.zeros((0, 4))])
-    gt_classes = np.concatenate([r.classes for r in records] or [np.zeros(0, np.int64)])
-    difficult = np.concatenate([r.difficult for r in records] or [np.zeros(0)]).astype(bool)
-    crowd = np.concatenate([r.crowd for r in records] or [np.zeros(0)]).astype(bool)
-    gt_images = np.repeat(np.arange(len(records)), [len(r) for r in records])
+    gt_boxes, gt_classes, gt_images, difficult, crowd = flatten_objects(records)
     gt_order = np.argsort(gt_classes, kind="stable")
     gt_boxes, gt_classes, difficult, crowd, gt_images = (
         x[gt_order] for x in (gt_boxes, gt_classes, difficult, crowd, gt_images)
@@ -237,6 +233,19 @@ def in_order(
         if problem:
             raise ValueError(f"detections of image {record.image_id!r}: {problem}")
         yield record, found
+
+
+def flatten_objects(
+    records: Sequence[ImageRecord],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All objects in the records' order: boxes (G, 4), classes, images, difficult, crowd (G,)."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(r.boxes for r in records)])
+    classes = np.concatenate([np.zeros(0, np.int64), *(r.classes for r in records)])
+    images = np.repeat(np.arange(len(records)), [len(r) for r in records])
+    none = np.zeros(0, bool)
+    difficult = np.concatenate([none, *(r.difficult for r in records)]).astype(bool)
+    crowd = np.concatenate([none, *(r.crowd for r in records)]).astype(bool)
+    return boxes, classes, images, difficult, crowd
 
 
 def flatten(

@@ -76,7 +76,8 @@ function number(value) {
 }
 
 function showNumbers() {
-  const { metrics, per_class: classes, best_f1_threshold: best, metric, main } = content.report;
+  const { metrics = {}, per_class: classes = {}, best_f1_threshold: best = {}, metric,
+    main } = content.report; // empty for results without a report.json
   $("title").textContent = content.title;
   const value = main ? `${metric} ${main} ${number(metrics[main])}, ` : "";
   const [images, classCount] = [content.images.length, content.classes.length];

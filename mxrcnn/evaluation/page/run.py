@@ -30,7 +30,7 @@ def run_report(request: ReportRequest) -> tuple[Path, list[str]]:
     """Write the page of a test; returns its path, and what could not be checked.
 
     Raises as `find_tested`, `open_truth` and `read_results` do, and DataError for a report.json
-    that is not JSON.
+    that is not a JSON object.
     """
     side = find_tested(request.run, request.imageset, request.settings)
     dataset, data, notes = open_truth([side], request.settings, request.imageset)
@@ -57,6 +57,9 @@ def _report(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}  # results from elsewhere
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(path, f"not JSON: {error}") from error
+    if not isinstance(report, dict):
+        raise DataError(path, f"not a report but {type(report).__name__}")
+    return report
